@@ -35,7 +35,8 @@ def real(
     low = number > minimum if open_minimum else number >= minimum
     high = number < maximum if open_maximum else number <= maximum
     if not (math.isfinite(number) and low and high):
-        left, right = "(" if open_minimum or minimum == -math.inf else "[", ")" if open_maximum or maximum == math.inf else "]"
+        left = "(" if open_minimum or minimum == -math.inf else "["
+        right = ")" if open_maximum or maximum == math.inf else "]"
         raise ValueError(f"{name} must be in {left}{minimum}, {maximum}{right}, got {value!r}")
     return number
 
@@ -51,7 +52,8 @@ def choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`, or raise ValueError that also names the nearest one."""
     options = list(choices)
     if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{nearest(value, options)}")
+        accepted = ", ".join(map(repr, options))
+        raise ValueError(f"{name} must be one of {accepted}, got {value!r}{nearest(value, options)}")
     return str(value)
 
 
