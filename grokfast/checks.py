@@ -13,10 +13,11 @@ def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) 
     """Return `value` as an int in [minimum, maximum], or raise TypeError/ValueError naming `name`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
-    if value < minimum or (maximum is not None and value > maximum):
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
         accepted = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-        raise ValueError(f"{name} must be {accepted}, got {value}")
-    return int(value)
+        raise ValueError(f"{name} must be {accepted}, got {number}")
+    return number
 
 
 def real(

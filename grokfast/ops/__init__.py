@@ -1,0 +1,6 @@
+"""Operations that stand alone in anybody's script: plain-PyTorch reference, fast paths, one public function each."""
+
+from grokfast.ops.classify import classify
+from grokfast.ops.pair_embed import pair_embed
+
+__all__ = ["classify", "pair_embed"]

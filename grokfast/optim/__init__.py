@@ -1,0 +1,6 @@
+"""The drop-in optimizer wrapper and the original's functions; they know nothing of tasks, runs or plots."""
+
+from grokfast.optim.functional import gradfilter_ema, gradfilter_ma
+from grokfast.optim.wrapper import GrokFast, GrokFastAdamW
+
+__all__ = ["GrokFast", "GrokFastAdamW", "gradfilter_ema", "gradfilter_ma"]

@@ -1,0 +1,5 @@
+"""Every figure. matplotlib is imported when one is drawn."""
+
+from grokfast.plots.curves import plot_curves
+
+__all__ = ["plot_curves"]

@@ -1,0 +1,16 @@
+"""The run store: SQLite for runs and curves, safetensors files for checkpoints and weights."""
+
+from grokfast.store.errors import CheckpointError, StoreError, StoreFullError, UnknownRunError
+from grokfast.store.records import Record
+from grokfast.store.store import STATUSES, RunStore, StoredRun
+
+__all__ = [
+    "STATUSES",
+    "CheckpointError",
+    "Record",
+    "RunStore",
+    "StoreError",
+    "StoreFullError",
+    "StoredRun",
+    "UnknownRunError",
+]

@@ -1,0 +1,87 @@
+// grokfast._C: pointers arrive as integers, tables as buffers. Python checks shapes and dtypes; here only what would
+// let a wrong table read out of bounds.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "grokfast.h"
+
+namespace py = pybind11;
+using namespace grokfast;
+
+namespace {
+
+template <typename T>
+T* pointer(int64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+static_assert(sizeof(UpdateEntry) == 11 * sizeof(int64_t), "an entry is a row of 11 64-bit integers");
+
+void bind_update(int rule, int filter, const py::buffer& entries, const py::buffer& hyper, int64_t shared_step,
+                 int threads) {
+  const py::buffer_info table = entries.request(), rows = hyper.request();
+  const int64_t n = table.size * table.itemsize / int64_t(sizeof(UpdateEntry));
+  if (table.itemsize != 8 || table.size % 11) throw std::invalid_argument("entries must be rows of 11 64-bit integers");
+  if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
+  const auto* first = static_cast<const UpdateEntry*>(table.ptr);
+  for (int64_t i = 0; i < n; ++i)
+    if (first[i].hyper_row < 0 || first[i].hyper_row >= rows.size / hyper_count)
+      throw std::out_of_range("hyper_row is outside hyper");
+  py::gil_scoped_release release;
+  update(Rule(rule), FilterKind(filter), first, n, static_cast<const double*>(rows.ptr), shared_step, threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU and CUDA kernels of grokfast on raw pointers; use the Python functions, which check their input.";
+  m.attr("hyper_count") = int(hyper_count);
+  m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
+        py::arg("shared_step"), py::arg("threads"));
+
+  py::class_<PairTables>(m, "PairTables")
+      .def(py::init([](int64_t w_a, int64_t w_b, int64_t bias, int64_t stride_a, int64_t stride_b, int64_t stride_bias,
+                       int64_t rows_a, int64_t rows_b, int64_t width) {
+        return PairTables{pointer<float>(w_a), pointer<float>(w_b), pointer<float>(bias), stride_a, stride_b,
+                          stride_bias,         rows_a,              rows_b,               width};
+      }));
+  m.def(
+      "pair_embed_forward",
+      [](const PairTables& t, int64_t a, int64_t b, int64_t out, int64_t models, int64_t n, int activation, int threads) {
+        pair_embed_forward(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(out), models, n,
+                           Activation(activation), threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "pair_embed_backward",
+      [](const PairTables& t, int64_t a, int64_t b, int64_t grad_out, int64_t grad_a, int64_t grad_b, int64_t grad_bias,
+         int64_t models, int64_t n, int activation, int threads) {
+        pair_embed_backward(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(grad_out), pointer<float>(grad_a),
+                            pointer<float>(grad_b), pointer<float>(grad_bias), models, n, Activation(activation),
+                            threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "classify",
+      [](int loss, int64_t logits, int64_t target, int64_t grad_logits, int64_t loss_out, int64_t accuracy_out,
+         int64_t models, int64_t n, int64_t classes, int threads) {
+        classify(Loss(loss), pointer<float>(logits), pointer<int64_t>(target), pointer<float>(grad_logits),
+                 pointer<float>(loss_out), pointer<float>(accuracy_out), models, n, classes, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+#if defined(GROKFAST_WITH_CUDA)
+  m.attr("with_cuda") = true;
+  m.def("cuda_device_count", &cuda_device_count);
+  m.def(
+      "cuda_ema_filter",
+      [](int64_t grad, int64_t ema, int64_t out, int64_t size, float alpha, float lamb, int64_t stream) {
+        cuda_ema_filter(pointer<float>(grad), pointer<float>(ema), pointer<float>(out), size, alpha, lamb,
+                        pointer<void>(stream));
+      },
+      py::call_guard<py::gil_scoped_release>());
+#else
+  m.attr("with_cuda") = false;
+#endif
+}

@@ -1,0 +1,107 @@
+// Loss, accuracy and the gradient of the logits in one pass over each row: softmax cross entropy, or mean squared error
+// against the one-hot answer (torch's `mean`: over rows and classes). A row is right when the answer has the first of
+// the largest logits. Row losses are summed in double, in row order: the same bits for any number of threads.
+#include <cstring>
+#include <vector>
+
+#include "../grokfast.h"
+
+namespace grokfast {
+namespace {
+
+// e^x for x <= 0 to about 1 ulp (Cephes' expf): x = k ln 2 + r, a polynomial in r, k added to the exponent.
+// Below the smallest normal result it is 0; NaN stays NaN.
+GF_INLINE float exp_nonpositive(float x) {
+  const float clamped = x < -87.3f ? -87.3f : x;
+  const float shifted = clamped * 1.44269504088896341f + 12582912.f;  // 1.5 * 2^23 rounds to an integer
+  const float k = shifted - 12582912.f;
+  const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
+  float y = 1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = (bits - 0x4B400000 + 127) << 23;  // 0x4B400000 is 1.5 * 2^23
+  float scale;
+  std::memcpy(&scale, &bits, 4);
+  return x < -87.3f ? 0.f : y * scale;
+}
+
+GF_CLONES bool answer_is_first_largest(const float* __restrict x, int64_t classes, int64_t answer) {
+  const float own = x[answer];
+  int ahead = 0;
+#pragma omp simd reduction(+ : ahead)
+  for (int64_t j = 0; j < answer; ++j) ahead += !(x[j] < own);
+#pragma omp simd reduction(+ : ahead)
+  for (int64_t j = answer + 1; j < classes; ++j) ahead += !(x[j] <= own);
+  return ahead == 0;
+}
+
+GF_CLONES double cross_entropy_row(const float* __restrict x, int64_t answer, float* __restrict grad,
+                                   float* __restrict buffer, int64_t classes, float scale) {
+  float largest = x[0];
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 0; j < classes; ++j) largest = x[j] > largest ? x[j] : largest;
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < classes; ++j) {
+    buffer[j] = exp_nonpositive(x[j] - largest);
+    sum += buffer[j];
+  }
+  if (grad) {
+    const float inverse = 1.f / sum;
+    for (int64_t j = 0; j < classes; ++j) grad[j] = buffer[j] * inverse * scale;
+    grad[answer] = (buffer[answer] * inverse - 1.f) * scale;
+  }
+  return double(std::log(sum) - (x[answer] - largest));
+}
+
+GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __restrict grad, int64_t classes,
+                         float scale) {
+  const float miss = x[answer] - 1.f;
+  float sum = miss * miss;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < answer; ++j) sum += x[j] * x[j];
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = answer + 1; j < classes; ++j) sum += x[j] * x[j];
+  if (grad) {
+    for (int64_t j = 0; j < classes; ++j) grad[j] = 2.f * scale * x[j];
+    grad[answer] = 2.f * scale * miss;
+  }
+  return double(sum);
+}
+
+}  // namespace
+
+void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
+              float* accuracy_out, int64_t models, int64_t n, int64_t classes, int threads) {
+  check_indices("target", target, models * n, classes);
+  std::vector<double> row_loss(models * n);
+  std::vector<char> row_right(models * n);
+  const float scale = float(loss == Loss::mse ? 1. / (double(n) * double(classes)) : 1. / double(n));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    std::vector<float> buffer(classes);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < models * n; ++i) {
+      const float* x = logits + i * classes;
+      float* grad = grad_logits ? grad_logits + i * classes : nullptr;
+      row_loss[i] = loss == Loss::mse ? mse_row(x, target[i], grad, classes, scale)
+                                      : cross_entropy_row(x, target[i], grad, buffer.data(), classes, scale);
+      row_right[i] = answer_is_first_largest(x, classes, target[i]);
+    }
+  }
+  for (int64_t e = 0; e < models; ++e) {
+    double sum = 0;
+    int64_t right = 0;
+    for (int64_t i = e * n; i < (e + 1) * n; ++i) sum += row_loss[i], right += row_right[i];
+    loss_out[e] = float(loss == Loss::mse ? sum / (double(n) * double(classes)) : sum / double(n));
+    accuracy_out[e] = float(double(right) / double(n));
+  }
+}
+
+}  // namespace grokfast

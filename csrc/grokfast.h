@@ -1,0 +1,67 @@
+// The entry points of grokfast._C: raw pointers in, nothing allocated for the caller, no framework in sight.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "update_rules.h"
+
+// Compiled three times, the best one picked when the library is loaded; only where compiler and processor allow it.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__linux__)
+#define GF_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define GF_CLONES
+#endif
+
+namespace grokfast {
+
+// Throws (IndexError in Python) unless every index lies in [0, size).
+inline void check_indices(const char* name, const int64_t* index, int64_t n, int64_t size) {
+  for (int64_t i = 0; i < n; ++i)
+    if (index[i] < 0 || index[i] >= size)
+      throw std::out_of_range(std::string(name) + " must be in [0, " + std::to_string(size) + "), got " +
+                              std::to_string(index[i]));
+}
+
+// One tensor of an update; unused pointers are null. `first` marks the first step of an SGD momentum buffer.
+struct UpdateEntry {
+  int64_t size;
+  float *param;
+  const float *grad;
+  float *state1, *state2;    // exp_avg, exp_avg_sq | momentum_buffer
+  float *step;               // torch's 0-dim fp32 step, incremented here | null: `shared_step` counts
+  float *filter1, *filter2;  // ema | ring [window, size], sum
+  int64_t *window_count;     // gradients the window has seen, incremented here | null: `shared_step` counts
+  int64_t first;
+  int64_t hyper_row;
+};
+
+void update(Rule rule, FilterKind filter, const UpdateEntry* entries, int64_t n_entries, const double* hyper,
+            int64_t shared_step, int threads);
+
+enum class Activation : int { identity = 0, relu = 1, square = 2, abs = 3 };
+
+// out[e, n, :] = act(w_a[e, a[e, n]] + w_b[e, b[e, n]] + bias[e]); models of the tables lie `stride_*` floats apart.
+struct PairTables {
+  const float *w_a, *w_b, *bias;  // [E, rows_a, width], [E, rows_b, width], [E, width] or null
+  int64_t stride_a, stride_b, stride_bias;
+  int64_t rows_a, rows_b, width;
+};
+void pair_embed_forward(const PairTables& t, const int64_t* a, const int64_t* b, float* out, int64_t models, int64_t n,
+                        Activation activation, int threads);
+void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out, float* grad_a,
+                         float* grad_b, float* grad_bias, int64_t models, int64_t n, Activation activation, int threads);
+
+enum class Loss : int { cross_entropy = 0, mse = 1 };
+
+// Mean loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes].
+void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
+              float* accuracy_out, int64_t models, int64_t n, int64_t classes, int threads);
+
+#if defined(GROKFAST_WITH_CUDA)
+int cuda_device_count();
+void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, float alpha, float lamb, void* stream);
+#endif
+
+}  // namespace grokfast

@@ -1,0 +1,50 @@
+"""What a gradient filter is: a small frozen description. The state it needs lives with the optimizer.
+
+Grokfast (Lee et al. 2024, arXiv 2405.20233) amplifies the slow component of each gradient: ĝ = g + λ·lowpass(g).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from grokfast import checks
+
+
+@dataclass(frozen=True)
+class EMA:
+    """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
+
+    alpha in [0, 1] is the momentum of the average, lamb (any finite number) how strongly it is added.
+    There is no bias correction: the first ĝ is (1 + λ) g. Raises TypeError or ValueError, naming the argument.
+    """
+
+    alpha: float = 0.98
+    lamb: float = 2.0
+
+    def __post_init__(self) -> None:
+        checks.real("alpha", self.alpha, minimum=0.0, maximum=1.0)
+        checks.real("lamb", self.lamb)
+
+
+@dataclass(frozen=True)
+class MA:
+    """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
+
+    The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
+    it, the average runs over the gradients seen so far. Raises TypeError or ValueError, naming the argument.
+    """
+
+    window_size: int = 100
+    lamb: float = 5.0
+    filter_type: Literal["mean", "sum"] = "mean"
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        checks.integer("window_size", self.window_size, minimum=1)
+        checks.real("lamb", self.lamb)
+        checks.choice("filter_type", self.filter_type, ("mean", "sum"))
+        checks.boolean("warmup", self.warmup)
+
+
+Filter = EMA | MA

@@ -1,0 +1,130 @@
+"""E independent models as one: every parameter is [E, ...], every activation [E, ...], and E = 1 is the ordinary case.
+
+On the CPU the operations below run once per model, so that model e of an ensemble computes bit for bit what it computes
+alone (a batched GEMM may sum in another order). On other devices one batched call serves all models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grokfast import checks
+from grokfast.seeds import MAX_SEED, generator
+
+
+class EnsembleModule(nn.Module):
+    """Base of the trainable models: E = len(seeds) models, each parameter [E, ...], model e drawn from seeds[e].
+
+    Two equal seeds start two equal models. Raises TypeError or ValueError where seeds is empty or not integers >= 0.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+            raise TypeError(f"seeds must be a sequence of integers, got {seeds!r} ({type(seeds).__name__})")
+        if not seeds:
+            raise ValueError("seeds must name at least one model, got an empty sequence")
+        self.seeds = tuple(
+            checks.integer(f"seeds[{e}]", seed, minimum=0, maximum=MAX_SEED) for e, seed in enumerate(seeds)
+        )
+
+    @property
+    def n_models(self) -> int:
+        """E."""
+        return len(self.seeds)
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of one model."""
+        return sum(parameter.numel() for parameter in self.parameters()) // self.n_models
+
+
+class Initializer:
+    """Draws [E, *shape] parameters, model e from generator(seeds[e], "init"): it starts with the same bits as alone.
+
+    Drawn on the CPU in fp32, then moved to torch's default device and cast to dtype. The order of the calls matters.
+    Raises TypeError where dtype is no floating-point type.
+    """
+
+    def __init__(self, seeds: Sequence[int], dtype: torch.dtype) -> None:
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+        self.generators = [generator(seed, "init") for seed in seeds]
+        self.dtype = dtype
+
+    def normal(self, *shape: int, std: float) -> nn.Parameter:
+        """N(0, std²)."""
+        return self._stack(lambda g: torch.empty(shape, dtype=torch.float32, device="cpu").normal_(0, std, generator=g))
+
+    def uniform(self, *shape: int, bound: float) -> nn.Parameter:
+        """U(-bound, bound)."""
+        return self._stack(
+            lambda g: torch.empty(shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound, generator=g)
+        )
+
+    def constant(self, *shape: int, value: float) -> nn.Parameter:
+        """`value` everywhere; draws nothing."""
+        return self._stack(lambda _: torch.full(shape, value, dtype=torch.float32, device="cpu"))
+
+    def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> nn.Parameter:
+        models = torch.stack([draw(g) for g in self.generators])
+        return nn.Parameter(models.to(device=torch.get_default_device(), dtype=self.dtype))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y[e] = x[e] weight[e]ᵀ + bias[e]: x [E, ..., K], weight [E, O, K], bias [E, O] or None -> [E, ..., O]."""
+    if _one_by_one(x):
+        return _each(F.linear, x, weight, bias)
+    rows = x.flatten(1, -2)  # [E, N, K]
+    y = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Layer normalisation of the last axis: x [E, ..., d], weight [E, d], bias [E, d] -> [E, ..., d]."""
+
+    def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    if _one_by_one(x):
+        return _each(one, x, weight, bias)
+    shape = (len(x), *[1] * (x.dim() - 2), x.shape[-1])  # [E, 1, ..., 1, d]
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * weight.view(shape) + bias.view(shape)
+
+
+def embedding(indices: Tensor, weight: Tensor) -> Tensor:
+    """y[e] = weight[e][indices[e]]: indices [E, ...] int64 in 0..V-1, weight [E, V, d] -> [E, ..., d]."""
+    if _one_by_one(weight):
+        return _each(F.embedding, indices, weight)
+    models = torch.arange(len(weight), device=weight.device).view(-1, *[1] * (indices.dim() - 1))  # [E, 1, ..., 1]
+    return weight[models, indices]
+
+
+def dropout(x: Tensor, p: float, training: bool, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    """In training, zero each entry of x [E, ...] with probability p and scale the others by 1/(1 - p).
+
+    Model e's mask comes from generators[e], on whatever device that draws; from torch's global stream if None.
+    """
+    if not training or p == 0:
+        return x
+    if generators is None:
+        return F.dropout(x, p)
+    keep = [torch.empty(x.shape[1:], dtype=x.dtype, device=g.device).bernoulli_(1 - p, generator=g) for g in generators]
+    return x * torch.stack(keep).to(x.device) / (1 - p)
+
+
+def _one_by_one(x: Tensor) -> bool:
+    return len(x) == 1 or x.device.type == "cpu"
+
+
+def _each(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """function(tensors[0][e], tensors[1][e], ...) of every model e, stacked. A None stays None."""
+    n_models = len(next(tensor for tensor in tensors if tensor is not None))
+    if n_models == 1:
+        return function(*(None if tensor is None else tensor.squeeze(0) for tensor in tensors)).unsqueeze(0)
+    slices = [[None] * n_models if tensor is None else tensor.unbind() for tensor in tensors]
+    return torch.stack([function(*of_model) for of_model in zip(*slices)])

@@ -1,0 +1,117 @@
+"""`PairMLP`: a small MLP on two operands; its first layer is a gather instead of a product with one-hot vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from grokfast import checks
+from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
+from grokfast.ops import pair_embed
+from grokfast.ops.pair_embed.reference import ACTIVATIONS
+
+Activation = Literal["relu", "square", "gelu", "abs"]
+Init = Literal["torch", "gromov"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairMLPConfig:
+    """Shape and initialisation of a PairMLP.
+
+    Args:
+        width, depth: units of a hidden layer, and how many hidden layers there are.
+        activation: "relu", "square" (x², Gromov 2023, arXiv 2301.02679), "gelu" (with erf) or "abs".
+        bias: biases of every layer.
+        init: "torch" is nn.Linear's U(±1/√fan_in), with fan_in = 2·n_tokens in the first layer; "gromov" draws every
+            matrix from N(0, σ²) with σ = 0.5/(2·width)^(1/3), biases 0.
+        init_scale: multiplies every initial matrix (not biases).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or is out of range.
+    """
+
+    width: int = 256
+    depth: int = 1
+    activation: Activation = "relu"
+    bias: bool = True
+    init: Init = "torch"
+    init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.integer("width", self.width, minimum=1)
+        checks.integer("depth", self.depth, minimum=1)
+        checks.choice("activation", self.activation, get_args(Activation))
+        checks.boolean("bias", self.bias)
+        checks.choice("init", self.init, get_args(Init))
+        checks.real("init_scale", self.init_scale, minimum=0, open_minimum=True)
+
+
+class PairMLP(EnsembleModule):
+    """E = len(seeds) networks: h = act(w_a[a] + w_b[b] + b_in), depth - 1 further hidden layers, then linear logits.
+
+    w_a and w_b [E, n_tokens, width] are the two halves of the first layer on two concatenated one-hot operands.
+    Raises TypeError or ValueError where an argument has the wrong type or is out of range.
+    """
+
+    def __init__(
+        self,
+        config: PairMLPConfig,
+        *,
+        n_tokens: int,
+        n_answers: int,
+        seeds: Sequence[int] = (0,),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(seeds)
+        if not isinstance(config, PairMLPConfig):
+            raise TypeError(f"config must be a PairMLPConfig, got {config!r} ({type(config).__name__})")
+        for name, value in (("n_tokens", n_tokens), ("n_answers", n_answers)):
+            checks.integer(name, value, minimum=1)
+        self.config, self.n_tokens = config, n_tokens
+        draw, width = Initializer(self.seeds, dtype), config.width
+
+        def matrix(n_out: int, n_in: int, fan_in: int) -> nn.Parameter:
+            if config.init == "gromov":
+                return draw.normal(n_out, n_in, std=config.init_scale * 0.5 / (2 * width) ** (1 / 3))
+            return draw.uniform(n_out, n_in, bound=config.init_scale * fan_in**-0.5)
+
+        def bias(n_out: int, fan_in: int) -> nn.Parameter | None:
+            if not config.bias:
+                return None
+            return draw.constant(n_out, value=0) if config.init == "gromov" else draw.uniform(n_out, bound=fan_in**-0.5)
+
+        self.w_a = matrix(n_tokens, width, 2 * n_tokens)
+        self.w_b = matrix(n_tokens, width, 2 * n_tokens)
+        self.b_in = bias(width, 2 * n_tokens)
+        self.hidden = nn.ModuleList()
+        for _ in range(config.depth - 1):
+            self.hidden.append(_Linear(matrix(width, width, width), bias(width, width)))
+        self.out = _Linear(matrix(n_answers, width, width), bias(n_answers, width))
+
+    def forward(self, tokens: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Logits [E, N, n_answers] of pairs [N, 2], the same for every model, or [E, N, 2]; int64 below n_tokens.
+
+        `generators` is taken for the sake of one signature for all models; there is no dropout here.
+        Raises ValueError for another shape or dtype.
+        """
+        if tokens.ndim == 2:
+            tokens = tokens.expand(self.n_models, *tokens.shape)
+        h = pair_embed(self.w_a, self.w_b, tokens, self.b_in, activation=self.config.activation)
+        for layer in self.hidden:
+            h = ACTIVATIONS[self.config.activation](layer(h))
+        return self.out(h)
+
+
+class _Linear(nn.Module):
+    """weight [E, n_out, n_in], bias [E, n_out] or None."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)

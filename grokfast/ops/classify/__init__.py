@@ -1,0 +1,59 @@
+"""Loss and accuracy of classifiers from their logits, and the gradient of the logits, in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from grokfast import backend, checks
+from grokfast.ops.classify.reference import LOSSES
+from grokfast.ops.classify.reference import classify as reference
+
+
+def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> tuple[Tensor, Tensor]:
+    """Mean loss and accuracy of each model: logits [E, N, C], target [E, N] int64 -> (loss [E], accuracy [E]).
+
+    loss: "cross_entropy" (softmax), or "mse" against the one-hot target (mean over N and C, as torch's `mean`).
+    A row is right when `target` is the first of its largest logits. Targets must lie in [0, C), else IndexError (on a GPU torch's device-side assert).
+    Only the loss is differentiable; on CPU fp32 logits with the extension its gradient is worked out in the forward
+    pass, so that the backward costs nothing, and it is differentiable once.
+    Raises ValueError naming the argument.
+    """
+    checks.choice("loss", loss, LOSSES)
+    if logits.ndim != 3 or not logits.is_floating_point() or logits.numel() == 0:
+        raise ValueError(
+            f"logits must be [E, N, C], not empty, of a float dtype, got {tuple(logits.shape)} {logits.dtype}"
+        )
+    if target.shape != logits.shape[:2] or target.dtype != torch.int64:
+        accepted = f"{tuple(logits.shape[:2])} torch.int64"
+        raise ValueError(f"target must be {accepted}, got {tuple(target.shape)} {target.dtype}")
+    if backend.extension() is None or not logits.is_cpu or logits.dtype is not torch.float32:
+        return reference(logits, target, loss)
+    return _Classify.apply(logits.contiguous(), target.contiguous(), LOSSES.index(loss), torch.is_grad_enabled())
+
+
+class _Classify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, loss: int, with_grad: bool) -> tuple[Tensor, Tensor]:
+        models, n, classes = logits.shape
+        grad = torch.empty_like(logits) if with_grad and logits.requires_grad else None
+        values, accuracy = torch.empty(models), torch.empty(models)
+        threads = torch.get_num_threads() if logits.numel() >= 16384 else 1
+        backend.load_extension().classify(
+            loss, logits.data_ptr(), target.data_ptr(), 0 if grad is None else grad.data_ptr(),
+            values.data_ptr(), accuracy.data_ptr(), models, n, classes, threads,
+        )  # fmt: skip
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(accuracy)
+        return values, accuracy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        if bool((grad_values == 1).all()):  # `loss.sum().backward()`, the ordinary case
+            return grad, None, None, None
+        return grad * grad_values[:, None, None], None, None, None

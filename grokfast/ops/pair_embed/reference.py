@@ -1,0 +1,24 @@
+"""act(w_a[a] + w_b[b] + bias) in plain PyTorch, any float precision and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda z: z,
+    "relu": F.relu,
+    "square": torch.square,
+    "gelu": F.gelu,
+    "abs": torch.abs,
+}
+
+
+def pair_embed(w_a: Tensor, w_b: Tensor, pairs: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """w_a [E, A, H], w_b [E, B, H], pairs [E, N, 2], bias [E, H] -> [E, N, H]."""
+    models = torch.arange(len(w_a), device=w_a.device)[:, None]
+    z = w_a[models, pairs[..., 0]] + w_b[models, pairs[..., 1]]
+    return ACTIVATIONS[activation](z if bias is None else z + bias[:, None])

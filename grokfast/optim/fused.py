@@ -1,0 +1,140 @@
+"""Filter and optimizer step in one pass over memory: AdamW, Adam and SGD on CPU fp32 tensors, in the C++ extension.
+
+Nine memory streams instead of the optimizer's seven and the filter's five. `p.grad` stays raw; the inner optimizer's
+state keeps torch's own format, so that it may be saved, loaded and continued by torch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grokfast import backend
+from grokfast.filters import EMA, MA, Filter
+from grokfast.optim.reference import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state
+
+RULES: dict[type, int] = {torch.optim.Adam: 0, torch.optim.AdamW: 0, torch.optim.SGD: 1}
+FILTERS: dict[type, int] = {EMA: 1, MA: 2}
+
+
+def step(optimizer: torch.optim.Optimizer, filter: Filter, filter_state: dict[Tensor, dict[str, Any]]) -> bool:
+    """Take the step and return True, or return False, nothing changed, where the one pass does not apply."""
+    extension = backend.extension()
+    rule = RULES.get(type(optimizer))
+    if extension is None or rule is None or _inner_step_is_watched(optimizer):
+        return False
+    if filter.lamb == 0:  # the inner optimizer itself, bit for bit
+        return False
+    todo = [
+        (row, group, p)
+        for row, group in enumerate(optimizer.param_groups)
+        for p in group["params"]
+        if p.grad is not None
+    ]
+    for group in optimizer.param_groups:
+        if group.get("amsgrad") or group.get("capturable") or group.get("differentiable"):
+            return False
+    for _, _, p in todo:
+        if not (_fits(p) and _fits(p.grad) and _state_fits(optimizer.state.get(p), filter_state.get(p))):
+            return False
+    _launch(extension, rule, optimizer, filter, filter_state, todo)
+    return True
+
+
+def _inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody hooked or patched the inner step (a scheduler made from it, say): then it has to be called."""
+    return bool(
+        "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    )
+
+
+def _fits(t: Tensor) -> bool:
+    plain = type(t) is nn.Parameter or type(t) is Tensor
+    return plain and t.dtype is torch.float32 and t.is_cpu and t.layout is torch.strided and t.is_contiguous()
+
+
+def _state_fits(*states: dict[str, Any] | None) -> bool:
+    for state in states:
+        for key, value in (state or {}).items():
+            if key == COUNT_KEY or value is None:
+                continue
+            if not (isinstance(value, Tensor) and _fits(value)):
+                return False
+    return True
+
+
+def _launch(
+    extension: ModuleType,
+    rule: int,
+    optimizer: torch.optim.Optimizer,
+    filter: Filter,
+    filter_state: dict[Tensor, dict[str, Any]],
+    todo: list[tuple[int, dict[str, Any], Tensor]],
+) -> None:
+    entries = array("q")
+    is_ema = isinstance(filter, EMA)
+    for row, group, p in todo:
+        grad = p.grad
+        assert grad is not None
+        state = optimizer.state[p]
+        history = filter_state.setdefault(p, {})
+        if not history:
+            history.update(init_state(filter, grad))
+        first_step = 0
+        if rule == 0:
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["exp_avg"] = torch.zeros_like(p)
+                state["exp_avg_sq"] = torch.zeros_like(p)
+            one, two, count = state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr(), state["step"].data_ptr()
+        else:
+            one = two = count = 0
+            if group["momentum"]:
+                first_step = int(state.get("momentum_buffer") is None)
+                if first_step:
+                    state["momentum_buffer"] = torch.empty_like(p)
+                one = state["momentum_buffer"].data_ptr()
+        if is_ema:
+            past = (history[EMA_KEY].data_ptr(), 0, 0)
+        else:
+            past = (history[RING_KEY].data_ptr(), history[SUM_KEY].data_ptr(), history[COUNT_KEY].data_ptr())
+        entries.extend((p.numel(), p.data_ptr(), grad.data_ptr(), one, two, count, *past, first_step, row))
+    hyper = array("d")
+    for group in optimizer.param_groups:
+        hyper.extend(hyper_row(filter, decoupled=type(optimizer) is torch.optim.AdamW, **group))
+    extension.update(rule, FILTERS[type(filter)], entries, hyper, 0, torch.get_num_threads())
+    torch.autograd.graph.increment_version([p for _, _, p in todo])
+
+
+def hyper_row(
+    filter: Filter | None,
+    *,
+    lr: Any,
+    weight_decay: Any = 0.0,
+    betas: Any = (0.0, 0.0),
+    eps: float = 0.0,
+    decoupled: bool = False,
+    decoupled_weight_decay: bool = False,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+    **_: Any,
+) -> tuple[float, ...]:
+    """A param group as a row of csrc/update_rules.h's `Hyper`, in its order."""
+    alpha = filter.alpha if isinstance(filter, EMA) else 0.0
+    window, mean, warmup = (
+        (filter.window_size, filter.filter_type == "mean", filter.warmup)
+        if isinstance(filter, MA)
+        else (1, False, False)
+    )
+    is_decoupled = decoupled or decoupled_weight_decay
+    return (
+        float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(is_decoupled),
+        momentum, dampening, float(nesterov), float(maximize),
+        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup),
+    )  # fmt: skip

@@ -1,0 +1,21 @@
+"""What the run store raises. Catching `StoreError` catches all of it."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; nothing was changed."""
+
+
+class UnknownRunError(StoreError, KeyError):
+    """No run has this id; the message names the nearest one."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+class StoreFullError(StoreError):
+    """The disk or the quota is full. The call left nothing behind, and what was stored before remains readable."""
+
+
+class CheckpointError(StoreError):
+    """A file of tensors is missing, cut short, or differs from what was written."""

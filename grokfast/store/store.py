@@ -1,0 +1,301 @@
+"""The run store: what was run, its curves, checkpoints and final weights, in one directory.
+
+    root/grokfast.sqlite     runs and their curves
+    root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
+
+What a call has stored when it returns, a killed process does not lose. Any number of processes use a store at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from grokfast import checks
+from grokfast.store.database import Database
+from grokfast.store.errors import StoreError, UnknownRunError
+from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
+from grokfast.store.records import Record
+
+STATUSES = ("running", "interrupted", "finished", "diverged", "failed")
+
+_COLUMNS = "run_id, created, updated, preset, version, device, status, config, result"
+_PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One row of the store. `created` and `updated` are ISO 8601 in UTC; `directory` holds the run's files."""
+
+    run_id: str
+    created: str
+    updated: str
+    preset: str
+    version: str
+    device: str
+    status: str
+    config: dict[str, Any]
+    result: dict[str, Any] | None
+    directory: Path
+
+
+_Runs = list[StoredRun]  # inside RunStore `list` is the method
+
+
+class RunStore:
+    """Runs under the directory `root`, which is made if `create` is true.
+
+    A store is a context manager and belongs to the thread that opened it: open one per thread and per process (two of
+    the same root are fine), and none across a fork. Dictionaries come back as JSON makes them: tuples as lists.
+
+    Every method raises UnknownRunError (a StoreError and KeyError) for an id that is not there, StoreFullError if there
+    is no room, and StoreError for what else the database reports; none of them leaves anything half done.
+
+    Raises StoreError if there is no store and `create` is false, if the file is not a store, or if a newer grokfast
+    wrote it (then nothing is touched).
+    """
+
+    def __init__(self, root: str | Path, create: bool = True) -> None:
+        self.root = Path(root)
+        path = self.root / "grokfast.sqlite"
+        if not create and not path.exists():
+            raise StoreError(f"there is no run store at {self.root}")
+        with full_disk_as_store_error(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        self._db = Database(path)
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; a second call does nothing."""
+        self._db.close()
+
+    def create(self, config: dict[str, Any], *, preset: str, version: str, device: str) -> str:
+        """Add a run with status "running", make its directory, and return its id: `preset`, "-", 6 hexadecimal digits.
+
+        Raises TypeError if `config` is not JSON, ValueError if `preset` cannot be part of a file name.
+        """
+        if not _PRESET.fullmatch(preset):
+            raise ValueError(f"preset must consist of letters, digits, '.', '_' and '-', got {preset!r}")
+        text = to_json("config", config)
+        now = _now()
+        directory = self._new_directory(preset)
+        try:
+            with self._db.transaction():
+                self._db.execute(
+                    f"INSERT INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, NULL)",
+                    (directory.name, now, now, preset, version, device, text),
+                )
+        except BaseException:
+            directory.rmdir()
+            raise
+        return directory.name
+
+    def append(self, run_id: str, records: Sequence[Record]) -> None:
+        """Store `records` in one transaction; once this returns, a killed process does not lose them.
+
+        Raises ValueError unless the steps are whole numbers that grow strictly, from the last stored one on (after a
+        resume `truncate` first).
+        """
+        rows = _rows(records)
+        with self._db.transaction():
+            key = self._key(run_id)
+            if len(rows) == 0:
+                return
+            [(last,)] = self._db.execute("SELECT max(last_step) FROM chunks WHERE run = ?", (key,))
+            if last is not None and rows[0, 0] <= last:
+                raise ValueError(f"records must follow the stored step {last} of {run_id}, got step {rows[0, 0]:.0f}")
+            self._insert(key, rows)
+            self._touch(key)
+
+    def truncate(self, run_id: str, step: int) -> None:
+        """Drop the records after `step`, as a run does that resumes from its checkpoint of that step; -1 drops all."""
+        checks.integer("step", step, minimum=-1)
+        with self._db.transaction():
+            key = self._key(run_id)
+            cut = self._db.execute(
+                "SELECT rows FROM chunks WHERE run = ? AND first_step <= ? AND last_step > ?", (key, step, step)
+            )
+            self._db.execute("DELETE FROM chunks WHERE run = ? AND last_step > ?", (key, step))
+            for (blob,) in cut:  # at most one chunk has rows on both sides
+                rows = _matrix(blob)
+                self._insert(key, rows[rows[:, 0] <= step])
+            self._touch(key)
+
+    def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
+        """Set the status, the result, or both; what is None stays. A finished run's curves move into one chunk.
+
+        Raises ValueError for an unknown status, TypeError if `result` is not JSON.
+        """
+        if status is not None:
+            checks.choice("status", status, STATUSES)
+        text = None if result is None else to_json("result", result)
+        with self._db.transaction():
+            key = self._key(run_id)
+            self._db.execute(
+                "UPDATE runs SET status = coalesce(?, status), result = coalesce(?, result) WHERE key = ?",
+                (status, text, key),
+            )
+            if status == "finished":
+                self._merge(key)
+            self._touch(key)
+
+    def get(self, run_id: str) -> StoredRun:
+        """The run with this id."""
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
+        return self._stored_run(rows[0]) if rows else self._unknown(run_id)
+
+    def list(self, *, status: str | None = None, preset: str | None = None) -> _Runs:
+        """All runs, or those with this status and this preset; the newest first.
+
+        Raises ValueError for an unknown status.
+        """
+        if status is not None:
+            checks.choice("status", status, STATUSES)
+        wanted = {"status": status, "preset": preset}
+        query = f"""SELECT {_COLUMNS} FROM runs WHERE (:status IS NULL OR status = :status)
+                    AND (:preset IS NULL OR preset = :preset) ORDER BY key DESC"""
+        return [self._stored_run(row) for row in self._db.execute(query, wanted)]
+
+    def curves(self, run_id: str) -> dict[str, np.ndarray]:
+        """The run's records as columns, by the names of Record's fields: `step` in int64, the others in float64."""
+        chunks = self._db.execute(
+            "SELECT rows FROM runs LEFT JOIN chunks ON chunks.run = runs.key WHERE run_id = ? ORDER BY first_step",
+            (run_id,),
+        )
+        if not chunks:
+            self._unknown(run_id)
+        rows = _matrix(b"".join(blob or b"" for (blob,) in chunks))
+        columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
+        return columns | {"step": columns["step"].astype(np.int64)}
+
+    def directory(self, run_id: str) -> Path:
+        """The directory of the run's files."""
+        self._key(run_id)
+        return self.root / run_id
+
+    def remove(self, run_id: str) -> None:
+        """Delete the run, its curves and its directory."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM runs WHERE key = ?", (self._key(run_id),))
+        directory = self.root / run_id
+        if directory.exists():
+            shutil.rmtree(directory)
+
+    def save_checkpoint(self, run_id: str, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+        """Replace the run's checkpoint by `tensors` and the JSON object `meta`; on any failure the old one stays.
+
+        Raises TypeError for what a safetensors file cannot hold and for a `meta` that is not JSON.
+        """
+        save_tensors(self._checkpoint(run_id), tensors, meta)
+
+    def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors, on the CPU, and `meta` of the run's checkpoint.
+
+        Raises CheckpointError (a StoreError) if there is none or if it is damaged.
+        """
+        return load_tensors(self._checkpoint(run_id))
+
+    def has_checkpoint(self, run_id: str) -> bool:
+        """Whether `save_checkpoint` has been called for the run."""
+        return self._checkpoint(run_id).exists()
+
+    def save_weights(self, run_id: str, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the run's final weights; on any failure the old ones stay. Raises as `save_checkpoint` does."""
+        save_tensors(self._weights(run_id), tensors)
+
+    def load_weights(self, run_id: str) -> dict[str, Tensor]:
+        """The run's final weights, on the CPU. Raises CheckpointError if there are none or if they are damaged."""
+        return load_tensors(self._weights(run_id))[0]
+
+    def _checkpoint(self, run_id: str) -> Path:
+        return self.directory(run_id) / "checkpoint.safetensors"
+
+    def _weights(self, run_id: str) -> Path:
+        return self.directory(run_id) / "weights.safetensors"
+
+    def _new_directory(self, preset: str) -> Path:
+        with full_disk_as_store_error(self.root):
+            while True:
+                directory = self.root / f"{preset}-{secrets.token_hex(3)}"
+                try:
+                    directory.mkdir()
+                except FileExistsError:
+                    continue
+                return directory
+
+    def _key(self, run_id: str) -> int:
+        rows = self._db.execute("SELECT key FROM runs WHERE run_id = ?", (run_id,))
+        return int(rows[0][0]) if rows else self._unknown(run_id)
+
+    def _unknown(self, run_id: str) -> NoReturn:
+        ids = [row[0] for row in self._db.execute("SELECT run_id FROM runs ORDER BY key DESC")]
+        raise UnknownRunError(f"{self.root} has no run {run_id!r}{checks.nearest(run_id, ids)}")
+
+    def _insert(self, key: int, rows: np.ndarray) -> None:
+        first, last = int(rows[0, 0]), int(rows[-1, 0])
+        self._db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (key, first, last, len(rows), rows.tobytes()))
+
+    def _merge(self, key: int) -> None:
+        chunks = self._db.execute("SELECT rows FROM chunks WHERE run = ? ORDER BY first_step", (key,))
+        if len(chunks) > 1:
+            self._db.execute("DELETE FROM chunks WHERE run = ?", (key,))
+            self._insert(key, _matrix(b"".join(blob for (blob,) in chunks)))
+
+    def _touch(self, key: int) -> None:
+        self._db.execute("UPDATE runs SET updated = ? WHERE key = ?", (_now(), key))
+
+    def _stored_run(self, row: tuple[Any, ...]) -> StoredRun:
+        run_id, created, updated, preset, version, device, status, config, result = row
+        return StoredRun(
+            run_id=run_id,
+            created=created,
+            updated=updated,
+            preset=preset,
+            version=version,
+            device=device,
+            status=status,
+            config=json.loads(config),
+            result=None if result is None else json.loads(result),
+            directory=self.root / run_id,
+        )
+
+
+def _rows(records: Sequence[Record]) -> np.ndarray:
+    """The records as a matrix, or ValueError unless they have Record's fields and steps that can follow each other."""
+    if len(records) == 0:
+        return np.empty((0, len(Record._fields)))
+    rows = np.array(records, dtype="<f8")
+    if rows.ndim != 2 or rows.shape[1] != len(Record._fields):
+        raise ValueError(f"records must have the fields {', '.join(Record._fields)}, got an array of {rows.shape}")
+    steps = rows[:, 0]
+    accepted = (steps == np.floor(steps)) & (steps >= 0) & (steps < 2**53) & (np.diff(steps, prepend=-1) > 0)
+    if not accepted.all():
+        index = int(np.argmin(accepted))
+        raise ValueError(f"records must have whole, strictly growing steps, got {steps[index]} at position {index}")
+    return rows
+
+
+def _matrix(rows: bytes) -> np.ndarray:
+    return np.frombuffer(rows, dtype="<f8").reshape(-1, len(Record._fields))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
