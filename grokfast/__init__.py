@@ -1,4 +1,4 @@
-"""grokfast: fast grokking experiments. Filters and the optimizer wrapper load with torch alone; the rest on first use."""
+"""grokfast: fast grokking experiments. Filters and optimizer wrapper need torch alone; the rest loads on first use."""
 
 from __future__ import annotations
 

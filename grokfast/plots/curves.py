@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 _TRAIN, _TEST = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by everybody
 _FEW = 40  # up to so many evaluations each gets a dot
+_LABEL_WIDTH = 0.2  # more than a label of a moment takes, in widths of the panel
 
 
 def plot_curves(
@@ -23,7 +25,7 @@ def plot_curves(
 ) -> Path:
     """Draw the curves of a run (the columns of `RunStore.curves`) as a PNG of 1200 × 800 pixels, and return its path.
 
-    The steps are on a logarithmic axis that begins with a linear stretch, so that step 0 has its place. `t_memorize` and
+    The steps are on a logarithmic axis whose first stretch is linear, so that step 0 has its place. `t_memorize` and
     `t_generalize` are the steps to mark, or None; `threshold` is the accuracy that they refer to. Values that are not
     finite, and losses that are not positive, leave gaps.
 
@@ -37,34 +39,29 @@ def plot_curves(
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True)
-    steps = columns["step"]
     for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
-        marker = "o" if len(steps) <= _FEW else ""
+        marker = "o" if len(columns["step"]) <= _FEW else ""
         for split, color in (("train", _TRAIN), ("test", _TEST)):
             values = columns[f"{split}_{quantity}"]
-            axes.plot(steps, values, color=color, lw=2, marker=marker, ms=4, label=split, zorder=3)
+            axes.plot(columns["step"], values, color=color, lw=2, marker=marker, ms=4, label=split, zorder=3)
         for moment, color in ((t_memorize, _TRAIN), (t_generalize, _TEST)):
             if moment is not None:
                 axes.axvline(moment, color=color, lw=1.2, ls=(0, (4, 3)), zorder=2)
+        axes.set_ylabel(quantity, fontsize=12)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(which="major", color="0.92", lw=0.8)
-        axes.set_axisbelow(True)
-    _step_axis(bottom, steps)
+    _step_axis(bottom, columns["step"])
     _accuracy_axis(top, threshold)
-    bottom.set_ylabel("loss")
-    bottom.set_yscale("log", nonpositive="mask")
-    if t_memorize is not None:
-        _label(top, t_memorize, f"memorised at {t_memorize:,} ", "right", _TRAIN)
-    if t_generalize is not None:
-        _label(top, t_generalize, f" generalised at {t_generalize:,}", "left", _TEST)
+    _loss_axis(bottom, np.concatenate([columns["train_loss"], columns["test_loss"]]))
+    _label_moments(top, t_memorize, t_generalize)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
-    top.legend(loc="center left", frameon=False, fontsize=12)
+    figure.legend(*top.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=12, borderpad=0)
     figure.savefig(path, format="png", dpi=100)
     return Path(path)
 
 
 def _columns(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns to draw in float64, with NaN for what is not finite."""
+    """The columns to draw in float64, with NaN for what is not finite and for losses that are not positive."""
     names = ("step", "train_accuracy", "test_accuracy", "train_loss", "test_loss")
     if missing := [name for name in names if name not in curves]:
         raise ValueError(f"curves must have the columns {', '.join(names)}; missing: {', '.join(missing)}")
@@ -74,29 +71,67 @@ def _columns(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise ValueError(f"curves must have columns of one length, got {lengths}")
     if lengths["step"] == 0:
         raise ValueError("curves must have at least one record, got none")
-    return {name: np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()}
+    for name, column in columns.items():
+        drawable = np.isfinite(column) & ((column > 0) | (not name.endswith("loss")))
+        columns[name] = np.where(drawable, column, np.nan)
+    return columns
 
 
 def _step_axis(axes: Any, steps: np.ndarray) -> None:
+    """Linear up to the first positive step, logarithmic from there; ticks at powers of ten, or at 1, 2, 5 if few."""
     from matplotlib.ticker import EngFormatter
 
-    first, last = float(steps.min()), float(steps.max())
     positive = steps[steps > 0]
-    threshold = float(positive.min()) if len(positive) else 1.0
-    axes.set_xscale("symlog", linthresh=threshold, linscale=0.3)
-    axes.set_xlim(first, last if last > first else first + 1)
+    linear = float(positive.min()) if len(positive) else 1.0
+    last = max(float(steps.max()), linear)
+    axes.set_xscale("symlog", linthresh=linear, linscale=0.3)
+    decades = 10.0 ** np.arange(math.floor(math.log10(linear)), math.floor(math.log10(last)) + 1)
+    fine = np.outer(decades, np.arange(1, 10)).ravel()
+    fine = fine[(fine >= linear) & (fine <= last)]
+    coarse = decades if last / linear > 100 else np.outer(decades, (1, 2, 5)).ravel()
+    axes.set_xticks([0, *coarse[(coarse >= linear) & (coarse <= last)]])
+    axes.set_xticks(fine, minor=True)
+    axes.set_xlim(steps.min() - 0.05 * linear, 1.03 * last)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("step")
+    axes.set_xlabel("step", fontsize=12)
 
 
 def _accuracy_axis(axes: Any, threshold: float) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axes.axhline(threshold, color="0.6", lw=0.8, ls=":", zorder=1)
+    axes.axhline(threshold, color="0.6", lw=1, ls=":", zorder=1)
+    name = f" {100 * threshold:g}%"
+    axes.text(1, threshold, name, color="0.5", va="center", fontsize=9, transform=axes.get_yaxis_transform())
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylabel("accuracy")
 
 
-def _label(axes: Any, step: int, text: str, side: str, color: str) -> None:
-    axes.text(step, 1.02, text, color=color, ha=side, va="bottom", fontsize=11, transform=axes.get_xaxis_transform())
+def _loss_axis(axes: Any, losses: np.ndarray) -> None:
+    """A logarithmic axis over a decade at least; what diverged from the start has no loss to show."""
+    losses = losses[~np.isnan(losses)]
+    if len(losses) == 0:
+        axes.set_yticks([])
+        return
+    low, high = losses.min(), losses.max()
+    margin = max(0.05 * math.log10(high / low), 0.5 * (1 - math.log10(high / low)))
+    axes.set_yscale("log")
+    axes.set_ylim(low / 10**margin, high * 10**margin)
+
+
+def _label_moments(axes: Any, t_memorize: int | None, t_generalize: int | None) -> None:
+    """Name the marked steps above the panel: outwards if there is room, one above the other if they would meet."""
+    taken: float | None = None
+    moments = ((t_memorize, "memorised", "right", _TRAIN), (t_generalize, "generalised", "left", _TEST))
+    for step, verb, side, color in moments:
+        if step is None:
+            continue
+        x = axes.transAxes.inverted().transform(axes.transData.transform((step, 0)))[0]
+        if x < _LABEL_WIDTH:
+            side = "left"
+        elif x > 1 - _LABEL_WIDTH:
+            side = "right"
+        start = x if side == "left" else x - _LABEL_WIDTH
+        row = 1.02 if taken is None or abs(start - taken) > _LABEL_WIDTH else 1.08
+        taken = start
+        text = f" {verb} at {step:,} "
+        axes.text(step, row, text, color=color, ha=side, va="bottom", fontsize=11, transform=axes.get_xaxis_transform())

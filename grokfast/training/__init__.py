@@ -1,0 +1,20 @@
+"""One run and many runs: experiments, presets, the training loop, results."""
+
+from grokfast.training.experiment import Criteria, Experiment, OptimizerConfig, Schedule
+from grokfast.training.loop import Interrupted, resume, train
+from grokfast.training.observer import Observer
+from grokfast.training.presets import PRESETS
+from grokfast.training.result import RunResult
+
+__all__ = [
+    "PRESETS",
+    "Criteria",
+    "Experiment",
+    "Interrupted",
+    "Observer",
+    "OptimizerConfig",
+    "RunResult",
+    "Schedule",
+    "resume",
+    "train",
+]

@@ -13,7 +13,7 @@ PRESETS: dict[str, Experiment] = {
         name="quick",
         task=ModularTask(operation="add", p=97, train_fraction=0.4),
         model=PairMLPConfig(width=256),
-        optimizer=OptimizerConfig(lr=1e-2, weight_decay=1.0),
+        optimizer=OptimizerConfig(lr=1e-2, weight_decay=1.0, betas=(0.9, 0.98)),
         schedule=Schedule(steps=3000, eval_every=10, stop_after=300),
         criteria=Criteria(grok_gap=100),
     ),

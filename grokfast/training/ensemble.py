@@ -1,0 +1,162 @@
+"""E runs that step together: data, models, optimizer. E = 1 is the ordinary case, not another path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grokfast import ops, tasks
+from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast.seeds import generator
+from grokfast.store.records import Record
+from grokfast.training.experiment import Experiment
+from grokfast.training.update import FlatOptimizer
+
+# What may differ between the runs of an ensemble; all else is common.
+VARIES = {
+    "name", "seed", "task.split_seed", "task.noise_seed", "task.label_noise", "schedule.batch_seed",
+    "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
+    "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
+}  # fmt: skip
+
+
+def check_together(experiments: Sequence[Experiment]) -> None:
+    """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
+    first = experiments[0].flat()
+    for i, experiment in enumerate(experiments):
+        other = experiment.flat()
+        for name in first.keys() | other.keys():
+            here, there = first.get(name), other.get(name)
+            if (here != there and name not in VARIES) or (name in first) != (name in other):
+                raise ValueError(
+                    f"experiments[{i}].{name} is {there!r}, experiments[0].{name} is {here!r}; runs that train "
+                    f"together may differ in {', '.join(sorted(VARIES))}"
+                )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device for an experiment's `device`; ValueError where it is unknown or absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be 'auto', 'cpu' or an available accelerator, got {name!r}: {error}") from error
+    return device
+
+
+class Ensemble:
+    """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far."""
+
+    def __init__(self, experiments: Sequence[Experiment]) -> None:
+        check_together(experiments)
+        self.experiments = list(experiments)
+        common = experiments[0]
+        self.loss, self.schedule = common.loss, common.schedule
+        self.device = resolve_device(common.device)
+        dtype = getattr(torch, common.precision)
+        data = [tasks.build(e.task, seed=e.seed) for e in experiments]
+        self.train_inputs, self.train_targets, self.test_inputs, self.test_targets = (
+            torch.stack([getattr(d, name) for d in data]).to(self.device)
+            for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
+        )
+        sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
+        seeds = [e.seed for e in experiments]
+        self.model: PairMLP | GrokTransformer
+        if isinstance(common.model, PairMLPConfig):
+            self.model = PairMLP(common.model, **sizes, seeds=seeds, dtype=dtype)
+        else:
+            self.model = GrokTransformer(common.model, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
+        self.model.to(self.device)
+        self.dropout = getattr(common.model, "dropout", 0.0)
+        self._bind(torch.cat([p.detach().flatten(1) for p in self.model.parameters()], 1))
+        self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
+        self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @property
+    def steps(self) -> int:
+        return self.optimizer.steps
+
+    def _bind(self, flat: Tensor) -> None:
+        """Make the model's parameters views of `flat` [E, P]."""
+        self.flat, offset = flat, 0
+        for p in self.model.parameters():
+            size = p[0].numel()
+            p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
+            offset += size
+
+    def step(self) -> None:
+        """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
+        self.model.train()
+        x, y = self._batch()
+        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
+        loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
+        grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
+        grad = torch.cat([g.flatten(1) for g in grads], 1)  # [E, P]
+        finite = torch.isfinite(loss.detach() + grad.sum(1))
+        self.diverged_at = torch.where((self.diverged_at < 0) & ~finite, self.steps, self.diverged_at)
+        with torch.no_grad():
+            self.optimizer.step(self.flat, grad)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        size, rows = self.schedule.batch_size, self.train_targets.shape[1]
+        if size is None or size >= rows:
+            return self.train_inputs, self.train_targets
+        epoch, k = divmod(self.steps, -(-rows // size))
+        if self._order[0] != epoch:  # a function of seed and epoch alone, so that a resumed run has the same batches
+            seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in self.experiments]
+            orders = [torch.randperm(rows, generator=generator(seed, "batches", epoch)) for seed in seeds]
+            self._order = (epoch, torch.stack(orders).to(self.device))
+        chosen = self._order[1][:, k * size : (k + 1) * size]  # [E, B]
+        models = torch.arange(len(chosen), device=self.device)[:, None]
+        return self.train_inputs[models, chosen], self.train_targets[models, chosen]
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Record]:
+        """Every run's losses, accuracies and weight norm now."""
+        self.model.eval()
+        columns = [
+            *ops.classify(self.model(self.train_inputs), self.train_targets, loss=self.loss),
+            *ops.classify(self.model(self.test_inputs), self.test_targets, loss=self.loss),
+            self.flat.norm(dim=1),
+        ]
+        rows = torch.stack([column.double() for column in columns], 1).tolist()
+        return [
+            Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
+            for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
+        ]
+
+    def keep(self, models: Sequence[int]) -> None:
+        """Go on with these runs only; what they compute does not change."""
+        index = torch.tensor(models, device=self.device)
+        self.experiments = [self.experiments[i] for i in models]
+        for name in ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at"):
+            setattr(self, name, getattr(self, name)[index])
+        self.model.seeds = tuple(self.model.seeds[i] for i in models)
+        self.optimizer.keep(index)
+        self._order = (-1, torch.empty(0))
+        self._bind(self.flat[index])
+
+    def weights(self, i: int) -> dict[str, Tensor]:
+        """Run i's parameters by name, without the ensemble axis."""
+        return {name: p.detach()[i].cpu().clone() for name, p in self.model.named_parameters()}
+
+    def checkpoint(self, i: int) -> dict[str, Tensor]:
+        """All that run i needs to go on to the same bits, given its experiment and the number of steps."""
+        return {"parameters": self.flat[i], **{name: tensor[i] for name, tensor in self.optimizer.state.items()}}
+
+    @torch.no_grad()
+    def restore(self, i: int, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take up `checkpoint`'s tensors; ValueError, nothing changed, where they do not fit this experiment."""
+        own = self.checkpoint(i)
+        shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        accepted = {name: (tuple(t.shape), t.dtype) for name, t in own.items()}
+        if shapes != accepted:
+            raise ValueError(f"the checkpoint holds {shapes}, accepted is {accepted}")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self.optimizer.steps = steps

@@ -1,0 +1,26 @@
+"""What a training loop tells whoever watches: a live display, TensorBoard, a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grokfast.store.records import Record
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.outcome import Outcome
+from grokfast.training.result import RunResult
+
+
+class Observer:
+    """Methods do nothing here; override what is of interest. `run` is the run's number in the call of `train`."""
+
+    def started(self, ensemble: Ensemble, run_ids: Sequence[str | None]) -> None:
+        """Everything is built; `ensemble.steps` have been taken already where a run is resumed."""
+
+    def stepped(self, steps: int) -> None:
+        """One more step of every run has been taken, `steps` in all."""
+
+    def recorded(self, run: int, record: Record, outcome: Outcome) -> None:
+        """An evaluation."""
+
+    def finished(self, run: int, result: RunResult) -> None:
+        """A run has ended, for whatever reason."""

@@ -1,0 +1,64 @@
+"""`RunResult`: what `train` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from grokfast.store.records import Record
+from grokfast.training.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One ended run.
+
+    status is "finished" or "diverged"; phase, t_memorize, t_generalize and collapsed are `Outcome`'s; `steps` taken in
+    `seconds` of wall-clock time (all runs of an ensemble together); curves has a column per field of `Record`; weights
+    are the last parameters by name; run_id and directory are None where no store was given.
+    """
+
+    experiment: Experiment
+    status: str
+    phase: str
+    t_memorize: int | None
+    t_generalize: int | None
+    collapsed: bool
+    diverged_at: int | None
+    sentence: str
+    steps: int
+    seconds: float
+    final: Record
+    curves: dict[str, np.ndarray]
+    weights: dict[str, Tensor]
+    run_id: str | None = None
+    directory: Path | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON values, NaN and infinity as None."""
+        finite = {name: value if np.isfinite(value) else None for name, value in self.final._asdict().items()}
+        return {
+            "run_id": self.run_id,
+            "preset": self.experiment.name,
+            "status": self.status,
+            "phase": self.phase,
+            "t_memorize": self.t_memorize,
+            "t_generalize": self.t_generalize,
+            "collapsed": self.collapsed,
+            "diverged_at": self.diverged_at,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3),
+            "final": finite,
+            "directory": None if self.directory is None else str(self.directory),
+        }
+
+
+def columns(records: list[Record]) -> dict[str, np.ndarray]:
+    """Records as arrays: step int64, the others float64."""
+    table = np.array(records, dtype=np.float64).reshape(-1, len(Record._fields))
+    curves = dict(zip(Record._fields, table.T.copy()))
+    return {**curves, "step": curves["step"].astype(np.int64)}

@@ -1,0 +1,92 @@
+"""Where the records of a run go besides the store: TensorBoard and Weights & Biases, each an optional package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from grokfast.store.records import Record
+
+
+class Sink(Protocol):
+    """Takes the records of one run in the order of their steps, then, once, its result."""
+
+    def record(self, record: Record) -> None: ...
+
+    def close(self, result: dict[str, Any]) -> None: ...
+
+
+class TensorBoardSink:
+    """Event files in `directory`. A resumed run gives the first step that it will do again as `purge_step`: TensorBoard
+    then forgets what it was told of this step and later ones.
+
+    Raises ImportError if TensorBoard is not installed.
+    """
+
+    def __init__(self, directory: str | Path, *, purge_step: int | None = None) -> None:
+        try:
+            import tensorboard  # noqa: F401  (torch's own message does not say what to install)
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _not_installed("TensorBoard", "tensorboard") from error
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=10)
+
+    def record(self, record: Record) -> None:
+        """Add a point to each of the run's curves."""
+        for tag, value in _scalars(record).items():
+            self._writer.add_scalar(tag, value, record.step)
+
+    def close(self, result: dict[str, Any]) -> None:
+        """Add the result as text, and finish the files."""
+        self._writer.add_text("result", f"```\n{json.dumps(result, indent=2)}\n```")
+        self._writer.close()
+
+
+class WandbSink:
+    """The Weights & Biases run `run_id` of `project`, which is continued if it exists; its local files are in `directory`.
+
+    The mode is the user's (WANDB_MODE=offline works). Several runs may be open in one process.
+
+    Raises ImportError if wandb is not installed.
+    """
+
+    def __init__(self, project: str, run_id: str, config: dict[str, Any], directory: str | Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise _not_installed("Weights & Biases", "wandb") from error
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=project,
+            id=run_id,
+            name=run_id,
+            resume="allow",
+            reinit="create_new",
+            config=config,
+            dir=str(directory),
+            settings=wandb.Settings(console="off"),
+        )
+
+    def record(self, record: Record) -> None:
+        """Log one point of each of the run's curves. wandb ignores steps that it already has, as a resumed run repeats."""
+        self._run.log(_scalars(record), step=record.step)
+
+    def close(self, result: dict[str, Any]) -> None:
+        """Put the result into the run's summary, and finish the run."""
+        self._run.summary.update(result)
+        self._run.finish()
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    return {
+        "loss/train": record.train_loss,
+        "loss/test": record.test_loss,
+        "accuracy/train": record.train_accuracy,
+        "accuracy/test": record.test_accuracy,
+        "norm/weights": record.weight_norm,
+    }
+
+
+def _not_installed(name: str, extra: str) -> ImportError:
+    return ImportError(f"{name} is not installed: pip install 'grokfast[{extra}]'")
