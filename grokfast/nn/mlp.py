@@ -23,7 +23,8 @@ class PairMLPConfig:
     """Shape and initialisation of a PairMLP.
 
     Args:
-        width, depth: units of a hidden layer, and how many hidden layers there are.
+        width: units of a hidden layer.
+        depth: hidden layers.
         activation: "relu", "square" (x², Gromov 2023, arXiv 2301.02679), "gelu" (with erf) or "abs".
         bias: biases of every layer.
         init: "torch" is nn.Linear's U(±1/√fan_in), with fan_in = 2·n_tokens in the first layer; "gromov" draws every

@@ -54,7 +54,7 @@ def plot_curves(
     _accuracy_axis(top, threshold)
     _loss_axis(bottom, np.concatenate([columns["train_loss"], columns["test_loss"]]))
     _label_moments(top, t_memorize, t_generalize)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(*top.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=12, borderpad=0)
     figure.savefig(path, format="png", dpi=100)
     return Path(path)
@@ -112,10 +112,10 @@ def _loss_axis(axes: Any, losses: np.ndarray) -> None:
     if len(losses) == 0:
         axes.set_yticks([])
         return
-    low, high = losses.min(), losses.max()
-    margin = max(0.05 * math.log10(high / low), 0.5 * (1 - math.log10(high / low)))
+    low, high = math.log10(losses.min()), math.log10(losses.max())
+    margin = max(0.05 * (high - low), 0.5 * (1 - (high - low)))
+    axes.set_ylim(10.0 ** max(low - margin, -300), 10.0 ** min(high + margin, 300))
     axes.set_yscale("log")
-    axes.set_ylim(low / 10**margin, high * 10**margin)
 
 
 def _label_moments(axes: Any, t_memorize: int | None, t_generalize: int | None) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -97,7 +98,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]
     data = _serialize(tensors, {"meta": to_json("meta", meta or {}), "crc32": "0" * 8})
     body = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     checksum = f'"crc32":"{zlib.crc32(data):08x}"'.encode()
-    write_atomic(path, _CHECKSUM.sub(checksum, data[:body]), memoryview(data)[body:])
+    head, found = _CHECKSUM.subn(checksum, data[:body])
+    if found != 1:
+        raise RuntimeError(f"this safetensors ({safetensors.__version__}) lays its header out in an unknown way")
+    write_atomic(path, head, memoryview(data)[body:])
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -28,7 +28,8 @@ from grokfast.store.errors import StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
 from grokfast.store.records import Record
 
-STATUSES = ("running", "interrupted", "finished", "diverged", "failed")
+_ENDED = ("finished", "diverged", "failed")
+STATUSES = ("running", "interrupted", *_ENDED)
 
 _COLUMNS = "run_id, created, updated, preset, version, device, status, config, result"
 _PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -67,7 +68,7 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path, create: bool = True) -> None:
-        self.root = Path(root)
+        self.root = Path(root).absolute()
         path = self.root / "grokfast.sqlite"
         if not create and not path.exists():
             raise StoreError(f"there is no run store at {self.root}")
@@ -140,7 +141,7 @@ class RunStore:
             self._touch(key)
 
     def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
-        """Set the status, the result, or both; what is None stays. A finished run's curves move into one chunk.
+        """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk.
 
         Raises ValueError for an unknown status, TypeError if `result` is not JSON.
         """
@@ -153,7 +154,7 @@ class RunStore:
                 "UPDATE runs SET status = coalesce(?, status), result = coalesce(?, result) WHERE key = ?",
                 (status, text, key),
             )
-            if status == "finished":
+            if status in _ENDED:
                 self._merge(key)
             self._touch(key)
 

@@ -25,8 +25,13 @@ class OptimizerConfig:
 
     Args:
         name: "adamw", "adam" or "sgd".
-        lr: learning rate; warmup: it is multiplied by min(1, step/warmup), so the first step has rate 0.
-        weight_decay, betas, eps: as in torch; momentum, nesterov: of SGD.
+        lr: learning rate.
+        weight_decay: decoupled for adamw, L2 for the others.
+        betas: decay of Adam's two averages.
+        eps: added to the root of Adam's second average.
+        momentum: of SGD.
+        nesterov: Nesterov's form of the momentum.
+        warmup: the rate is multiplied by min(1, step/warmup), so that the first step has rate 0.
     """
 
     name: OptimizerName = "adamw"
@@ -86,8 +91,8 @@ class Criteria:
     """When a run has memorised and generalised, and what counts as grokking.
 
     Args:
-        threshold: accuracy that training (memorised) and test (generalised) must reach ...
-        sustain: ... at this many evaluations in a row; the moment is the first of them.
+        threshold: accuracy to reach, on the training set to have memorised, on the test set to have generalised.
+        sustain: evaluations in a row that must be at the threshold; the moment is the first of them.
         grok_gap: steps between the two from which it is grokking rather than comprehension. Liu et al. (2022, arXiv
             2205.10343) take 10³ at learning rates near 1e-3.
     """
@@ -107,7 +112,14 @@ class Experiment:
     """One run: task, model, loss, optimizer, gradient filter, schedule, criteria, seed, precision, device.
 
     Args:
-        name: the preset it came from.
+        name: the preset it came from; run ids begin with it.
+        task: data set and split.
+        model: network and initialisation.
+        loss: "cross_entropy", or "mse" against the one-hot answer (mean over rows and classes).
+        optimizer: algorithm and hyper-parameters.
+        filter: gradient filter, EMA or MA, or None.
+        schedule: steps, batches, evaluations.
+        criteria: when it has memorised, generalised, grokked.
         seed: of the initialisation, and of what task and schedule leave at None: split, label noise, batch order.
         precision: "float32" or "float64", of parameters and products.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...

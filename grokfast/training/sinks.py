@@ -18,8 +18,10 @@ class Sink(Protocol):
 
 
 class TensorBoardSink:
-    """Event files in `directory`. A resumed run gives the first step that it will do again as `purge_step`: TensorBoard
-    then forgets what it was told of this step and later ones.
+    """Event files in `directory`, where TensorBoard finds them.
+
+    A resumed run gives the first step that it does again as `purge_step`: TensorBoard forgets what it was told of that
+    step and later ones.
 
     Raises ImportError if TensorBoard is not installed.
     """
@@ -44,7 +46,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """The Weights & Biases run `run_id` of `project`, which is continued if it exists; its local files are in `directory`.
+    """The Weights & Biases run `run_id` of `project`, continued if it exists, with its local files in `directory`.
 
     The mode is the user's (WANDB_MODE=offline works). Several runs may be open in one process.
 
@@ -69,7 +71,7 @@ class WandbSink:
         )
 
     def record(self, record: Record) -> None:
-        """Log one point of each of the run's curves. wandb ignores steps that it already has, as a resumed run repeats."""
+        """Log a point of each of the run's curves. Steps that a resumed run repeats wandb ignores: it has them."""
         self._run.log(_scalars(record), step=record.step)
 
     def close(self, result: dict[str, Any]) -> None:

@@ -156,6 +156,14 @@ def test_other_failures_keep_their_type(saved: Path, monkeypatch) -> None:
     assert names(saved.parent) == [saved.name]
 
 
+def test_a_header_that_cannot_carry_the_checksum_is_never_written(saved: Path, monkeypatch) -> None:
+    before = saved.read_bytes()
+    monkeypatch.setattr("safetensors.torch.save", lambda *_: b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(RuntimeError, match="unknown way"):
+        save_tensors(saved, {"w": torch.ones(3)})
+    assert saved.read_bytes() == before
+
+
 def test_the_temporary_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".a.0123abcd.tmp").write_bytes(b"half")
     (tmp_path / ".b.0123abcd.tmp").write_bytes(b"of another file")

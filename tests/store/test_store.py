@@ -235,16 +235,19 @@ def test_truncate_cuts_between_and_inside_chunks(store: RunStore, step: int, mer
     assert steps(store, run_id) == [*kept, step + 1]
 
 
-def test_finishing_merges_the_chunks(store: RunStore) -> None:
+@pytest.mark.parametrize("status", ["finished", "diverged", "failed"])
+def test_ending_merges_the_chunks(store: RunStore, status: str) -> None:
     run_id = new_run(store)
     for step in range(5):
         store.append(run_id, records(step))
     assert chunk_sizes(store) == [1] * 5
     before = store.curves(run_id)
-    store.update(run_id, status="finished", result={})
+    store.update(run_id, status="interrupted")
+    assert chunk_sizes(store) == [1] * 5
+    store.update(run_id, status=status, result={})
     assert chunk_sizes(store) == [5]
     assert all(np.array_equal(before[name], column) for name, column in store.curves(run_id).items())
-    store.update(run_id, status="finished")
+    store.update(run_id, status=status)
     store.append(run_id, records(9))
     assert steps(store, run_id) == [0, 1, 2, 3, 4, 9]
 
