@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import torch  # before the extension, so that both share one OpenMP runtime
+from torch import Tensor, nn
+
 from grokfast import checks
 
 BACKENDS = ("auto", "reference")
@@ -22,11 +25,11 @@ _chosen: list[str] = []
 
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
-    importlib.import_module("torch")  # first, so that both share one OpenMP runtime
     try:
         return importlib.import_module("grokfast._C"), ""
     except ImportError as error:
-        return None, str(build_info().get("why") or error)
+        info = build_info()
+        return None, str(error if info.get("extension") else info.get("why") or error)
 
 
 def build_info() -> dict[str, str | bool]:
@@ -58,6 +61,12 @@ def using(name: str) -> Iterator[None]:
 def extension() -> ModuleType | None:
     """grokfast._C, or None where it is not built or plain PyTorch is asked for."""
     return None if current() == "reference" else _load()[0]
+
+
+def plain(t: Tensor) -> bool:
+    """Whether the extension may read `t` by pointer: dense CPU fp32 memory, no subclass (fake, distributed, ...)."""
+    is_plain = type(t) is nn.Parameter or type(t) is Tensor
+    return is_plain and t.dtype is torch.float32 and t.is_cpu and t.layout is torch.strided and not t.is_neg()
 
 
 def load_extension() -> ModuleType:

@@ -32,7 +32,10 @@ def real(
     """Return `value` as a finite float inside the interval, or raise TypeError/ValueError naming `name`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
     low = number > minimum if open_minimum else number >= minimum
     high = number < maximum if open_maximum else number <= maximum
     if not (math.isfinite(number) and low and high):

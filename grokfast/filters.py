@@ -23,8 +23,9 @@ class EMA:
     lamb: float = 2.0
 
     def __post_init__(self) -> None:
-        checks.real("alpha", self.alpha, minimum=0.0, maximum=1.0)
-        checks.real("lamb", self.lamb)
+        _set(
+            self, alpha=checks.real("alpha", self.alpha, minimum=0.0, maximum=1.0), lamb=checks.real("lamb", self.lamb)
+        )
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,16 @@ class MA:
     warmup: bool = True
 
     def __post_init__(self) -> None:
-        checks.integer("window_size", self.window_size, minimum=1)
-        checks.real("lamb", self.lamb)
+        _set(self, window_size=checks.integer("window_size", self.window_size, minimum=1))
+        _set(self, lamb=checks.real("lamb", self.lamb))
         checks.choice("filter_type", self.filter_type, ("mean", "sum"))
         checks.boolean("warmup", self.warmup)
 
 
 Filter = EMA | MA
+
+
+def _set(filter: Filter, **values: float) -> None:
+    """Keep plain Python numbers, whatever kind (NumPy's, a Fraction) was given."""
+    for name, value in values.items():
+        object.__setattr__(filter, name, value)

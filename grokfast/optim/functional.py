@@ -7,12 +7,13 @@ optimizer.step()
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from grokfast.filters import EMA, MA
-from grokfast.optim.reference import EMA_KEY, KEYS, filter_gradient, require_dense
+from grokfast.filters import EMA, MA, Filter
+from grokfast.optim.reference import EMA_KEY, filter_gradient, require_dense, require_state
 
 
 def gradfilter_ema(
@@ -27,9 +28,7 @@ def gradfilter_ema(
     """
     filter = EMA(alpha=alpha, lamb=lamb)
     grads = {} if grads is None else grads
-    if not isinstance(grads, dict) or not all(isinstance(ema, Tensor) for ema in grads.values()):
-        raise TypeError(f"grads must be what gradfilter_ema returned or None, got {type(grads).__name__}")
-    for name, grad in _gradients(m, grads, shape_of=lambda ema: ema.shape).items():
+    for name, grad in _gradients(m, grads, filter, state_of=lambda ema: {EMA_KEY: ema}).items():
         state = {EMA_KEY: grads[name]} if name in grads else {}
         grad.copy_(filter_gradient(filter, grad, state))
         grads[name] = state[EMA_KEY]
@@ -54,28 +53,22 @@ def gradfilter_ma(
     """
     filter = MA(window_size, lamb, filter_type, warmup)  # type: ignore[arg-type]
     grads = {} if grads is None else grads
-    ring, total, count = KEYS[MA]
-    if not isinstance(grads, dict) or not all(
-        isinstance(s, dict) and {ring, total, count} <= s.keys() for s in grads.values()
-    ):
-        raise TypeError(f"grads must be what gradfilter_ma returned or None, got {type(grads).__name__}")
-    for name, state in grads.items():
-        if len(state[ring]) != window_size:
-            raise ValueError(f"window_size must stay {len(state[ring])}, as in grads[{name!r}], got {window_size}")
-    for name, grad in _gradients(m, grads, shape_of=lambda state: state[total].shape).items():
+    for name, grad in _gradients(m, grads, filter, state_of=lambda state: state).items():
         grad.copy_(filter_gradient(filter, grad, grads.setdefault(name, {}), trigger=trigger))
     return grads
 
 
-def _gradients(m: nn.Module, grads: dict[str, Any], shape_of: Any) -> dict[str, Tensor]:
+def _gradients(
+    m: nn.Module, grads: dict[str, Any], filter: Filter, state_of: Callable[[Any], Any]
+) -> dict[str, Tensor]:
     """The gradients to filter, by parameter name, checked before the first is touched."""
     if not isinstance(m, nn.Module):
         raise TypeError(f"m must be a torch.nn.Module, got {type(m).__name__}")
+    if not isinstance(grads, dict):
+        raise TypeError(f"grads must be what the last call returned or None, got {type(grads).__name__}")
     found = {n: p.grad.detach() for n, p in m.named_parameters() if p.requires_grad and p.grad is not None}
     for name, grad in found.items():
         require_dense(grad)
-        if name in grads and shape_of(grads[name]) != grad.shape:
-            raise ValueError(
-                f"grads[{name!r}] has shape {tuple(shape_of(grads[name]))}, the gradient {tuple(grad.shape)}"
-            )
+        if name in grads:
+            require_state(f"grads[{name!r}]", state_of(grads[name]), filter, grad.shape)
     return found

@@ -39,7 +39,10 @@ def step(optimizer: torch.optim.Optimizer, filter: Filter, filter_state: dict[Te
         if group.get("amsgrad") or group.get("capturable") or group.get("differentiable"):
             return False
     for _, _, p in todo:
-        if not (_fits(p) and _fits(p.grad) and _state_fits(optimizer.state.get(p), filter_state.get(p))):
+        size = p.numel()
+        if p.is_neg() or p.grad.is_neg() or not (_fits(p, size) and _fits(p.grad, size)):
+            return False
+        if not (_state_fits(optimizer.state.get(p), size) and _history_fits(filter_state.get(p), filter, size)):
             return False
     _launch(extension, rule, optimizer, filter, filter_state, todo)
     return True
@@ -52,19 +55,36 @@ def _inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def _fits(t: Tensor) -> bool:
+def _fits(t: Any, size: int, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether `t` is `size` plain numbers in a row, as the extension, which sees a pointer, has to believe."""
     plain = type(t) is nn.Parameter or type(t) is Tensor
-    return plain and t.dtype is torch.float32 and t.is_cpu and t.layout is torch.strided and t.is_contiguous()
+    return (
+        plain
+        and t.dtype is dtype
+        and t.is_cpu
+        and t.layout is torch.strided
+        and t.is_contiguous()
+        and t.numel() == size
+    )
 
 
-def _state_fits(*states: dict[str, Any] | None) -> bool:
-    for state in states:
-        for key, value in (state or {}).items():
-            if key == COUNT_KEY or value is None:
-                continue
-            if not (isinstance(value, Tensor) and _fits(value)):
-                return False
+def _state_fits(state: dict[str, Any] | None, size: int) -> bool:
+    for key, value in (state or {}).items():
+        if value is not None and not _fits(value, 1 if key == "step" else size):
+            return False
     return True
+
+
+def _history_fits(history: dict[str, Any] | None, filter: Filter, size: int) -> bool:
+    if not history:
+        return True
+    if isinstance(filter, EMA):
+        return _fits(history.get(EMA_KEY), size)
+    return (
+        _fits(history.get(RING_KEY), filter.window_size * size)
+        and _fits(history.get(SUM_KEY), size)
+        and _fits(history.get(COUNT_KEY), 1, torch.int64)
+    )
 
 
 def _launch(
@@ -80,14 +100,15 @@ def _launch(
     for row, group, p in todo:
         grad = p.grad
         assert grad is not None
-        state = optimizer.state[p]
+        state = optimizer.state.get(p, {})
         history = filter_state.setdefault(p, {})
         if not history:
             history.update(init_state(filter, grad))
         first_step = 0
         if rule == 0:
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                optimizer.state[p] = state
+                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
             one, two, count = state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr(), state["step"].data_ptr()
@@ -96,6 +117,7 @@ def _launch(
             if group["momentum"]:
                 first_step = int(state.get("momentum_buffer") is None)
                 if first_step:
+                    optimizer.state[p] = state
                     state["momentum_buffer"] = torch.empty_like(p)
                 one = state["momentum_buffer"].data_ptr()
         if is_ema:
@@ -105,20 +127,21 @@ def _launch(
         entries.extend((p.numel(), p.data_ptr(), grad.data_ptr(), one, two, count, *past, first_step, row))
     hyper = array("d")
     for group in optimizer.param_groups:
-        hyper.extend(hyper_row(filter, decoupled=type(optimizer) is torch.optim.AdamW, **group))
+        decoupled = type(optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
+        hyper.extend(hyper_row(filter, **{**group, "decoupled": decoupled}))
     extension.update(rule, FILTERS[type(filter)], entries, hyper, 0, torch.get_num_threads())
     torch.autograd.graph.increment_version([p for _, _, p in todo])
 
 
 def hyper_row(
     filter: Filter | None,
+    /,
     *,
     lr: Any,
     weight_decay: Any = 0.0,
     betas: Any = (0.0, 0.0),
     eps: float = 0.0,
     decoupled: bool = False,
-    decoupled_weight_decay: bool = False,
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -132,9 +155,8 @@ def hyper_row(
         if isinstance(filter, MA)
         else (1, False, False)
     )
-    is_decoupled = decoupled or decoupled_weight_decay
     return (
-        float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(is_decoupled),
+        float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(decoupled),
         momentum, dampening, float(nesterov), float(maximize),
         alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup),
     )  # fmt: skip

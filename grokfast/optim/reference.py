@@ -38,6 +38,23 @@ def state_shape(filter: Filter, shape: tuple[int, ...], key: str) -> tuple[int, 
     return (filter.window_size, *shape) if isinstance(filter, MA) and key == RING_KEY else tuple(shape)
 
 
+def require_state(name: str, state: Any, filter: Filter, shape: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError, naming `name`, unless `state` is what `filter` keeps for a gradient of `shape`."""
+    keys = KEYS[type(filter)]
+    if not isinstance(state, dict):
+        raise TypeError(f"{name} must be a dict of {sorted(keys)}, got {type(state).__name__}")
+    if state.keys() != set(keys):
+        raise ValueError(f"{name} holds {list(state)}, but the filter is {filter}, which keeps {list(keys)}")
+    for key in keys:
+        value, accepted = state[key], state_shape(filter, shape, key)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}[{key!r}] must be a tensor, got {type(value).__name__}")
+        if value.shape != accepted:
+            raise ValueError(f"{name}[{key!r}] has shape {tuple(value.shape)}, accepted is {accepted} for {filter}")
+        if key == COUNT_KEY and (value.dtype is not torch.int64 or value < 0):
+            raise ValueError(f"{name}[{key!r}] must be a torch.int64 count, got {value!r}")
+
+
 def init_state(filter: Filter, grad: Tensor) -> dict[str, Tensor]:
     """The state before the first gradient; EMA starts at that gradient itself."""
     dtype = torch.promote_types(grad.dtype, torch.float32)
@@ -47,7 +64,7 @@ def init_state(filter: Filter, grad: Tensor) -> dict[str, Tensor]:
     return {
         RING_KEY: torch.zeros(ring, dtype=dtype, device=grad.device),
         SUM_KEY: torch.zeros(total, dtype=dtype, device=grad.device),
-        COUNT_KEY: torch.zeros(count, dtype=torch.int64),
+        COUNT_KEY: torch.zeros(count, dtype=torch.int64, device="cpu"),
     }
 
 
@@ -65,13 +82,13 @@ def filter_gradient(filter: Filter, grad: Tensor, state: dict[str, Any], *, trig
         ema = state[EMA_KEY]
         raw = grad.to(ema.dtype)
         ema.lerp_(raw, 1 - filter.alpha)
-        return raw.add(ema, alpha=filter.lamb).to(grad.dtype)
+        return raw.add(ema, alpha=filter.lamb).to(grad.dtype) if filter.lamb else grad.clone()
 
     total, count = state[SUM_KEY], int(state[COUNT_KEY])
     raw = grad.to(total.dtype)
     slow = _push(state, raw, count, filter.window_size)
     seen = min(count + 1, filter.window_size)
-    if filter.warmup and (seen < filter.window_size or trigger):
+    if filter.lamb == 0 or (filter.warmup and (seen < filter.window_size or trigger)):
         return grad.clone()
     weight = filter.lamb / seen if filter.filter_type == "mean" else filter.lamb
     return raw.add(slow, alpha=weight).to(grad.dtype)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
-from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, require_dense, state_shape
+from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, require_dense, require_state
 
 _ALL_KEYS = frozenset(key for keys in KEYS.values() for key in keys)
 
@@ -96,8 +96,10 @@ class GrokFast(torch.optim.Optimizer):
     def _params_with_grad(self) -> list[Tensor]:
         params = [p for p in _all_params(self.optimizer) if p.grad is not None]
         for p in params:
-            if p.grad is not None:
-                require_dense(p.grad)
+            assert p.grad is not None
+            require_dense(p.grad)
+            if self.filter_state.get(p):
+                require_state("filter_state[p]", self.filter_state[p], self.filter, p.grad.shape)
         return params
 
     def _filtered(self, p: Tensor) -> Tensor:
@@ -157,30 +159,12 @@ class GrokFast(torch.optim.Optimizer):
                 inner[index] = rest
             if ours and index in param_of:
                 p = param_of[index]
-                self._check_loaded(index, p, ours)
-                filter_state[p] = {
-                    key: value.detach().to("cpu" if key == COUNT_KEY else p.device, copy=True)
-                    for key, value in ours.items()
-                }
+                require_state(f"state_dict['state'][{index}]", ours, self.filter, p.shape)
+                filter_state[p] = {key: _loaded(key, value, p) for key, value in ours.items()}
         self.optimizer.load_state_dict({**state_dict, "state": inner})
         self.filter_state = filter_state
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _check_loaded(self, index: Any, p: Tensor, ours: dict[str, Tensor]) -> None:
-        keys = KEYS[type(self.filter)]
-        if set(ours) != set(keys):
-            raise ValueError(
-                f"state_dict['state'][{index}] holds {sorted(ours)}, but the filter is {self.filter}, which keeps "
-                f"{sorted(keys)}"
-            )
-        for key, value in ours.items():
-            accepted = state_shape(self.filter, p.shape, key)
-            if value.shape != accepted:
-                raise ValueError(
-                    f"state_dict['state'][{index}][{key!r}] has shape {tuple(value.shape)}, accepted is {accepted} "
-                    f"for {self.filter}"
-                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer, "filter": self.filter, "filter_state": self.filter_state}
@@ -211,6 +195,13 @@ class GrokFastAdamW(GrokFast):
 
 def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _loaded(key: str, value: Tensor, p: Tensor) -> Tensor:
+    """A copy where the filter works: the count on the CPU, the rest beside `p`, in at least fp32."""
+    if key == COUNT_KEY:
+        return value.detach().to("cpu", copy=True)
+    return value.detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
 
 
 def _evaluates_closure_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -114,7 +114,7 @@ def _loss_axis(axes: Any, losses: np.ndarray) -> None:
         return
     low, high = math.log10(losses.min()), math.log10(losses.max())
     margin = max(0.05 * (high - low), 0.5 * (1 - (high - low)))
-    axes.set_ylim(10.0 ** max(low - margin, -300), 10.0 ** min(high + margin, 300))
+    axes.set_ylim(10.0 ** max(low - margin, -100), 10.0 ** min(high + margin, 100))
     axes.set_yscale("log")
 
 

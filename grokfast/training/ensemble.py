@@ -21,6 +21,8 @@ VARIES = {
     "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
 }  # fmt: skip
 
+ALIGNMENT = 16  # elements
+
 
 def check_together(experiments: Sequence[Experiment]) -> None:
     """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
@@ -72,7 +74,7 @@ class Ensemble:
             self.model = GrokTransformer(common.model, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
         self.model.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
-        self._bind(torch.cat([p.detach().flatten(1) for p in self.model.parameters()], 1))
+        self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -80,6 +82,12 @@ class Ensemble:
     @property
     def steps(self) -> int:
         return self.optimizer.steps
+
+    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
+        width = sum(t[0].numel() for t in tensors)
+        padding = tensors[0].new_zeros(len(tensors[0]), -width % ALIGNMENT)
+        return torch.cat([*(t.flatten(1) for t in tensors), padding], 1)
 
     def _bind(self, flat: Tensor) -> None:
         """Make the model's parameters views of `flat` [E, P]."""
@@ -96,7 +104,7 @@ class Ensemble:
         dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
         loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
         grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
-        grad = torch.cat([g.flatten(1) for g in grads], 1)  # [E, P]
+        grad = self._flatten(grads)
         finite = torch.isfinite(loss.detach() + grad.sum(1))
         self.diverged_at = torch.where((self.diverged_at < 0) & ~finite, self.steps, self.diverged_at)
         with torch.no_grad():

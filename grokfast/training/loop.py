@@ -78,13 +78,13 @@ def train(
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
     checks.real("checkpoint_every", checkpoint_every, minimum=0)
     check_together(todo)
-    with _engine(todo[0]):
+    with _engine(todo[0]), _stop_requests() as stop:
         ensemble = Ensemble(todo)
         runs = [_Run(number=i, experiment=e, outcome=Outcome(e.criteria)) for i, e in enumerate(todo)]
         if store is not None:
             for run in runs:
                 run.run_id = _create(store, run.experiment, ensemble.device)
-        results = _Loop(ensemble, runs, store, observers, checkpoint_every).run()
+        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -100,7 +100,7 @@ def resume(
     if stored.status in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
     experiment = Experiment.from_dict(stored.config)
-    with _engine(experiment):
+    with _engine(experiment), _stop_requests() as stop:
         ensemble = Ensemble([experiment])
         run = _Run(number=0, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)
         last = -1
@@ -113,7 +113,7 @@ def resume(
         for row in zip(*(curves[name].tolist() for name in Record._fields)):
             run.take(Record(*row))
         store.update(run_id, status="running")
-        return _Loop(ensemble, [run], store, observers, checkpoint_every).run()[0]
+        return _Loop(ensemble, [run], store, observers, checkpoint_every, stop).run()[0]
 
 
 def _create(store: RunStore, experiment: Experiment, device: torch.device) -> str:
@@ -160,7 +160,9 @@ class _Loop:
         store: RunStore | None,
         observers: Sequence[Observer],
         checkpoint_every: float,
+        stop: threading.Event,
     ) -> None:
+        self.stop = stop
         self.ensemble, self.runs, self.living = ensemble, runs, list(runs)
         self.store, self.observers, self.checkpoint_every = store, observers, checkpoint_every
         self.begun = self.flushed = self.saved = time.monotonic()
@@ -169,17 +171,16 @@ class _Loop:
         ensemble, schedule = self.ensemble, self.ensemble.schedule
         for observer in self.observers:
             observer.started(ensemble, [run.run_id for run in self.runs])
-        with _stop_requests() as stop:
-            while True:
-                if ensemble.steps % schedule.eval_every == 0 or ensemble.steps >= schedule.steps:
-                    self._evaluate()
-                    if not self.living:
-                        break
-                if stop.is_set():
-                    self._interrupt()
-                ensemble.step()
-                for observer in self.observers:
-                    observer.stepped(ensemble.steps)
+        while True:
+            if ensemble.steps % schedule.eval_every == 0 or ensemble.steps >= schedule.steps:
+                self._evaluate()
+                if not self.living:
+                    break
+            if self.stop.is_set():
+                self._interrupt()
+            ensemble.step()
+            for observer in self.observers:
+                observer.stepped(ensemble.steps)
         return [run.result for run in self.runs if run.result is not None]
 
     def _evaluate(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grokfast.store.records import Record
 from grokfast.training.experiment import Criteria
 
-COLLAPSE = 0.2  # test accuracy this far below its maximum, at the end, is a collapse
+COLLAPSE = 0.2  # a test accuracy that ends this far below its maximum, `sustain` times in a row, is a collapse
 
 
 class Crossing:
@@ -71,7 +71,7 @@ class Outcome:
         """Whether the test accuracy ended well below its maximum after generalising."""
         if self.t_generalize is None:
             return False
-        return not sum(self._latest) / len(self._latest) >= self._best - COLLAPSE
+        return not max(self._latest) >= self._best - COLLAPSE
 
     @property
     def stage(self) -> str:

@@ -1,0 +1,185 @@
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from grokfast.cli import main
+from grokfast.store import RunStore
+from grokfast.training import PRESETS
+
+QUICK = ["run", "quick", "--task.p", "13", "--model.width", "32", "--steps", "40"]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "runs"
+
+
+def test_run_says_what_happened_and_prints_json_last(out, capsys):
+    assert main([*QUICK, "--json", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.strip().splitlines()
+    result = json.loads(lines[-1])
+    assert {
+        "run_id",
+        "preset",
+        "status",
+        "phase",
+        "t_memorize",
+        "t_generalize",
+        "steps",
+        "seconds",
+        "final",
+    } <= result.keys()
+    assert (result["preset"], result["status"], result["steps"]) == ("quick", "finished", 40)
+    assert {"train_accuracy", "test_accuracy"} <= result["final"].keys()
+    assert "had not generalised after 40 steps" in lines[0] or "did not memorise in 40 steps" in lines[0]
+    directory = out / result["run_id"]
+    assert result["directory"] == str(directory)
+    assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with RunStore(out, create=False) as store:
+        assert store.get(result["run_id"]).result == result
+
+
+def test_short_and_dotted_options_reach_the_experiment(out, capsys):
+    options = ["--optimizer.weight-decay", "0.3", "--optimizer.betas", "0.8", "0.9", "--seed", "7", "--device", "cpu"]
+    assert main([*QUICK, *options, "--engine", "reference", "--task.stratified", "--out", str(out)]) == 0
+    with RunStore(out, create=False) as store:
+        config = store.list()[0].config
+    assert config["optimizer"]["weight_decay"] == 0.3
+    assert config["optimizer"]["betas"] == [0.8, 0.9]
+    assert (config["seed"], config["device"], config["engine"]) == (7, "cpu", "reference")
+    assert config["task"]["stratified"] is True
+    assert config["schedule"]["steps"] == 40
+
+
+def test_a_filter_can_be_switched_on_and_off(out, capsys):
+    assert main([*QUICK, "--filter", "ema", "--filter.alpha", "0.9", "--out", str(out)]) == 0
+    assert main([*QUICK, "--filter=ma", "--filter.window-size", "9", "--out", str(out)]) == 0
+    assert main(["run", "grokfast", "--filter", "none", "--steps", "1", "--task.p", "7", "--out", str(out)]) == 0
+    with RunStore(out, create=False) as store:
+        last, middle, first = (run.config["filter"] for run in store.list())
+    assert first == {"kind": "EMA", "alpha": 0.9, "lamb": 2.0}
+    assert (middle["kind"], middle["window_size"]) == ("MA", 9)
+    assert last is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_a_step(preset, out, capsys):
+    assert (
+        main(["run", preset, "--steps", "1", "--task.p", "7", "--task.train-fraction", "0.5", "--out", str(out)]) == 0
+    )
+    assert "1 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quik"], "did you mean 'quick'"),
+        (["run", "--seed", "1", "nanda"], "the preset comes first"),
+        (["run", "quick", "--optimizer.wieght-decay", "1"], "--optimizer.weight_decay"),
+        (["run", "quick", "--filter", "em"], "--filter must be one of 'none', 'ema', 'ma', got 'em'"),
+        (["run", "quick", "--filter", "ema", "--filter.alpha", "1.5"], "alpha must be in [0.0, 1.0], got 1.5"),
+        (["run", "quick", "--filter", "ma", "--filter.window-size", "0"], "window_size must be at least 1, got 0"),
+        (["run", "quick", "--task.operation", "div", "--task.p", "12"], "p must be prime"),
+        (["run", "quick", "--task.train-fraction", "1.0"], "train_fraction must be in"),
+        (["run", "quick", "--steps", "0"], "schedule.steps must be at least 1, got 0"),
+        (["run", "quick", "--device", "warp"], "device must be"),
+        (["run", "quick", "--checkpoint-every", "-1"], "checkpoint_every"),
+        (["run", "quick", "--resume", "x"], "--resume takes the run as it was begun"),
+        (["run", "--resume", "x", "--seed", "3"], "--resume takes the run as it was begun"),
+        (["run", "--resume", "quick-000000"], "there is no run store at"),
+        (["rum"], "run"),
+    ],
+)
+def test_bad_usage_is_a_clear_message_and_leaves_nothing(arguments, message, out, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    try:
+        status = main([*arguments, "--out", str(out)])
+    except SystemExit as stopped:  # tyro's own messages
+        status = stopped.code
+    captured = capsys.readouterr()
+    assert status in (1, 2)
+    assert message in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not out.exists() or not RunStore(out).list()
+
+
+def test_a_store_of_a_newer_schema_is_refused(out, capsys):
+    out.mkdir()
+    with sqlite3.connect(out / "grokfast.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    assert main([*QUICK, "--out", str(out)]) == 1
+    assert "99" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["grokfast.sqlite"]
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(out):
+    command = [sys.executable, "-m", "grokfast", *QUICK[:-1], "1000000", "--schedule.stop-after", "None"]
+    command += ["--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert "training and" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped and saved. Go on with: grokfast run --resume quick-" in said
+    run_id = said.rpartition("--resume ")[2].split()[0]
+    with RunStore(out, create=False) as store:
+        assert store.get(run_id).status == "interrupted"
+        assert store.has_checkpoint(run_id)
+
+
+def test_resume_goes_on(out, capsys):
+    command = [
+        sys.executable,
+        "-m",
+        "grokfast",
+        *QUICK[:-1],
+        "2000",
+        "--schedule.stop-after",
+        "None",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    with RunStore(out, create=False) as store:
+        run_id = store.list()[0].run_id
+    assert main(["run", "--resume", run_id, "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2000
+
+
+def test_tensorboard_files_lie_with_the_run(out, capsys):
+    pytest.importorskip("tensorboard")
+    assert main([*QUICK, "--tensorboard", "--out", str(out)]) == 0
+    assert list(out.glob("quick-*/tensorboard/events.out.tfevents.*"))
+
+
+def test_doctor_names_backends_and_reasons(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for word in ("grokfast", "torch", "C++ extension", "CUDA extension", "ops.pair_embed"):
+        assert word in said
+    monkeypatch.setenv("GROKFAST_BACKEND", "reference")
+    assert main(["doctor"]) == 0
+    assert "GROKFAST_BACKEND=reference" in capsys.readouterr().out
+
+
+def test_python_m_grokfast_shows_help():
+    shown = subprocess.run(
+        [sys.executable, "-m", "grokfast", "run", "nanda", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    ).stdout
+    assert "--model.d_model" in shown
+    assert "--steps" in shown

@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from grokfast import Experiment, train
+from grokfast.display import Display, duration, sparkline
+
+TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 32, "schedule.steps": 200})
+
+
+def test_without_a_terminal_it_prints_lines_at_turning_points():
+    console = Console(file=io.StringIO(), width=60)
+    train(TINY, observers=[Display(console)])
+    lines = console.file.getvalue().splitlines()
+    assert "up to 200 steps" in lines[0]
+    assert any("plateau" in line for line in lines[1:])
+
+
+def test_on_a_terminal_it_shows_losses_speed_and_stage():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    display = Display(console)
+    train(TINY, observers=[display])
+    console.print(display._render())
+    shown = console.file.getvalue()
+    for word in ("loss", "accuracy", "train", "test", "steps/s", "left", "200/200"):
+        assert word in shown
+
+
+def test_a_long_run_is_announced_with_its_expected_time(monkeypatch):
+    monkeypatch.setattr("grokfast.display.ESTIMATE_AFTER", 0.0)
+    monkeypatch.setattr("grokfast.display.LONG", 0.0)
+    console = Console(file=io.StringIO())
+    train(TINY, observers=[Display(console)])
+    assert "all 200 steps take about" in console.file.getvalue()
+
+
+def test_sparkline():
+    assert sparkline([0.0, 0.5, 1.0, float("nan")], 10) == "▁▅█ "
+    assert sparkline([0.0] * 50 + [1.0] * 50, 4) == "▁▁██"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(42.4, "42 s"), (720, "12 min"), (12_000, "3 h 20 min")])
+def test_duration(seconds, words):
+    assert duration(seconds) == words

@@ -1,0 +1,175 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from grokfast import EMA, MA, Experiment, backend, tasks
+from grokfast.nn import TransformerConfig
+from grokfast.training.ensemble import Ensemble, check_together, resolve_device
+
+TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 33})
+SMALL_TRANSFORMER = TransformerConfig(d_model=16, n_heads=2, d_mlp=24, n_layers=2, norm="pre", dropout=0.1)
+CASES = {
+    "mlp": TINY,
+    "mlp deep gelu mse": TINY.override(
+        {
+            "model.depth": 2,
+            "model.activation": "gelu",
+            "loss": "mse",
+            "optimizer.name": "sgd",
+            "optimizer.momentum": 0.9,
+        }
+    ),
+    "mlp minibatch noise": TINY.override({"schedule.batch_size": 20, "task.label_noise": 0.2, "filter": MA(4)}),
+    "transformer dropout": Experiment.preset("nanda").override({"task.p": 11, "model": SMALL_TRANSFORMER}),
+}
+
+
+def variants(base):
+    changes = [
+        {"seed": 0},
+        {"seed": 1, "optimizer.lr": 3e-3, "optimizer.weight_decay": 0.3, "optimizer.betas": (0.8, 0.95)},
+        {"seed": 2, "optimizer.eps": 1e-6},
+    ]
+    if base.filter is not None:
+        changes[1]["filter.lamb"] = 1.0
+    return [base.override(c) for c in changes]
+
+
+def advance(experiments, steps):
+    ensemble = Ensemble(experiments)
+    for _ in range(steps):
+        ensemble.step()
+    return ensemble
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("case", CASES)
+def test_runs_together_are_each_alone_bit_for_bit(case, engine):
+    with backend.using(engine):
+        experiments = variants(CASES[case])
+        together = advance(experiments, 12)
+        records = together.evaluate()
+        for i, experiment in enumerate(experiments):
+            alone = advance([experiment], 12)
+            assert torch.equal(together.flat[i], alone.flat[0])
+            assert records[i] == alone.evaluate()[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_leaving_runs_do_not_disturb_the_others(case):
+    experiments = variants(CASES[case])
+    ensemble = advance(experiments, 7)
+    ensemble.keep([0, 2])
+    for _ in range(5):
+        ensemble.step()
+    assert torch.equal(ensemble.flat[1], advance(experiments[2:], 12).flat[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_restored_checkpoint_goes_on_to_the_same_bits(case):
+    experiment = CASES[case].override({"seed": 3})
+    whole = advance([experiment], 15)
+    part = advance([experiment], 9)
+    tensors = {name: t.clone() for name, t in part.checkpoint(0).items()}
+    fresh = Ensemble([experiment])
+    fresh.restore(0, tensors, 9)
+    for _ in range(6):
+        fresh.step()
+    assert torch.equal(fresh.flat, whole.flat)
+    for name, tensor in whole.checkpoint(0).items():
+        assert torch.equal(fresh.checkpoint(0)[name], tensor)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_and_nothing_changes():
+    ensemble = advance([TINY], 1)
+    before = ensemble.flat.clone()
+    with pytest.raises(ValueError, match="the checkpoint holds"):
+        ensemble.restore(0, {"parameters": torch.zeros(3)}, 5)
+    assert torch.equal(ensemble.flat, before)
+    assert ensemble.steps == 1
+
+
+def eager_script(experiment, steps, dtype):
+    """The quick recipe as anybody would write it in plain PyTorch, from the same initial weights."""
+    model, data = Ensemble([experiment]).model, tasks.build(experiment.task, seed=experiment.seed)
+    w_in = torch.cat([model.w_a[0], model.w_b[0]]).T
+    net = torch.nn.Sequential(
+        torch.nn.Linear(w_in.shape[1], len(w_in)), torch.nn.ReLU(), torch.nn.Linear(len(w_in), data.n_answers)
+    )
+    with torch.no_grad():
+        for own, given in zip(net.parameters(), (w_in, model.b_in[0], model.out.weight[0], model.out.bias[0])):
+            own.copy_(given)
+    net.to(dtype)
+    x = F.one_hot(data.train_inputs, data.n_tokens).flatten(1).to(dtype)
+    o = experiment.optimizer
+    optimizer = torch.optim.AdamW(net.parameters(), lr=o.lr, weight_decay=o.weight_decay, betas=o.betas, eps=o.eps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), data.train_targets).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in (net[0].weight.T, net[0].bias, net[2].weight, net[2].bias)])
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_twenty_steps_follow_an_eager_script(engine):
+    experiment = Experiment.preset("quick").override({"task.p": 31, "model.width": 64})
+    exact = eager_script(experiment, 20, torch.float64)
+    torchs = eager_script(experiment, 20, torch.float32)
+    with backend.using(engine):
+        ensemble = advance([experiment], 20)
+    weights = ensemble.weights(0)
+    order = ("w_a", "w_b", "b_in", "out.weight", "out.bias")
+    ours = torch.cat([weights[name].flatten() for name in order])
+    assert (ours - exact).norm() <= 2 * (torchs - exact).norm()
+
+
+def test_float64_is_the_eager_script_to_rounding():
+    experiment = Experiment.preset("quick").override({"task.p": 31, "model.width": 64, "precision": "float64"})
+    exact = eager_script(experiment, 20, torch.float64)
+    weights = advance([experiment], 20).weights(0)
+    ours = torch.cat([weights[name].flatten() for name in ("w_a", "w_b", "b_in", "out.weight", "out.bias")])
+    torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_minibatches_are_a_new_permutation_each_epoch():
+    ensemble = Ensemble([TINY.override({"schedule.batch_size": 30, "schedule.batch_seed": 5})])
+    rows = ensemble.train_targets.shape[1]
+    epochs = []
+    for _ in range(2):
+        seen = []
+        for _ in range(-(-rows // 30)):
+            x, y = ensemble._batch()
+            assert torch.equal((x[0].sum(1)) % 13, y[0])
+            seen.append(x[0])
+            ensemble.optimizer.steps += 1
+        assert len(seen[-1]) == rows - 30 * (len(seen) - 1)
+        epochs.append(torch.cat(seen))
+        assert torch.equal(epochs[-1].unique(dim=0), ensemble.train_inputs[0].unique(dim=0))
+    assert not torch.equal(*epochs)
+
+
+def test_a_batch_of_the_whole_set_is_full_batch():
+    size = Ensemble([TINY]).train_targets.shape[1]
+    assert torch.equal(advance([TINY], 3).flat, advance([TINY.override({"schedule.batch_size": size})], 3).flat)
+
+
+def test_divergence_is_noted_with_its_step_and_leaves_the_neighbour_alone():
+    wild = TINY.override({"optimizer.lr": 1e30})
+    together = advance([wild, TINY], 8)
+    assert together.diverged_at[1] == -1
+    assert 0 < together.diverged_at[0] < 8
+    assert torch.equal(together.flat[1], advance([TINY], 8).flat[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"task.p": 17}, {"model.width": 34}, {"filter": EMA()}, {"schedule.steps": 7}, {"optimizer.name": "adam"}],
+)
+def test_what_an_ensemble_cannot_hold_is_named(change):
+    with pytest.raises(ValueError, match=rf"experiments\[1\].{next(iter(change))}"):
+        check_together([TINY, TINY.override(change)])
+
+
+def test_unknown_devices_are_refused():
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu' or an available accelerator, got 'warp'"):
+        resolve_device("warp")

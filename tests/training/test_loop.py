@@ -1,0 +1,245 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from grokfast import EMA, Experiment, train
+from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
+from grokfast.training import Interrupted, Observer, resume
+
+TINY = Experiment.preset("quick").override(
+    {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
+)
+# Memorises and generalises within a few hundred steps.
+GROKS = TINY.override(
+    {"task.p": 29, "model.width": 128, "task.train_fraction": 0.8, "schedule.steps": 3000, "schedule.stop_after": 50}
+)
+
+
+def same_result(one, other):
+    assert {n: v for n, v in one.summary().items() if n not in ("run_id", "seconds", "directory")} == {
+        n: v for n, v in other.summary().items() if n not in ("run_id", "seconds", "directory")
+    }
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
+    for name, column in one.curves.items():
+        np.testing.assert_array_equal(column, other.curves[name])
+
+
+class StopAt(Observer):
+    """Does something once, after a given number of steps."""
+
+    def __init__(self, steps, action):
+        self.steps, self.action = steps, action
+
+    def stepped(self, steps):
+        if steps == self.steps:
+            self.action()
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_same_seed_same_bits():
+    same_result(train(TINY), train(TINY))
+
+
+def test_another_seed_is_another_run():
+    assert train(TINY).summary()["final"] != train(TINY.override({"seed": 1})).summary()["final"]
+
+
+def test_curves_have_every_evaluation_and_the_last_step():
+    result = train(TINY.override({"schedule.steps": 13}))
+    assert result.curves["step"].tolist() == [0, 5, 10, 13]
+    assert result.final.step == result.steps == 13
+
+
+def test_a_run_that_generalises_stops_a_while_after():
+    result = train(GROKS)
+    assert result.status == "finished"
+    assert result.t_memorize is not None
+    assert result.t_generalize is not None
+    assert result.steps == result.t_generalize + 50
+    assert result.phase in ("comprehension", "grokking")
+    assert "memorised at step" in result.sentence
+
+
+def test_an_ensemble_gives_each_run_its_own_result():
+    experiments = [GROKS, GROKS.override({"seed": 1}), GROKS.override({"optimizer.lr": 2e-2, "seed": 2})]
+    together = train(experiments)
+    assert len({r.steps for r in together}) > 1  # they ended at different times, so the ensemble shrank
+    for result, experiment in zip(together, experiments):
+        same_result(result, train(experiment))
+
+
+def test_a_diverged_run_ends_and_its_neighbours_go_on(tmp_path):
+    with RunStore(tmp_path) as store:
+        wild, tame = train([TINY.override({"optimizer.lr": 1e30}), TINY], store=store)
+        assert wild.status == store.get(wild.run_id).status == "diverged"
+        assert wild.diverged_at is not None
+        assert wild.diverged_at <= wild.steps < 60
+        assert str(wild.diverged_at) in wild.sentence
+        assert wild.summary()["final"]["train_loss"] is None
+        assert tame.status == "finished"
+    same_result(tame, train(TINY))
+
+
+def test_the_store_has_everything(tmp_path):
+    with RunStore(tmp_path) as store:
+        result = train(TINY, store=store)
+        stored = store.get(result.run_id)
+        assert stored.status == "finished"
+        assert stored.result == result.summary()
+        assert Experiment.from_dict(stored.config) == TINY
+        for name, column in store.curves(result.run_id).items():
+            np.testing.assert_array_equal(column, result.curves[name])
+        for name, tensor in store.load_weights(result.run_id).items():
+            assert torch.equal(tensor, result.weights[name])
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"filter": EMA()}, {"schedule.batch_size": 17}, {"optimizer.name": "sgd", "optimizer.momentum": 0.9}]
+)
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path, change):
+    experiment = TINY.override(change)
+    with RunStore(tmp_path) as store:
+        with pytest.raises(Interrupted) as stopped:
+            train(experiment, store=store, observers=[StopAt(33, interrupt)])
+        (run_id,) = stopped.value.run_ids
+        assert store.get(run_id).status == "interrupted"
+        resumed = resume(run_id, store)
+        assert store.get(run_id).status == "finished"
+        same_result(resumed, train(experiment))
+        np.testing.assert_array_equal(store.curves(run_id)["step"], resumed.curves["step"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_ensemble_resumes_run_by_run(tmp_path):
+    experiments = [TINY, TINY.override({"seed": 1})]
+    with RunStore(tmp_path) as store:
+        with pytest.raises(Interrupted) as stopped:
+            train(experiments, store=store, observers=[StopAt(33, interrupt)])
+        for run_id, experiment in zip(stopped.value.run_ids, experiments):
+            same_result(resume(run_id, store), train(experiment))
+
+
+def test_interrupted_without_a_store_is_a_keyboard_interrupt():
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(TINY, observers=[StopAt(3, interrupt)])
+    assert not isinstance(stopped.value, Interrupted)
+
+
+def test_training_works_outside_the_main_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(TINY)))
+    thread.start()
+    thread.join()
+    same_result(results[0], train(TINY))
+
+
+KILLED = """
+import sys
+from grokfast import Experiment, RunStore, train
+from grokfast.training import Observer
+class Tell(Observer):
+    def started(self, ensemble, run_ids):
+        print(run_ids[0], flush=True)
+    def stepped(self, steps):
+        if steps == 200:
+            print("200", flush=True)
+experiment = Experiment.from_dict(eval(sys.argv[2]))
+with RunStore(sys.argv[1]) as store:
+    train(experiment, store=store, observers=[Tell()], checkpoint_every=0)
+"""
+
+
+def test_kill_9_loses_nothing_before_the_last_checkpoint(tmp_path):
+    experiment = TINY.override({"schedule.steps": 100_000, "filter": EMA()})
+    command = [sys.executable, "-c", KILLED, str(tmp_path), repr(experiment.to_dict())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        run_id = process.stdout.readline().strip()
+        assert process.stdout.readline().strip() == "200"
+        time.sleep(0.05)
+        process.kill()
+    with RunStore(tmp_path, create=False) as store:
+        assert store.get(run_id).status == "running"
+        _, meta = store.load_checkpoint(run_id)
+        saved = meta["steps"]
+        assert saved >= 195  # a checkpoint at every evaluation
+        assert store.curves(run_id)["step"].tolist()[: saved // 5 + 1] == list(range(0, saved + 1, 5))
+        steps = saved + 40
+        database = sqlite3.connect(tmp_path / "grokfast.sqlite")
+        database.execute("UPDATE runs SET config = replace(config, '100000', ?)", (str(steps),))
+        database.commit()
+        database.close()
+        same_result(resume(run_id, store), train(experiment.override({"schedule.steps": steps})))
+
+
+def test_killed_before_the_first_checkpoint_starts_again(tmp_path):
+    with RunStore(tmp_path) as store:
+        run_id = store.create(TINY.to_dict(), preset="quick", version="0", device="cpu")
+        same_result(resume(run_id, store), train(TINY))
+
+
+def test_resuming_what_has_ended_is_refused(tmp_path):
+    with RunStore(tmp_path) as store:
+        result = train(TINY, store=store)
+        with pytest.raises(ValueError, match="has ended already"):
+            resume(result.run_id, store)
+        with pytest.raises(StoreError, match="has no run 'quick-nope'"):
+            resume("quick-nope", store)
+
+
+def test_a_corrupt_checkpoint_is_refused_and_nothing_changes(tmp_path):
+    with RunStore(tmp_path) as store:
+        with pytest.raises(Interrupted) as stopped:
+            train(TINY, store=store, observers=[StopAt(33, interrupt)])
+        (run_id,) = stopped.value.run_ids
+        path = store.directory(run_id) / "checkpoint.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-9] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged"):
+            resume(run_id, store)
+        assert store.get(run_id).status == "interrupted"
+        assert path.read_bytes() == data
+        assert store.curves(run_id)["step"][-1] == 30
+
+
+def test_a_full_disk_stops_the_run_and_what_was_stored_stays_readable(tmp_path):
+    with RunStore(tmp_path) as store:
+
+        def fill():
+            pages = store._db.execute("PRAGMA page_count")[0][0]
+            store._db.execute(f"PRAGMA max_page_count = {pages}")
+
+        long = TINY.override({"schedule.steps": 100_000, "schedule.eval_every": 1})
+        with pytest.raises(StoreFullError, match="remains readable"):
+            train(long, store=store, observers=[StopAt(100, fill)], checkpoint_every=0)
+        (stored,) = store.list()
+        steps = store.curves(stored.run_id)["step"].tolist()
+        assert steps == list(range(len(steps)))
+        assert len(steps) >= 100
+        store.load_checkpoint(stored.run_id)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: train([]), ValueError, "experiments must name at least one"),
+        (lambda: train("quick"), TypeError, "experiments must be Experiment objects, got str"),
+        (lambda: train(TINY, checkpoint_every=-1), ValueError, "checkpoint_every"),
+        (lambda: train(TINY.override({"device": "cuda:99"})), ValueError, "device"),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,107 @@
+"""FlatOptimizer against torch.optim and the original's filter functions, model by model."""
+
+import pytest
+import torch
+
+from grokfast import EMA, MA, backend, gradfilter_ema, gradfilter_ma
+from grokfast.training import OptimizerConfig
+from grokfast.training.update import FlatOptimizer
+
+P, STEPS = 1003, 25
+CONFIGS = {
+    "adamw": [
+        {"lr": 1e-2, "weight_decay": 1.0, "betas": (0.9, 0.98)},
+        {"lr": 3e-3, "weight_decay": 0.1},
+        {"warmup": 4},
+    ],
+    "adam": [{"lr": 1e-2, "weight_decay": 0.01}, {"lr": 1e-3, "betas": (0.5, 0.7), "eps": 1e-6}, {"warmup": 3}],
+    "sgd": [{"lr": 0.1, "weight_decay": 0.1}, {"lr": 0.01}, {"warmup": 2}],
+}
+MOMENTUM = [{"momentum": 0.9, "nesterov": True, **c} for c in CONFIGS["sgd"]]
+FILTERS = {
+    "none": [None] * 3,
+    "ema": [EMA(0.98, 2.0), EMA(0.5, 0.1), EMA(0.0, 5.0)],
+    "ma": [MA(5, 5.0), MA(5, 1.0), MA(5, 0.5)],
+    "ma-sum": [MA(3, 0.5, "sum", False)] * 3,
+}
+CLASSES = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def gradients(dtype):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(3, P, generator=generator).to(dtype) for _ in range(STEPS)]
+
+
+def by_torch(name, settings, filter, start, grads, model):
+    """One model, by torch's optimizer and the functions of Lee et al."""
+    settings = dict(settings)
+    warmup = settings.pop("warmup", 0)
+    holder = torch.nn.Module()
+    holder.w = torch.nn.Parameter(start[model].clone())
+    settings.setdefault("lr", 1e-3)
+    settings.setdefault("weight_decay", 0.0)
+    optimizer = CLASSES[name](holder.parameters(), **settings)
+    history = None
+    for step, grad in enumerate(grads):
+        holder.w.grad = grad[model].clone()
+        if isinstance(filter, EMA):
+            history = gradfilter_ema(holder, history, filter.alpha, filter.lamb)
+        elif isinstance(filter, MA):
+            history = gradfilter_ma(holder, history, filter.window_size, filter.lamb, filter.filter_type, filter.warmup)
+        optimizer.param_groups[0]["lr"] = settings["lr"] * (min(1, step / warmup) if warmup else 1)
+        optimizer.step()
+    return holder.w.detach()
+
+
+def by_flat(name, settings, filters, start, grads):
+    flat = start.clone()
+    optimizer = FlatOptimizer(flat, [OptimizerConfig(name=name, **s) for s in settings], filters)
+    for grad in grads:
+        optimizer.step(flat, grad)
+    return flat
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("case", ["adamw", "adam", "sgd", "momentum"])
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_every_model_follows_torch(case, filter, engine):
+    name = "sgd" if case == "momentum" else case
+    settings = MOMENTUM if case == "momentum" else CONFIGS[case]
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    with backend.using(engine):
+        ours = by_flat(name, settings, FILTERS[filter], start, gradients(torch.float32))
+    for model in range(3):
+        args = name, settings[model], FILTERS[filter][model]
+        exact = by_torch(*args, start.double(), gradients(torch.float64), model)
+        torchs = by_torch(*args, start, gradients(torch.float32), model)
+        allowed = 2 * (torchs - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
+        assert (ours[model] - exact).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("case", ["adamw", "sgd"])
+def test_in_float64_it_is_torch_to_rounding(case, filter):
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).double()
+    grads = gradients(torch.float64)
+    ours = by_flat(case, CONFIGS[case], FILTERS[filter], start, grads)
+    for model in range(3):
+        theirs = by_torch(case, CONFIGS[case][model], FILTERS[filter][model], start, grads, model)
+        torch.testing.assert_close(ours[model], theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engine):
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    configs = [OptimizerConfig(**s) for s in CONFIGS["adamw"]]
+    grads = gradients(torch.float32)
+    with backend.using(engine):
+        alone = by_flat("adamw", CONFIGS["adamw"][1:2], FILTERS[filter][1:2], start[1:2], [g[1:2] for g in grads])
+        flat = start.clone()
+        optimizer = FlatOptimizer(flat, configs, FILTERS[filter])
+        for step, grad in enumerate(grads):
+            if step == 10:
+                flat = flat[[1, 2]]
+                optimizer.keep(torch.tensor([1, 2]))
+            optimizer.step(flat, grad[:3] if step < 10 else grad[[1, 2]])
+    assert torch.equal(alone[0], flat[0])
