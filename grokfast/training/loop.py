@@ -19,6 +19,7 @@ from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble, check_together
 from grokfast.training.experiment import Experiment
+from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult, columns
@@ -78,6 +79,7 @@ def train(
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
     checks.real("checkpoint_every", checkpoint_every, minimum=0)
     check_together(todo)
+    keep_freed_memory()
     with _engine(todo[0]), _stop_requests() as stop:
         ensemble = Ensemble(todo)
         runs = [_Run(number=i, experiment=e, outcome=Outcome(e.criteria)) for i, e in enumerate(todo)]
@@ -100,6 +102,7 @@ def resume(
     if stored.status in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
     experiment = Experiment.from_dict(stored.config)
+    keep_freed_memory()
     with _engine(experiment), _stop_requests() as stop:
         ensemble = Ensemble([experiment])
         run = _Run(number=0, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)

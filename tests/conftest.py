@@ -1,0 +1,62 @@
+"""Fixtures for all tests: the backends, poisoned memory, thread counts, and how an error is judged."""
+
+import pytest
+import torch
+
+from grokfast import backend
+
+
+@pytest.fixture
+def compiled():
+    """grokfast._C; skips the test where it is not built."""
+    module, why = backend._load()
+    if module is None:
+        pytest.skip(f"grokfast._C is not available: {why}")
+    with backend.using("auto"):
+        yield module
+
+
+@pytest.fixture(params=["auto", "reference"])
+def each_backend(request):
+    """Runs the test on the extension (skipped where it is not built) and on plain PyTorch."""
+    if request.param == "auto":
+        request.getfixturevalue("compiled")
+    with backend.using(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def poisoned():
+    """torch.empty returns NaN, so that an output that was never written cannot pass."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def set_threads():
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def judge():
+    return as_good_as_torch
+
+
+def as_good_as_torch(got, by_torch, exact, factor=2):
+    """Largest error at most `factor` times torch's at the same precision, both against fp64 (flash-attention's rule).
+
+    Plus one unit in the last place of the largest exact value: on a few elements torch may be exact by luck.
+    """
+    assert got.shape == exact.shape
+    assert exact.dtype == torch.float64
+    if exact.numel() == 0:
+        return
+    error, yardstick = ((t.double() - exact).abs().max().item() for t in (got, by_torch))
+    allowed = factor * yardstick + torch.finfo(got.dtype).eps * exact.abs().max().item()
+    assert error <= allowed, f"error {error:.3g}, torch's own {yardstick:.3g}, allowed {allowed:.3g}"

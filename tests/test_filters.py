@@ -1,0 +1,84 @@
+import copy
+import dataclasses
+import json
+import math
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from grokfast import EMA, MA
+
+FILTERS = [EMA(), EMA(alpha=0.5, lamb=-1), MA(), MA(3, 2.0, "sum", warmup=False)]
+
+
+def test_defaults_are_the_papers():
+    assert (EMA().alpha, EMA().lamb) == (0.98, 2.0)
+    assert dataclasses.astuple(MA()) == (100, 5.0, "mean", True)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_filter_is_a_frozen_value(filter):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        filter.lamb = 1.0
+    for twin in (copy.deepcopy(filter), pickle.loads(pickle.dumps(filter)), dataclasses.replace(filter)):
+        assert twin == filter
+        assert hash(twin) == hash(filter)
+    assert len({*FILTERS, filter}) == len(FILTERS)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_repr_says_it_all(filter):
+    assert eval(repr(filter)) == filter
+
+
+@pytest.mark.parametrize(
+    "filter", [EMA(np.float32(0.5), np.int64(2)), EMA(Fraction(1, 2), 2), MA(np.int64(3), Fraction(5))]
+)
+def test_plain_numbers_are_kept_whatever_was_given(filter):
+    assert json.loads(json.dumps(dataclasses.asdict(filter))) == dataclasses.asdict(filter)
+    assert {type(value) for value in dataclasses.astuple(filter)} <= {int, float, str, bool}
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, 1, 1.0])
+def test_alpha_may_lie_on_the_edge(alpha):
+    assert EMA(alpha=alpha).alpha == alpha
+
+
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
+def test_alpha_outside_its_interval_is_refused(alpha):
+    with pytest.raises(ValueError, match=rf"^alpha must be in \[0.0, 1.0\], got {alpha}$"):
+        EMA(alpha=alpha)
+
+
+@pytest.mark.parametrize("window_size", [0, -1])
+def test_an_empty_window_is_refused(window_size):
+    with pytest.raises(ValueError, match=f"^window_size must be at least 1, got {window_size}$"):
+        MA(window_size=window_size)
+
+
+@pytest.mark.parametrize("kind", [EMA, MA])
+@pytest.mark.parametrize("lamb", [math.nan, math.inf, -math.inf])
+def test_lamb_must_be_finite(kind, lamb):
+    with pytest.raises(ValueError, match=r"^lamb must be in \(-inf, inf\), got "):
+        kind(lamb=lamb)
+
+
+def test_a_wrong_filter_type_names_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"^filter_type must be one of 'mean', 'sum', got 'maen' \(did you mean 'mean'"
+    ):
+        MA(filter_type="maen")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (EMA, "alpha", True), (EMA, "alpha", "0.9"), (EMA, "lamb", None), (EMA, "lamb", False),
+        (MA, "window_size", True), (MA, "window_size", 3.0), (MA, "lamb", True), (MA, "warmup", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_refused_by_name(kind, name, value):
+    with pytest.raises(TypeError, match=f"^{name} must be .*, got {value!r} "):
+        kind(**{name: value})
