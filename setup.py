@@ -149,12 +149,12 @@ class BuildExtension(build_ext):
         run_ninja(ninja_file(compiler(), target, folder, toolkit), folder)
 
     def copy_extensions_to_source(self) -> None:
-        """An editable installation: the note goes beside the sources, too."""
+        """An editable installation: the note goes beside the sources, too, and no older extension stays there."""
         super().copy_extensions_to_source()
-        note = Path(self.get_ext_fullpath("grokfast._C")).parent
-        built = Path(self.build_lib, "grokfast", "_build_info.json")
-        if built.exists() and note.resolve() != built.parent.resolve():
-            shutil.copy(built, ROOT / "grokfast" / "_build_info.json")
+        built, inplace = Path(self.build_lib, "grokfast"), Path(self.get_ext_fullpath("grokfast._C"))
+        if not (built / inplace.name).exists():
+            inplace.unlink(missing_ok=True)
+        shutil.copy(built / "_build_info.json", inplace.parent)
 
 
 setup(

@@ -25,9 +25,12 @@ void bind_update(int rule, int filter, const py::buffer& entries, const py::buff
   if (table.itemsize != 8 || table.size % 11) throw std::invalid_argument("entries must be rows of 11 64-bit integers");
   if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
   const auto* first = static_cast<const UpdateEntry*>(table.ptr);
-  for (int64_t i = 0; i < n; ++i)
+  for (int64_t i = 0; i < n; ++i) {
     if (first[i].hyper_row < 0 || first[i].hyper_row >= rows.size / hyper_count)
       throw std::out_of_range("hyper_row is outside hyper");
+    if (first[i].size > 0 && !(first[i].param && first[i].grad))
+      throw std::invalid_argument("a parameter or gradient has no memory");
+  }
   py::gil_scoped_release release;
   update(Rule(rule), FilterKind(filter), first, n, static_cast<const double*>(rows.ptr), shared_step, threads);
 }
@@ -76,7 +79,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_device_count", &cuda_device_count);
   m.def(
       "cuda_ema_filter",
-      [](int64_t grad, int64_t ema, int64_t out, int64_t size, float alpha, float lamb, int64_t stream) {
+      [](int64_t grad, int64_t ema, int64_t out, int64_t size, double alpha, float lamb, int64_t stream) {
         cuda_ema_filter(pointer<float>(grad), pointer<float>(ema), pointer<float>(out), size, alpha, lamb,
                         pointer<void>(stream));
       },

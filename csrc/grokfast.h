@@ -61,7 +61,7 @@ void classify(Loss loss, const float* logits, const int64_t* target, float* grad
 
 #if defined(GROKFAST_WITH_CUDA)
 int cuda_device_count();
-void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, float alpha, float lamb, void* stream);
+void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, double alpha, float lamb, void* stream);
 #endif
 
 }  // namespace grokfast

@@ -71,11 +71,12 @@ GF_INLINE float ema_filter(float g, float& e, float ema_weight, float lamb) {
   return g + lamb * e;
 }
 
-// The oldest value leaves the running sum, g takes its place; returns g + lamb * sum.
+// The oldest value leaves the running sum, g takes its place; returns g + lamb * sum, g itself while the filter is off
+// (the sum may have overflowed).
 GF_INLINE float ma_filter(float g, float& oldest, float& sum, float lamb) {
   sum = sum - oldest + g;
   oldest = g;
-  return g + lamb * sum;
+  return lamb == 0.f ? g : g + lamb * sum;
 }
 
 GF_INLINE void adam(float& p, float g, float& m, float& v, const Scalars& s) {

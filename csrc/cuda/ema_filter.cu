@@ -28,12 +28,12 @@ int cuda_device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, float alpha, float lamb, void* stream) {
+void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, double alpha, float lamb, void* stream) {
   if (size == 0) return;
   constexpr int threads = 256;
   const int64_t blocks = (size + threads - 1) / threads;
   ema_filter_kernel<<<unsigned(blocks < 4096 ? blocks : 4096), threads, 0, static_cast<cudaStream_t>(stream)>>>(
-      grad, ema, out, size, float(1. - alpha), lamb);
+      grad, ema, out, size, float(1 - alpha), lamb);
   check(cudaGetLastError(), "ema_filter");
 }
 

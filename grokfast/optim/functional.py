@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.reference import EMA_KEY, filter_gradient, require_dense, require_state
 
@@ -52,6 +53,7 @@ def gradfilter_ma(
     Raises ValueError or TypeError for bad arguments or a sparse gradient, before anything is changed.
     """
     filter = MA(window_size, lamb, filter_type, warmup)  # type: ignore[arg-type]
+    checks.boolean("trigger", trigger)
     grads = {} if grads is None else grads
     for name, grad in _gradients(m, grads, filter, state_of=lambda state: state).items():
         grad.copy_(filter_gradient(filter, grad, grads.setdefault(name, {}), trigger=trigger))

@@ -21,4 +21,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):  # not glibc
         return False
     settings = ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 64 << 20))
-    return all([mallopt(parameter, value) for parameter, value in settings])
+    taken = [mallopt(parameter, value) for parameter, value in settings]
+    return all(taken)

@@ -17,7 +17,8 @@ def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> 
     """Mean loss and accuracy of each model: logits [E, N, C], target [E, N] int64 -> (loss [E], accuracy [E]).
 
     loss: "cross_entropy" (softmax), or "mse" against the one-hot target (mean over N and C, as torch's `mean`).
-    A row is right when `target` is the first of its largest logits. Targets must lie in [0, C), else IndexError (on a GPU torch's device-side assert).
+    A row is right when `target` is the first of its largest logits. Targets must lie in [0, C), else IndexError (on a
+    GPU torch's device-side assert).
     Only the loss is differentiable; on CPU fp32 logits with the extension its gradient is worked out in the forward
     pass, so that the backward costs nothing, and it is differentiable once.
     Raises ValueError naming the argument.
@@ -30,7 +31,10 @@ def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> 
     if target.shape != logits.shape[:2] or target.dtype != torch.int64:
         accepted = f"{tuple(logits.shape[:2])} torch.int64"
         raise ValueError(f"target must be {accepted}, got {tuple(target.shape)} {target.dtype}")
-    if backend.extension() is None or not logits.is_cpu or logits.dtype is not torch.float32:
+    if target.device != logits.device:
+        raise ValueError(f"target must be on {logits.device} as logits are, got {target.device}")
+    if backend.extension() is None or not backend.plain(logits) or type(target) is not Tensor:
+        checks.indices("target", target, logits.shape[2])
         return reference(logits, target, loss)
     return _Classify.apply(logits.contiguous(), target.contiguous(), LOSSES.index(loss), torch.is_grad_enabled())
 
@@ -40,7 +44,7 @@ class _Classify(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target: Tensor, loss: int, with_grad: bool) -> tuple[Tensor, Tensor]:
         models, n, classes = logits.shape
         grad = torch.empty_like(logits) if with_grad and logits.requires_grad else None
-        values, accuracy = torch.empty(models), torch.empty(models)
+        values, accuracy = logits.new_empty(models), logits.new_empty(models)
         threads = torch.get_num_threads() if logits.numel() >= 16384 else 1
         backend.load_extension().classify(
             loss, logits.data_ptr(), target.data_ptr(), 0 if grad is None else grad.data_ptr(),

@@ -12,7 +12,8 @@ def classify(logits: Tensor, target: Tensor, loss: str) -> tuple[Tensor, Tensor]
     if loss == "mse":
         values = (logits - F.one_hot(target, classes)).square().mean((1, 2))
     else:
-        values = F.cross_entropy(logits.reshape(-1, classes), target.reshape(-1), reduction="none")
+        rows, answers = logits.reshape(-1, classes), target.reshape(-1)
+        values = F.cross_entropy(rows, answers, reduction="none", ignore_index=-1 - 2**62)  # no target is passed over
         values = values.view(models, n).mean(1)
     return values, (logits.detach().argmax(-1) == target).to(logits.dtype).mean(1)
 
