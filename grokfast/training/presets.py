@@ -67,7 +67,7 @@ PRESETS: dict[str, Experiment] = {
         ),
         optimizer=OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.005, betas=(0.9, 0.98), warmup=10),
         filter=EMA(alpha=0.98, lamb=2.0),
-        schedule=Schedule(steps=10_000, batch_size=512, eval_every=10, stop_after=500),
+        schedule=Schedule(steps=10_000, batch_size=512, eval_every=20, stop_after=500),
         criteria=Criteria(threshold=0.95),
     ),
     # Prieto et al. 2025, arXiv 2501.04697: without weight decay the logits run away (softmax collapse) and test
