@@ -1,4 +1,4 @@
-"""What `import grokfast` adds to `import torch`, in fresh processes.
+"""What `import grokfast` and the optimizer wrapper add to `import torch`, in fresh processes.
 
 python -m benchmarks.bench_import [--out FILE]
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.interleave import report
 
 RUNS = 15
-CODE = "import time, torch; a = time.perf_counter(); import grokfast; print(time.perf_counter() - a)"
+CODE = "import time, torch; a = time.perf_counter(); import grokfast; grokfast.GrokFast; print(time.perf_counter() - a)"
 BASE = "import time; a = time.perf_counter(); import torch; print(time.perf_counter() - a)"
 
 

@@ -1,4 +1,4 @@
-"""grokfast: fast grokking experiments. Filters and optimizer wrapper need torch alone; the rest loads on first use."""
+"""grokfast: fast grokking experiments. Everything loads on first use, so importing it costs next to nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from grokfast.filters import EMA, MA
-from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
 
 if TYPE_CHECKING:
     from grokfast import nn, ops, tasks
+    from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore
     from grokfast.training import Experiment, RunResult, train
 
@@ -17,8 +17,12 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Experiment": "grokfast.training",
+    "GrokFast": "grokfast.optim",
+    "GrokFastAdamW": "grokfast.optim",
     "RunResult": "grokfast.training",
     "RunStore": "grokfast.store",
+    "gradfilter_ema": "grokfast.optim",
+    "gradfilter_ma": "grokfast.optim",
     "train": "grokfast.training",
 }
 _SUBMODULES = ("nn", "ops", "tasks", "training", "store", "plots")

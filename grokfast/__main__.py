@@ -1,7 +1,24 @@
-"""`python -m grokfast` is `grokfast`."""
+"""The console script; `python -m grokfast` is the same."""
 
+from __future__ import annotations
+
+import os
 import sys
 
-from grokfast.cli import main
+# OpenMP threads that wait for each other spin for milliseconds by default: on a machine where another process keeps a
+# core busy that cost a factor of 20 (14 instead of 271 steps/s of `quick` on 2 cores). Spinning this often instead gave
+# 110 steps/s there, and 5 to 10% less on an idle machine.
+SPIN_COUNT = "10000"
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT  # libgomp reads it when torch loads it
+    from grokfast.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

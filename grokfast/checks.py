@@ -8,9 +8,6 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-import torch
-from torch import Tensor
-
 
 def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
     """Return `value` as an int in [minimum, maximum], or raise TypeError/ValueError naming `name`."""
@@ -62,14 +59,6 @@ def choice(name: str, value: Any, choices: Iterable[str]) -> str:
         accepted = ", ".join(map(repr, options))
         raise ValueError(f"{name} must be one of {accepted}, got {value!r}{nearest(value, options)}")
     return str(value)
-
-
-def indices(name: str, value: Tensor, size: int) -> None:
-    """Raise IndexError naming `name` unless `value` lies in [0, size); a GPU, which would have to wait, is spared."""
-    if type(value) is Tensor and value.is_cpu and value.numel() and not torch.compiler.is_compiling():
-        low, high = (int(edge) for edge in value.aminmax())
-        if low < 0 or high >= size:
-            raise IndexError(f"{name} must be in [0, {size}), got {low if low < 0 else high}")
 
 
 def nearest(value: Any, choices: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from grokfast import backend
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.observer import Observer
@@ -46,6 +47,8 @@ class Display(Observer):
             f"{self.title}: {train:,} training and {test:,} test rows, {ensemble.model.n_parameters:,} parameters, "
             f"{ensemble.device}, up to {self.total:,} steps"
         )
+        if experiment.engine == "auto" and backend.extension() is None:
+            self._say(f"On plain PyTorch, about half as fast on a CPU: {backend.why_no_extension()}")
         if self.console.is_terminal:
             self._live.start()
 

@@ -85,14 +85,3 @@ def test_choice_suggests_nothing_where_nothing_is_near(value):
     with pytest.raises(ValueError, match="'hinge', got ") as raised:
         checks.choice("loss", value, ["mse", "hinge"])
     assert "mean" not in str(raised.value) or value == ["mse"]
-
-
-@pytest.mark.parametrize(("value", "worst"), [([0, 5], 5), ([-1, 9], -1)])
-def test_indices_names_a_culprit(value, worst):
-    with pytest.raises(IndexError, match=rf"^target must be in \[0, 5\), got {worst}$"):
-        checks.indices("target", torch.tensor(value), 5)
-
-
-def test_indices_in_range_and_none_at_all_pass():
-    checks.indices("target", torch.tensor([0, 4]), 5)
-    checks.indices("target", torch.empty(0, dtype=torch.int64), 0)

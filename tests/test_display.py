@@ -35,6 +35,13 @@ def test_a_long_run_is_announced_with_its_expected_time(monkeypatch):
     assert "all 200 steps take about" in console.file.getvalue()
 
 
+def test_it_says_when_the_extension_is_missing(monkeypatch):
+    monkeypatch.setenv("GROKFAST_BACKEND", "reference")
+    console = Console(file=io.StringIO())
+    train(TINY, observers=[Display(console)])
+    assert "On plain PyTorch, about half as fast on a CPU: GROKFAST_BACKEND=reference" in console.file.getvalue()
+
+
 def test_sparkline():
     assert sparkline([0.0, 0.5, 1.0, float("nan")], 10) == "▁▅█ "
     assert sparkline([0.0] * 50 + [1.0] * 50, 4) == "▁▁██"

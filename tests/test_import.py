@@ -12,7 +12,13 @@ def python(code):
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("code", ["import grokfast", "import grokfast; grokfast.nn, grokfast.ops, grokfast.tasks"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import grokfast; grokfast.GrokFast",
+        "import grokfast; grokfast.GrokFast, grokfast.nn, grokfast.ops, grokfast.tasks",
+    ],
+)
 def test_import_is_light(code):
     loaded = python(f"import sys, torch; before = set(sys.modules); {code}; print(*(set(sys.modules) - before))")
     assert "grokfast.optim" in loaded

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from grokfast import backend, checks
 from grokfast.ops.classify.reference import LOSSES
 from grokfast.ops.classify.reference import classify as reference
+from grokfast.ops.indices import check_indices
 
 
 def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> 
     if target.device != logits.device:
         raise ValueError(f"target must be on {logits.device} as logits are, got {target.device}")
     if backend.extension() is None or not backend.plain(logits) or type(target) is not Tensor:
-        checks.indices("target", target, logits.shape[2])
+        check_indices("target", target, logits.shape[2])
         return reference(logits, target, loss)
     return _Classify.apply(logits.contiguous(), target.contiguous(), LOSSES.index(loss), torch.is_grad_enabled())
 

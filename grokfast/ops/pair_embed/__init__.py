@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend, checks
+from grokfast.ops.indices import check_indices
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
 from grokfast.ops.pair_embed.reference import pair_embed as reference
 
@@ -29,8 +30,8 @@ def pair_embed(
     """
     _check(w_a, w_b, pairs, bias, activation)
     if backend.extension() is None or not _fits(w_a, w_b, pairs, bias):
-        checks.indices("pairs[..., 0]", pairs[..., 0], w_a.shape[1])
-        checks.indices("pairs[..., 1]", pairs[..., 1], w_b.shape[1])
+        check_indices("pairs[..., 0]", pairs[..., 0], w_a.shape[1])
+        check_indices("pairs[..., 1]", pairs[..., 1], w_b.shape[1])
         return reference(w_a, w_b, pairs, bias, activation)
     if activation == "gelu":
         return ACTIVATIONS["gelu"](_PairEmbed.apply(w_a, w_b, pairs, bias, _IN_EXTENSION["identity"]))
