@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except KeyboardInterrupt:
         return 130
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         console.print(f"grokfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except (UsageError, ValueError, TypeError, ImportError) as error:
@@ -169,12 +169,16 @@ class _Sinks(Observer):
         run_id = run_ids[0]
         if self.store is None or run_id is None:
             return
-        directory = self.store.directory(run_id)
+        directory, curves = self.store.directory(run_id), self.store.curves(run_id)
+        resumed = len(curves["step"]) > 0
         if self.tensorboard:
-            self.open.append(TensorBoardSink(directory / "tensorboard", purge_step=ensemble.steps or None))
+            self.open.append(TensorBoardSink(directory / "tensorboard", purge_step=0 if resumed else None))
         if self.wandb:
             config = ensemble.experiments[0].to_dict()
             self.open.append(WandbSink("grokfast", run_id, config, directory / "wandb"))
+        for row in zip(*(curves[name].tolist() for name in Record._fields)):  # a killed process may not have sent all
+            for sink in self.open:
+                sink.record(Record(*row))
 
     def recorded(self, run: int, record: Record, outcome: Outcome) -> None:
         for sink in self.open:

@@ -156,10 +156,35 @@ def test_resume_goes_on(out, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2000
 
 
-def test_tensorboard_files_lie_with_the_run(out, capsys):
-    pytest.importorskip("tensorboard")
-    assert main([*QUICK, "--tensorboard", "--out", str(out)]) == 0
-    assert list(out.glob("quick-*/tensorboard/events.out.tfevents.*"))
+def test_tensorboard_has_every_evaluation_also_after_a_resume(out, capsys):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    command = [
+        sys.executable,
+        "-m",
+        "grokfast",
+        *QUICK[:-1],
+        "1500",
+        "--schedule.stop-after",
+        "None",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen([*command, "--tensorboard"], stderr=subprocess.PIPE, text=True) as process:
+        process.stderr.readline()
+        process.kill()
+        process.communicate(timeout=60)
+    with RunStore(out, create=False) as store:
+        run_id = store.list()[0].run_id
+    assert main(["run", "--resume", run_id, "--tensorboard", "--out", str(out)]) == 0
+    events = event_accumulator.EventAccumulator(str(out / run_id / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("accuracy/test")] == list(range(0, 1501, 10))
+
+
+def test_a_path_that_is_a_file_is_a_message(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*QUICK, "--out", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_doctor_names_backends_and_reasons(capsys, monkeypatch):

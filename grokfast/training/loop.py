@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, overload
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grokfast import backend, checks
-from grokfast.store import RunStore
+from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble, check_together
 from grokfast.training.experiment import Experiment
@@ -95,6 +96,7 @@ def resume(
 ) -> RunResult:
     """Go on with an interrupted or killed run from its last checkpoint, to the same bits as without the interruption.
 
+    The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
     Raises ValueError where the run has ended already or its checkpoint does not fit, CheckpointError where the
     checkpoint is corrupt, StoreError for an unknown run; nothing is changed then.
     """
@@ -102,6 +104,8 @@ def resume(
     if stored.status in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
     experiment = Experiment.from_dict(stored.config)
+    if stored.version != _version():
+        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {_version()}", stacklevel=2)
     keep_freed_memory()
     with _engine(experiment), _stop_requests() as stop:
         ensemble = Ensemble([experiment])
@@ -120,10 +124,13 @@ def resume(
 
 
 def _create(store: RunStore, experiment: Experiment, device: torch.device) -> str:
+    return store.create(experiment.to_dict(), preset=experiment.name, version=_version(), device=str(device))
+
+
+def _version() -> str:
     from grokfast import __version__
 
-    version = f"grokfast {__version__}, torch {torch.__version__}"
-    return store.create(experiment.to_dict(), preset=experiment.name, version=version, device=str(device))
+    return f"grokfast {__version__}, torch {torch.__version__}"
 
 
 def _engine(experiment: Experiment) -> Any:
@@ -171,6 +178,16 @@ class _Loop:
         self.begun = self.flushed = self.saved = time.monotonic()
 
     def run(self) -> list[RunResult]:
+        try:
+            return self._run()
+        except Exception:
+            for run in self.living:
+                if self.store is not None and run.run_id is not None:
+                    with suppress(StoreError):
+                        self.store.update(run.run_id, status="failed")
+            raise
+
+    def _run(self) -> list[RunResult]:
         ensemble, schedule = self.ensemble, self.ensemble.schedule
         for observer in self.observers:
             observer.started(ensemble, [run.run_id for run in self.runs])

@@ -185,8 +185,21 @@ def test_kill_9_loses_nothing_before_the_last_checkpoint(tmp_path):
 
 def test_killed_before_the_first_checkpoint_starts_again(tmp_path):
     with RunStore(tmp_path) as store:
-        run_id = store.create(TINY.to_dict(), preset="quick", version="0", device="cpu")
-        same_result(resume(run_id, store), train(TINY))
+        run_id = store.create(TINY.to_dict(), preset="quick", version="grokfast 0", device="cpu")
+        with pytest.warns(UserWarning, match="was begun with grokfast 0, this is grokfast"):
+            same_result(resume(run_id, store), train(TINY))
+
+
+def test_a_run_that_fails_is_marked_and_can_be_resumed(tmp_path):
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with RunStore(tmp_path) as store:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(TINY, store=store, observers=[StopAt(33, fail)], checkpoint_every=0)
+        (stored,) = store.list()
+        assert stored.status == "failed"
+        same_result(resume(stored.run_id, store), train(TINY))
 
 
 def test_resuming_what_has_ended_is_refused(tmp_path):
