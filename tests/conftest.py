@@ -1,5 +1,9 @@
 """Fixtures for all tests: the backends, poisoned memory, thread counts, and how an error is judged."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow a busy machine down 10 times
+
 import pytest
 import torch
 

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
-from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, require_dense, require_state
+from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, init_state, require_dense, require_state
 
 _ALL_KEYS = frozenset(key for keys in KEYS.values() for key in keys)
 
@@ -29,6 +29,9 @@ class GrokFast(torch.optim.Optimizer):
     optimizer's own, bit for bit. A closure is evaluated before the filter; for an optimizer that evaluates it
     itself (LBFGS), every evaluation is filtered, and leaves the filtered gradient in `p.grad`.
 
+    A step with zero gradients at lr 0, by which torch.distributed.checkpoint lets an optimizer make its state, makes
+    the filter's, too, but is no part of any history.
+
     Where the inner optimizer is torch's AdamW, Adam or SGD on CPU fp32 tensors, filter and update are one pass.
 
     Raises TypeError for an `optimizer` or `filter` of another type, and for sparse gradients.
@@ -37,6 +40,7 @@ class GrokFast(torch.optim.Optimizer):
     optimizer: torch.optim.Optimizer
     filter: Filter
     filter_state: dict[Tensor, dict[str, Any]]
+    _is_blank: bool  # filter_state was made for a checkpoint to fill; no gradient has been seen
 
     def __init__(self, optimizer: torch.optim.Optimizer, filter: Filter = EMA()) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -46,7 +50,7 @@ class GrokFast(torch.optim.Optimizer):
         if not isinstance(filter, (EMA, MA)):
             raise TypeError(f"filter must be grokfast.EMA(...) or grokfast.MA(...), got {filter!r}")
         # Not Optimizer.__init__: it would make groups and state of its own. __setstate__ makes the hooks.
-        super().__setstate__({"optimizer": optimizer, "filter": filter, "filter_state": {}})
+        super().__setstate__({"optimizer": optimizer, "filter": filter, "filter_state": {}, "_is_blank": False})
 
     # The inner optimizer's own, so that they stay live whatever replaces them there.
     @property
@@ -83,6 +87,11 @@ class GrokFast(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Filter the gradients and take one step of the inner optimizer; returns the closure's loss, if given."""
+        if closure is None and _is_to_make_state(self.optimizer):
+            self._make_state()
+            return None
+        if self._is_blank:
+            self.filter_state, self._is_blank = {}, False
         if closure is not None and _evaluates_closure_itself(self.optimizer):
             return self.optimizer.step(lambda: self._evaluate_filtered(closure))
         loss = None
@@ -92,6 +101,13 @@ class GrokFast(torch.optim.Optimizer):
         if not fused.step(self.optimizer, self.filter, self.filter_state):
             self._filter_then_step()
         return loss
+
+    def _make_state(self) -> None:
+        params = self._params_with_grad()
+        if not self.filter_state:
+            self.filter_state = {p: init_state(self.filter, p.grad) for p in params if p.grad is not None}
+            self._is_blank = True
+        self.optimizer.step()
 
     def _params_with_grad(self) -> list[Tensor]:
         params = [p for p in _all_params(self.optimizer) if p.grad is not None]
@@ -163,11 +179,12 @@ class GrokFast(torch.optim.Optimizer):
                 filter_state[p] = {key: _loaded(key, value, p) for key, value in ours.items()}
         self.optimizer.load_state_dict({**state_dict, "state": inner})
         self.filter_state = filter_state
+        self._is_blank = not any(t.any() for history in filter_state.values() for t in history.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "filter": self.filter, "filter_state": self.filter_state}
+        return {name: vars(self)[name] for name in ("optimizer", "filter", "filter_state", "_is_blank")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
@@ -195,6 +212,16 @@ class GrokFastAdamW(GrokFast):
 
 def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether every lr and every gradient is zero."""
+    for group in optimizer.param_groups:
+        lr = group.get("lr", 0)
+        if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
+            return False
+    grads = [p.grad for p in _all_params(optimizer) if p.grad is not None]
+    return not any(grad.layout is not torch.strided or grad.count_nonzero() for grad in grads)
 
 
 def _loaded(key: str, value: Tensor, p: Tensor) -> Tensor:
