@@ -59,8 +59,8 @@ def using(name: str) -> Iterator[None]:
 
 
 def extension() -> ModuleType | None:
-    """grokfast._C, or None where it is not built or plain PyTorch is asked for."""
-    return None if current() == "reference" else _load()[0]
+    """grokfast._C, or None where it is not built, plain PyTorch is asked for, or torch.compile is tracing."""
+    return None if torch.compiler.is_compiling() or current() == "reference" else _load()[0]
 
 
 def plain(t: Tensor) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grokfast.filters import EMA, MA, Filter
+from grokfast.optim.sharding import local_part, placed_like
 
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
 KEYS: dict[type, tuple[str, ...]] = {EMA: (EMA_KEY,), MA: (RING_KEY, SUM_KEY, COUNT_KEY)}
@@ -56,14 +57,15 @@ def require_state(name: str, state: Any, filter: Filter, shape: tuple[int, ...])
 
 
 def init_state(filter: Filter, grad: Tensor) -> dict[str, Tensor]:
-    """The state before the first gradient; EMA starts at that gradient itself."""
+    """The state before the first gradient, sharded as `grad` is; EMA starts at that gradient itself."""
+    own = local_part(grad.detach())
     dtype = torch.promote_types(grad.dtype, torch.float32)
     if isinstance(filter, EMA):
-        return {EMA_KEY: grad.detach().to(dtype, copy=True)}
-    ring, total, count = (state_shape(filter, grad.shape, key) for key in KEYS[MA])
+        return {EMA_KEY: placed_like(grad, own.to(dtype, copy=True))}
+    ring, total, count = (state_shape(filter, own.shape, key) for key in KEYS[MA])
     return {
-        RING_KEY: torch.zeros(ring, dtype=dtype, device=grad.device),
-        SUM_KEY: torch.zeros(total, dtype=dtype, device=grad.device),
+        RING_KEY: placed_like(grad, torch.zeros(ring, dtype=dtype, device=own.device)),
+        SUM_KEY: placed_like(grad, torch.zeros(total, dtype=dtype, device=own.device)),
         COUNT_KEY: torch.zeros(count, dtype=torch.int64, device="cpu"),
     }
 
@@ -73,11 +75,17 @@ def filter_gradient(filter: Filter, grad: Tensor, state: dict[str, Any], *, trig
     """Advance `state` (empty at first) by the raw `grad` and return ĝ, a new tensor of the same dtype.
 
     `trigger` switches a warmed-up MA off for this call, as in the original; the window goes on. `grad` is not changed.
+    Of a DTensor every process filters its own part, whatever the placements: the filters are linear and elementwise.
     Raises TypeError for a sparse gradient.
     """
     require_dense(grad)
     if not state:
         state.update(init_state(filter, grad))
+    own = {key: local_part(value) for key, value in state.items()}
+    return placed_like(grad, _filtered(filter, local_part(grad), own, trigger))
+
+
+def _filtered(filter: Filter, grad: Tensor, state: dict[str, Any], trigger: bool) -> Tensor:
     if isinstance(filter, EMA):
         ema = state[EMA_KEY]
         raw = grad.to(ema.dtype)
