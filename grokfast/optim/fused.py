@@ -7,6 +7,7 @@ state keeps torch's own format, so that it may be saved, loaded and continued by
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,13 +22,19 @@ RULES: dict[type, int] = {torch.optim.Adam: 0, torch.optim.AdamW: 0, torch.optim
 FILTERS: dict[type, int] = {EMA: 1, MA: 2}
 
 
-def step(optimizer: torch.optim.Optimizer, filter: Filter, filter_state: dict[Tensor, dict[str, Any]]) -> bool:
-    """Take the step and return True, or return False, nothing changed, where the one pass does not apply."""
+def step(
+    optimizer: torch.optim.Optimizer, filters: Sequence[Filter | None], filter_state: dict[Tensor, dict[str, Any]]
+) -> bool:
+    """Take the step and return True, or return False, nothing changed, where the one pass does not apply.
+
+    `filters` has one for each group; they differ in α and λ only. A group without one, or with λ = 0, is left to the
+    inner optimizer itself, bit for bit.
+    """
     extension = backend.extension()
     rule = RULES.get(type(optimizer))
     if extension is None or rule is None or _inner_step_is_watched(optimizer):
         return False
-    if filter.lamb == 0:  # the inner optimizer itself, bit for bit
+    if any(filter is None or filter.lamb == 0 for filter in filters):
         return False
     todo = [
         (row, group, p)
@@ -38,13 +45,13 @@ def step(optimizer: torch.optim.Optimizer, filter: Filter, filter_state: dict[Te
     for group in optimizer.param_groups:
         if group.get("amsgrad") or group.get("capturable") or group.get("differentiable"):
             return False
-    for _, _, p in todo:
+    for row, _, p in todo:
         size = p.numel()
         if p.is_neg() or p.grad.is_neg() or not (_fits(p, size) and _fits(p.grad, size)):
             return False
-        if not (_state_fits(optimizer.state.get(p), size) and _history_fits(filter_state.get(p), filter, size)):
+        if not (_state_fits(optimizer.state.get(p), size) and _history_fits(filter_state.get(p), filters[row], size)):
             return False
-    _launch(extension, rule, optimizer, filter, filter_state, todo)
+    _launch(extension, rule, optimizer, filters, filter_state, todo)
     return True
 
 
@@ -75,12 +82,12 @@ def _state_fits(state: dict[str, Any] | None, size: int) -> bool:
     return True
 
 
-def _history_fits(history: dict[str, Any] | None, filter: Filter, size: int) -> bool:
+def _history_fits(history: dict[str, Any] | None, filter: Filter | None, size: int) -> bool:
     if not history:
         return True
     if isinstance(filter, EMA):
         return _fits(history.get(EMA_KEY), size)
-    return (
+    return isinstance(filter, MA) and (
         _fits(history.get(RING_KEY), filter.window_size * size)
         and _fits(history.get(SUM_KEY), size)
         and _fits(history.get(COUNT_KEY), 1, torch.int64)
@@ -91,19 +98,21 @@ def _launch(
     extension: ModuleType,
     rule: int,
     optimizer: torch.optim.Optimizer,
-    filter: Filter,
+    filters: Sequence[Filter | None],
     filter_state: dict[Tensor, dict[str, Any]],
     todo: list[tuple[int, dict[str, Any], Tensor]],
 ) -> None:
     entries = array("q")
-    is_ema = isinstance(filter, EMA)
+    common = filters[0]
+    assert common is not None
+    is_ema = isinstance(common, EMA)
     for row, group, p in todo:
         grad = p.grad
         assert grad is not None
         state = optimizer.state.get(p, {})
         history = filter_state.setdefault(p, {})
         if not history:
-            history.update(init_state(filter, grad))
+            history.update(init_state(common, grad))
         first_step = 0
         if rule == 0:
             if not state:
@@ -126,10 +135,10 @@ def _launch(
             past = (history[RING_KEY].data_ptr(), history[SUM_KEY].data_ptr(), history[COUNT_KEY].data_ptr())
         entries.extend((p.numel(), p.data_ptr(), grad.data_ptr(), one, two, count, *past, first_step, row))
     hyper = array("d")
-    for group in optimizer.param_groups:
+    for group, filter in zip(optimizer.param_groups, filters):
         decoupled = type(optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
         hyper.extend(hyper_row(filter, **{**group, "decoupled": decoupled}))
-    extension.update(rule, FILTERS[type(filter)], entries, hyper, 0, torch.get_num_threads())
+    extension.update(rule, FILTERS[type(common)], entries, hyper, 0, torch.get_num_threads())
     torch.autograd.graph.increment_version([p for _, _, p in todo])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
 from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, init_state, require_dense, require_state
@@ -29,6 +31,24 @@ class GrokFast(torch.optim.Optimizer):
     optimizer's own, bit for bit. A closure is evaluated before the filter; for an optimizer that evaluates it
     itself (LBFGS), every evaluation is filtered, and leaves the filtered gradient in `p.grad`.
 
+    The filter sees what is in `p.grad` when `step` is called: accumulated over micro-batches, unscaled by a GradScaler,
+    clipped, if that is done before. It adds up to λ times the gradient's size, which clipping does not see.
+
+    A param group may have values of its own, read at every step: `grokfast_alpha` (EMA), `grokfast_lamb`, and
+    `grokfast_enabled`; `enable()` and `disable()` set the last for all. A group that is off has no filter, no history
+    and no cost; switched on again, its history starts anew.
+
+        GrokFast(AdamW([{"params": body}, {"params": head, "grokfast_lamb": 0.5}, {"params": norms,
+                 "grokfast_enabled": False}]))
+
+    Args:
+        optimizer: the inner optimizer.
+        filter: `grokfast.EMA(...)` or `grokfast.MA(...)`; the attribute may be replaced by one with other values.
+        start_step: steps of the inner optimizer alone before the filter begins.
+        start_when: called with the number of steps taken, before each step, until it returns True; the filter begins
+            then (after start_step). `lambda step: train_accuracy() > 0.99` starts it after memorisation.
+        write_grad: leave the filtered gradient in `p.grad` after a step, instead of the raw one.
+
     A step with zero gradients at lr 0, by which torch.distributed.checkpoint lets an optimizer make its state, makes
     the filter's, too, but is no part of any history.
 
@@ -40,17 +60,43 @@ class GrokFast(torch.optim.Optimizer):
     optimizer: torch.optim.Optimizer
     filter: Filter
     filter_state: dict[Tensor, dict[str, Any]]
+    start_step: int
+    start_when: Callable[[int], bool] | None
+    write_grad: bool
     _is_blank: bool  # filter_state was made for a checkpoint to fill; no gradient has been seen
 
-    def __init__(self, optimizer: torch.optim.Optimizer, filter: Filter = EMA()) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        filter: Filter = EMA(),
+        *,
+        start_step: int = 0,
+        start_when: Callable[[int], bool] | None = None,
+        write_grad: bool = False,
+    ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if isinstance(optimizer, GrokFast):
             raise TypeError("optimizer is a GrokFast already; wrap the inner optimizer once")
         if not isinstance(filter, (EMA, MA)):
             raise TypeError(f"filter must be grokfast.EMA(...) or grokfast.MA(...), got {filter!r}")
+        if start_when is not None and not callable(start_when):
+            raise TypeError(f"start_when must be callable or None, got {start_when!r}")
+        for group in optimizer.param_groups:
+            _check_group(group)
         # Not Optimizer.__init__: it would make groups and state of its own. __setstate__ makes the hooks.
-        super().__setstate__({"optimizer": optimizer, "filter": filter, "filter_state": {}, "_is_blank": False})
+        super().__setstate__(
+            {
+                "optimizer": optimizer,
+                "filter": filter,
+                "filter_state": {},
+                "start_step": checks.integer("start_step", start_step, minimum=0),
+                "start_when": start_when,
+                "write_grad": checks.boolean("write_grad", write_grad),
+                "_is_blank": False,
+            }
+        )
+        self._note_start()
 
     # The inner optimizer's own, so that they stay live whatever replaces them there.
     @property
@@ -79,7 +125,21 @@ class GrokFast(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; its parameters' histories start with their first gradients."""
+        _check_group(param_group)
         self.optimizer.add_param_group(param_group)
+        self._note_start()
+
+    def enable(self) -> None:
+        """Filter the gradients of all groups."""
+        self._switch(True)
+
+    def disable(self) -> None:
+        """Filter no gradients, and forget the past ones."""
+        self._switch(False)
+
+    def _switch(self, on: bool) -> None:
+        for group in self.param_groups:
+            group["grokfast_enabled"] = on
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none=set_to_none)
@@ -92,15 +152,48 @@ class GrokFast(torch.optim.Optimizer):
             return None
         if self._is_blank:
             self.filter_state, self._is_blank = {}, False
-        if closure is not None and _evaluates_closure_itself(self.optimizer):
-            return self.optimizer.step(lambda: self._evaluate_filtered(closure))
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if not fused.step(self.optimizer, self.filter, self.filter_state):
-            self._filter_then_step()
+        if not self._has_started():
+            loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        elif closure is not None and _evaluates_closure_itself(self.optimizer):
+            loss = self.optimizer.step(lambda: self._evaluate_filtered(closure))
+        else:
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            filters = self._filters()
+            if self.write_grad or not fused.step(self.optimizer, filters, self.filter_state):
+                self._filter_then_step()
+        self._count_step()
         return loss
+
+    def _filters(self) -> list[Filter | None]:
+        """Every group's filter now, None where it is off."""
+        return [_filter_of(group, self.filter) for group in self.param_groups]
+
+    def _note_start(self) -> None:
+        """Where the filter begins later, each group says how far that is, so that a state dict does."""
+        if self.start_step or self.start_when is not None:
+            first = self.param_groups[0]
+            for group in self.param_groups:
+                group.setdefault("grokfast_steps", first.get("grokfast_steps", 0))
+                group.setdefault("grokfast_started", first.get("grokfast_started", False))
+
+    def _has_started(self) -> bool:
+        first = self.param_groups[0]
+        if not (self.start_step or self.start_when is not None) or first["grokfast_started"]:
+            return True
+        steps = first["grokfast_steps"]
+        if steps < self.start_step or not (self.start_when is None or self.start_when(steps)):
+            return False
+        for group in self.param_groups:
+            group["grokfast_started"] = True
+        return True
+
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            if "grokfast_steps" in group:
+                group["grokfast_steps"] += 1
 
     def _make_state(self) -> None:
         params = self._params_with_grad()
@@ -118,27 +211,35 @@ class GrokFast(torch.optim.Optimizer):
                 require_state("filter_state[p]", self.filter_state[p], self.filter, p.grad.shape)
         return params
 
-    def _filtered(self, p: Tensor) -> Tensor:
-        assert p.grad is not None
-        return filter_gradient(self.filter, p.grad, self.filter_state.setdefault(p, {}))
+    def _filtered(self) -> list[tuple[Tensor, Tensor]]:
+        """Parameters and their filtered gradients, the histories advanced; everything is checked first."""
+        self._params_with_grad()
+        pairs = []
+        for group, filter in zip(self.param_groups, self._filters()):
+            for p in group["params"]:
+                if filter is None:
+                    self.filter_state.pop(p, None)
+                elif p.grad is not None:
+                    pairs.append((p, filter_gradient(filter, p.grad, self.filter_state.setdefault(p, {}))))
+        return pairs
 
     def _filter_then_step(self) -> None:
-        params = self._params_with_grad()
-        raw: list[Tensor | None] = [p.grad for p in params]
-        filtered = [self._filtered(p) for p in params]
+        filtered = self._filtered()
+        raw: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p, _ in filtered]
         try:
-            for p, grad in zip(params, filtered):
+            for p, grad in filtered:
                 p.grad = grad
             self.optimizer.step()
         finally:
-            for p, own in zip(params, raw):
-                p.grad = own
+            if not self.write_grad:
+                for p, own in raw:
+                    p.grad = own
 
     def _evaluate_filtered(self, closure: Callable[[], Any]) -> Any:
         with torch.enable_grad():
             loss = closure()
-        for p in self._params_with_grad():
-            p.grad = self._filtered(p)
+        for p, grad in self._filtered():
+            p.grad = grad
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,12 +280,14 @@ class GrokFast(torch.optim.Optimizer):
                 filter_state[p] = {key: _loaded(key, value, p) for key, value in ours.items()}
         self.optimizer.load_state_dict({**state_dict, "state": inner})
         self.filter_state = filter_state
+        self._note_start()
         self._is_blank = not any(t.any() for history in filter_state.values() for t in history.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("optimizer", "filter", "filter_state", "_is_blank")}
+        own = ("optimizer", "filter", "filter_state", "start_step", "start_when", "write_grad", "_is_blank")
+        return {name: vars(self)[name] for name in own}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
@@ -193,7 +296,7 @@ class GrokFast(torch.optim.Optimizer):
 class GrokFastAdamW(GrokFast):
     """AdamW with a gradient filter, as one class for frameworks that build the optimizer themselves.
 
-    Arguments are `torch.optim.AdamW`'s; `filter` is `grokfast.EMA(...)` or `grokfast.MA(...)`.
+    Arguments are `torch.optim.AdamW`'s and `GrokFast`'s.
     """
 
     def __init__(
@@ -205,9 +308,36 @@ class GrokFastAdamW(GrokFast):
         weight_decay: float = 1e-2,
         *,
         filter: Filter = EMA(),
+        start_step: int = 0,
+        start_when: Callable[[int], bool] | None = None,
+        write_grad: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(torch.optim.AdamW(params, lr, betas, eps, weight_decay, **options), filter)
+        inner = torch.optim.AdamW(params, lr, betas, eps, weight_decay, **options)
+        super().__init__(inner, filter, start_step=start_step, start_when=start_when, write_grad=write_grad)
+
+
+_GROUP_KEYS = {"grokfast_alpha", "grokfast_lamb", "grokfast_enabled", "grokfast_steps", "grokfast_started"}
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Raise ValueError for a misspelt key or a value that no filter takes."""
+    for key in group:
+        if key.startswith("grokfast_"):
+            checks.choice("a param group's key", key, sorted(_GROUP_KEYS))
+    _filter_of(group, EMA())
+
+
+def _filter_of(group: dict[str, Any], base: Filter) -> Filter | None:
+    """`base` with the group's own values; None where the group is off."""
+    if not group.get("grokfast_enabled", True):
+        return None
+    own: dict[str, Any] = {}
+    if "grokfast_lamb" in group:
+        own["lamb"] = group["grokfast_lamb"]
+    if "grokfast_alpha" in group and isinstance(base, EMA):
+        own["alpha"] = group["grokfast_alpha"]
+    return dataclasses.replace(base, **own) if own else base
 
 
 def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -216,11 +216,14 @@ def test_a_copy_goes_on_with_the_same_bits(make, filter, duplicate, each_backend
     assert same(bits(model, opt), bits(twin_model, twin))
 
 
-def test_a_scheduled_wrapper_can_be_copied():
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_of_a_scheduled_wrapper_steps_itself(duplicate):
     model = network()
     opt = GrokFast(AdamW(model.parameters()))
     torch.optim.lr_scheduler.StepLR(opt, 1)  # patches opt.step
-    steps(*copy.deepcopy((model, opt)), 0, 1)
+    twin_model, twin = duplicate((model, opt))
+    steps(twin_model, twin, 0, 1)
+    assert len(twin.state) == 4
     assert not opt.state
 
 
