@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from grokfast import EMA, MA, GrokFast
 
+LAMB = st.floats(0, 5)  # near λ = -1 the filtered gradient is a rounding error, of which Adam would make a whole step
 FILTERS = st.one_of(
-    st.builds(EMA, st.floats(0, 1), st.floats(-2, 5)),
-    st.builds(MA, st.integers(1, 4), st.floats(-2, 5), st.sampled_from(["mean", "sum"]), st.booleans()),
+    st.builds(EMA, st.floats(0, 1), LAMB),
+    st.builds(MA, st.integers(1, 4), LAMB, st.sampled_from(["mean", "sum"]), st.booleans()),
 )
 INNER = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1),
@@ -18,10 +19,11 @@ INNER = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9, weight_decay=0.1, nesterov=True),
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-2),
 }
+STEP = st.tuples(st.just("step"), st.sets(st.integers(0, 3), max_size=2))  # the parameters without a gradient
 EVENTS = st.one_of(
-    st.tuples(st.just("step"), st.sets(st.integers(0, 3))),  # the parameters without a gradient
-    st.tuples(st.just("switch"), st.tuples(st.integers(0, 1), st.booleans())),
-    st.tuples(st.just("lamb"), st.tuples(st.integers(0, 1), st.floats(-2, 5))),
+    *[STEP] * 4,
+    st.tuples(st.just("toggle"), st.tuples(st.integers(0, 1), st.none())),
+    st.tuples(st.just("lamb"), st.tuples(st.integers(0, 1), LAMB)),
     st.tuples(st.just("reload"), st.none()),
     st.tuples(st.just("copy"), st.none()),
 )
@@ -64,11 +66,11 @@ def groups_of(params):
     return [{"params": params[:2]}, {"params": params[2:]}]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     filter=FILTERS,
     inner=st.sampled_from(sorted(INNER)),
-    events=st.lists(EVENTS, min_size=3, max_size=14),
+    events=st.lists(EVENTS, min_size=6, max_size=16),
     shapes=st.lists(st.sampled_from([(), (1,), (3, 5), (17,), (2, 1, 4)]), min_size=4, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 2**31),
@@ -90,10 +92,13 @@ def test_wrapper_is_the_filter_by_hand(filter, inner, events, shapes, dtype, see
                 hand.step()
             for p, grad in zip(ours, grads):
                 assert p.grad is None or torch.equal(p.grad, grad.to(dtype))
-        elif event in ("switch", "lamb"):
-            group, value = what
+        elif event in ("toggle", "lamb"):
+            number, lamb = what
             for groups in (optimizer.param_groups, *(hand.inner.param_groups for hand in hands)):
-                groups[group]["grokfast_enabled" if event == "switch" else "grokfast_lamb"] = value
+                if event == "lamb":
+                    groups[number]["grokfast_lamb"] = lamb
+                else:
+                    groups[number]["grokfast_enabled"] = not groups[number].get("grokfast_enabled", True)
         elif event == "reload":
             fresh = GrokFast(INNER[inner](groups_of(ours)), filter)
             fresh.load_state_dict(optimizer.state_dict())
@@ -105,6 +110,7 @@ def test_wrapper_is_the_filter_by_hand(filter, inner, events, shapes, dtype, see
             for p, grad in zip(ours, grads):
                 p.grad = grad
     for p, q, r in zip(ours, torchs, exact):
-        # The floor is a rounding a step of the largest parameter met, for when torch happens to round exactly.
-        floor = torch.finfo(dtype).eps * len(events) * (1 + r.abs().max())
+        # In fp64 both are torch's own arithmetic in another order. In fp32 torch's error is the measure; the floor is a
+        # rounding a step of the largest value, for when torch happens to round exactly.
+        floor = 1e-9 if dtype is torch.float64 else torch.finfo(dtype).eps * len(events) * (1 + r.abs().max())
         assert (p - r).abs().max() <= 2 * (q - r).abs().max() + floor
