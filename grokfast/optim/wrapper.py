@@ -144,6 +144,7 @@ class GrokFast(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
+    @torch._disable_dynamo  # as torch.optim; under torch.compile the step is taken between two compiled graphs
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Filter the gradients and take one step of the inner optimizer; returns the closure's loss, if given."""
