@@ -382,6 +382,28 @@ def test_momentum_switched_on_later_starts_like_torchs(took, judge):
     judge(*(params[0].detach() for params in sets))
 
 
+def wild(shape, step):
+    """Gradients from 1e-3 to 1e3, after a first one of zero."""
+    return gradient(shape, step) * 10 ** (3 * gradient(shape, step + 77).clamp(-1, 1)) * (step % 1000 > 0)
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(0.0, 5), (1.0, 0)])
+def test_the_limits_of_alpha_are_exact(alpha, kept, each_backend):
+    (p,) = start([500])
+    opt = GrokFast(SGD([p], lr=0.1), EMA(alpha))
+    steps(opt, [p], grad=wild)
+    assert torch.equal(opt.filter_state[p]["grokfast_ema"], wild(p.shape, kept))
+
+
+@pytest.mark.parametrize("alpha", [0.98, 0.9999])
+def test_a_slow_average_is_accurate_from_zero(alpha, each_backend, judge):
+    sets = [start([500], dtype) for dtype in PRECISIONS]
+    opt, *others = (kind(SGD(params, lr=0.1), EMA(alpha)) for kind, params in zip((GrokFast, ByHand, ByHand), sets))
+    for o, params in zip((opt, *others), sets):
+        steps(o, params, grad=wild)
+    judge(opt.filter_state[sets[0][0]]["grokfast_ema"], *(o.past[params[0]] for o, params in zip(others, sets[1:])))
+
+
 @pytest.mark.parametrize("make", [AdamW, SGD, torch.optim.RMSprop])
 @pytest.mark.parametrize("filter", [EMA(lamb=0.0), MA(2, lamb=0.0), MA(2, 0.0, "sum", warmup=False)], ids=repr)
 def test_without_amplification_the_step_is_the_inner_optimizers_bit_for_bit(make, filter, each_backend):
@@ -548,7 +570,8 @@ def test_a_default_device_or_dtype_does_not_mislead(each_backend):
     for device, dtype in (("cpu", torch.float32), ("meta", torch.float64)):
         params = start(BIG_AND_SMALL)
         grads = [gradient(p.shape, 5) for p in params]
-        opts = [GrokFast(SGD(params, lr=0.1, momentum=0.9), filter) for filter in (EMA(), MA(2))]
+        inner = [SGD(params, lr=0.1, momentum=0.9), AdamW(params[:2], foreach=False)]
+        opts = [GrokFast(optimizer, filter) for optimizer, filter in zip(inner, (MA(2), EMA()))]
         torch.set_default_dtype(dtype)
         try:
             with torch.device(device):
