@@ -32,7 +32,7 @@ def step(
     """
     extension = backend.extension()
     rule = RULES.get(type(optimizer))
-    if extension is None or rule is None or _inner_step_is_watched(optimizer):
+    if extension is None or rule is None or inner_step_is_watched(optimizer):
         return False
     if any(filter is None or filter.lamb == 0 for filter in filters):
         return False
@@ -55,7 +55,7 @@ def step(
     return True
 
 
-def _inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
+def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     """Whether somebody hooked or patched the inner step (a scheduler made from it, say): then it has to be called."""
     return bool(
         "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks

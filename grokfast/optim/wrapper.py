@@ -154,9 +154,9 @@ class GrokFast(torch.optim.Optimizer):
         if self._is_blank:
             self.filter_state, self._is_blank = {}, False
         if not self._has_started():
-            loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+            loss = self._inner_step(*(() if closure is None else (closure,)))
         elif closure is not None and _evaluates_closure_itself(self.optimizer):
-            loss = self.optimizer.step(lambda: self._evaluate_filtered(closure))
+            loss = self._inner_step(lambda: self._evaluate_filtered(closure))
         else:
             loss = None
             if closure is not None:
@@ -167,6 +167,13 @@ class GrokFast(torch.optim.Optimizer):
                 self._filter_then_step()
         self._count_step()
         return loss
+
+    def _inner_step(self, *closure: Callable[[], Any]) -> Any:
+        """The inner step, without the hooks on every optimizer's step, which see the wrapper's."""
+        inner, step = self.optimizer, type(self.optimizer).step
+        if fused.inner_step_is_watched(inner) or not getattr(step, "hooked", False):
+            return inner.step(*closure)
+        return step.__wrapped__(inner, *closure)  # type: ignore[attr-defined]
 
     def _filters(self) -> list[Filter | None]:
         """Every group's filter now, None where it is off."""
@@ -201,7 +208,7 @@ class GrokFast(torch.optim.Optimizer):
         if not self.filter_state:
             self.filter_state = {p: init_state(self.filter, p.grad) for p in params if p.grad is not None}
             self._is_blank = True
-        self.optimizer.step()
+        self._inner_step()
 
     def _params_with_grad(self) -> list[Tensor]:
         params = [p for p in _all_params(self.optimizer) if p.grad is not None]
@@ -230,7 +237,7 @@ class GrokFast(torch.optim.Optimizer):
         try:
             for p, grad in filtered:
                 p.grad = grad
-            self.optimizer.step()
+            self._inner_step()
         finally:
             if not self.write_grad:
                 for p, own in raw:
