@@ -33,7 +33,8 @@ class MA:
     """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
 
     The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
-    it, the average runs over the gradients seen so far. Raises TypeError or ValueError, naming the argument.
+    it, the average runs over the gradients seen so far. The sum of the window is kept up to date, and summed anew at
+    intervals: rounding, or a NaN, is gone at most 5 windows later. Raises TypeError or ValueError, naming the argument.
     """
 
     window_size: int = 100

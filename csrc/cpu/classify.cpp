@@ -1,6 +1,6 @@
 // Loss, accuracy and the gradient of the logits in one pass over each row: softmax cross entropy, or mean squared error
 // against the one-hot answer (torch's `mean`: over rows and classes). A row is right when the answer has the first of
-// the largest logits. Row losses are summed in double, in row order: the same bits for any number of threads.
+// the largest logits. Sums are in double, those of rows in row order: the same bits for any number of threads.
 #include <cstring>
 #include <vector>
 
@@ -23,9 +23,9 @@ GF_INLINE float exp_nonpositive(float x) {
   y = y * r + 1.6666665459e-1f;
   y = y * r + 5.0000001201e-1f;
   y = y * r * r + r + 1.f;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &shifted, 4);
-  bits = (bits - 0x4B400000 + 127) << 23;  // 0x4B400000 is 1.5 * 2^23
+  bits = (bits - 0x4B400000u + 127u) << 23;  // 0x4B400000 is 1.5 * 2^23
   float scale;
   std::memcpy(&scale, &bits, 4);
   return x < -87.3f ? 0.f : y * scale;
@@ -46,24 +46,22 @@ GF_CLONES double cross_entropy_row(const float* __restrict x, int64_t answer, fl
   float largest = x[0];
 #pragma omp simd reduction(max : largest)
   for (int64_t j = 0; j < classes; ++j) largest = x[j] > largest ? x[j] : largest;
-  float sum = 0.f;
+  for (int64_t j = 0; j < classes; ++j) buffer[j] = exp_nonpositive(x[j] - largest);
+  double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < classes; ++j) {
-    buffer[j] = exp_nonpositive(x[j] - largest);
-    sum += buffer[j];
-  }
+  for (int64_t j = 0; j < classes; ++j) sum += buffer[j];
   if (grad) {
-    const float inverse = 1.f / sum;
+    const float inverse = float(1 / sum);
     for (int64_t j = 0; j < classes; ++j) grad[j] = buffer[j] * inverse * scale;
     grad[answer] = (buffer[answer] * inverse - 1.f) * scale;
   }
-  return double(std::log(sum) - (x[answer] - largest));
+  return std::log(sum) - double(x[answer] - largest);
 }
 
 GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __restrict grad, int64_t classes,
                          float scale) {
   const float miss = x[answer] - 1.f;
-  float sum = miss * miss;
+  double sum = miss * miss;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < answer; ++j) sum += x[j] * x[j];
 #pragma omp simd reduction(+ : sum)
@@ -72,7 +70,7 @@ GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __res
     for (int64_t j = 0; j < classes; ++j) grad[j] = 2.f * scale * x[j];
     grad[answer] = 2.f * scale * miss;
   }
-  return double(sum);
+  return sum;
 }
 
 }  // namespace
