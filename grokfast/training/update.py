@@ -49,22 +49,22 @@ class FlatOptimizer:
         self.steps += 1
         if self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
+        rates = [c.lr * (min(1.0, (self.steps - 1) / c.warmup) if c.warmup else 1.0) for c in self.configs]
+        if backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+            self._one_pass(flat, grad, rates)
+        else:
+            self._reference(flat, grad, rates)
+
+    def _one_pass(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
+        state, filter = self.state, self.filters[0]
         hyper = array("d")
-        for config, filter in zip(self.configs, self.filters):
-            factor = min(1.0, (self.steps - 1) / config.warmup) if config.warmup else 1.0
+        for config, own, rate in zip(self.configs, self.filters, rates):
             hyper.extend(
                 hyper_row(
-                    filter, lr=config.lr * factor, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
+                    own, lr=rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
                     decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
                 )
             )  # fmt: skip
-        if backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
-            self._one_pass(flat, grad, hyper)
-        else:
-            self._reference(flat, grad)
-
-    def _one_pass(self, flat: Tensor, grad: Tensor, hyper: array[float]) -> None:
-        state, filter = self.state, self.filters[0]
         is_sgd = self.configs[0].name == "sgd"
         first = int(is_sgd and self.steps == 1 and "momentum_buffer" in state)
         slots = [state.get("momentum_buffer" if is_sgd else "exp_avg"), state.get("exp_avg_sq")]
@@ -78,15 +78,13 @@ class FlatOptimizer:
         kind = 0 if filter is None else FILTERS[type(filter)]
         backend.load_extension().update(int(is_sgd), kind, entries, hyper, self.steps, torch.get_num_threads())
 
-    def _reference(self, flat: Tensor, grad: Tensor) -> None:
+    def _reference(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
         """The same in plain PyTorch, as torch.optim and Lee et al. (2024) write it."""
         configs, t = self.configs, self.steps
 
         def column(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(flat)[:, None]
 
-        factors = [min(1.0, (t - 1) / c.warmup) if c.warmup else 1.0 for c in configs]
-        rates = [c.lr * factor for c, factor in zip(configs, factors)]
         grad = self._filtered(grad, column)
         decay = column([c.weight_decay for c in configs])
         if configs[0].name == "adamw":
