@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,39 +22,61 @@ import grokfast
 
 @dataclass
 class Contender:
-    """`step` is timed; `prepare` runs before it, untimed."""
+    """`step` is timed, `repeat` times in a row; `prepare` runs before, untimed. On a GPU a round ends when it is idle.
+
+    `bytes`: what a step has to move at least.
+    """
 
     step: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
+    repeat: int = 1
+    is_on_gpu: bool = False
+    bytes: int = 0
 
 
 def interleave(
     contenders: Mapping[str, Contender], *, baseline: str, rounds: int, warmup: int = 3
 ) -> list[dict[str, Any]]:
-    """A row per contender: its times in ms (p20, median, p80) and the median of its per-round ratios to `baseline`."""
+    """A row per contender: its times in ms (p20, median, p80) and the median of its per-round ratios to `baseline`.
+
+    On a GPU also how long the host was busy, and the bytes moved per second, in GB/s.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    host: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for turn in range(warmup + rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            contenders[name].prepare()
+            one = contenders[name]
+            one.prepare()
+            if one.is_on_gpu:
+                torch.cuda.synchronize()
             begin = time.perf_counter()
-            contenders[name].step()
+            for _ in range(one.repeat):
+                one.step()
+            launched = time.perf_counter() - begin
+            if one.is_on_gpu:
+                torch.cuda.synchronize()
             elapsed = time.perf_counter() - begin
             if turn >= warmup:
-                times[name].append(elapsed)
+                times[name].append(elapsed / one.repeat)
+                host[name].append(launched / one.repeat)
     rows = []
     for name, values in times.items():
         ratios = [v / b for v, b in zip(values, times[baseline])]
         p20, p80 = (statistics.quantiles(values, n=5)[i] for i in (0, 3))
-        rows.append(
-            {
-                "name": name,
-                "p20_ms": round(p20 * 1e3, 4),
-                "median_ms": round(statistics.median(values) * 1e3, 4),
-                "p80_ms": round(p80 * 1e3, 4),
-                "ratio": round(statistics.median(ratios), 3),
-            }
-        )
+        median, one = statistics.median(values), contenders[name]
+        row = {
+            "name": name,
+            "p20_ms": round(p20 * 1e3, 4),
+            "median_ms": round(median * 1e3, 4),
+            "p80_ms": round(p80 * 1e3, 4),
+            "ratio": round(statistics.median(ratios), 3),
+        }
+        if one.is_on_gpu:
+            row["host_ms"] = round(statistics.median(host[name]) * 1e3, 4)
+        if one.bytes:
+            row["GB_per_s"] = round(one.bytes / median / 1e9, 1)
+        rows.append(row)
     return rows
 
 
@@ -65,6 +89,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "device": f"CPU {model}, {os.cpu_count()} processors",
+        **_gpu(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "python": platform.python_version(),
@@ -73,15 +98,33 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    major, minor = torch.cuda.get_device_capability()
+    return {
+        "gpu": f"{torch.cuda.get_device_name()}, sm_{major}{minor}",
+        "driver": driver[0].strip() if driver else "unknown",
+        "cuda": torch.version.cuda,
+        "triton": importlib.metadata.version("triton"),
+    }
+
+
 def report(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | None) -> None:
     """Print the tables, and write them as JSON where a file is named."""
     about = machine()
-    print(f"{title}: {about['device']}, {about['threads']} threads, torch {about['torch']}, {about['date']}, "
-          f"OMP_WAIT_POLICY {about['omp_wait_policy']}")  # fmt: skip
+    print(f"{title}: {about.get('gpu', about['device'])}, {about['threads']} threads, torch {about['torch']}, "
+          f"{about['date']}, OMP_WAIT_POLICY {about['omp_wait_policy']}")  # fmt: skip
     for section, rows in sections.items():
         print(f"\n{section}")
         for row in rows:
-            print(f"  {row['name']:<36} {row['median_ms']:>10.3f} ms  {row['ratio']:>7.2f} ×")
+            more = [f"host {row['host_ms']:.3f} ms"] if "host_ms" in row else []
+            more += [f"{row['GB_per_s']:,.0f} GB/s"] if "GB_per_s" in row else []
+            print(
+                f"  {row['name']:<44} {row['median_ms']:>10.3f} ms  {row['ratio']:>7.2f} ×  {'  '.join(more)}".rstrip()
+            )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"title": title, "machine": about, "sections": sections}, indent=1) + "\n")

@@ -1,12 +1,15 @@
-"""Which implementation an operation uses, and why: the compiled extension where it is built, else plain PyTorch.
+"""Which implementation an operation uses, and why: on a CPU the compiled extension where it is built, on a GPU Triton's
+kernels or the extension's CUDA ones, else plain PyTorch.
 
-`GROKFAST_BACKEND=reference` forces plain PyTorch everywhere; `using("reference")` does so for a block of code.
+`GROKFAST_BACKEND` chooses: "auto"; "reference", plain PyTorch everywhere; "triton" or "cuda", these GPU kernels only.
+With TRITON_INTERPRET=1 in the environment "triton" also takes CPU tensors, slowly, to be compared with the reference.
+`using(...)` chooses for a block of code.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +22,8 @@ from torch import Tensor, nn
 
 from grokfast import checks
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "reference", "triton", "cuda")
+OLDEST_GPU = (8, 0)  # compute capability
 _chosen: list[str] = []
 
 
@@ -42,7 +46,7 @@ def build_info() -> dict[str, str | bool]:
 
 
 def current() -> str:
-    """'auto' or 'reference', from the innermost `using` block, else GROKFAST_BACKEND."""
+    """One of BACKENDS, from the innermost `using` block, else GROKFAST_BACKEND."""
     if _chosen:
         return _chosen[-1]
     return checks.choice("GROKFAST_BACKEND", os.environ.get("GROKFAST_BACKEND", "auto"), BACKENDS)
@@ -50,7 +54,7 @@ def current() -> str:
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Run a block on backend `name` ('auto' or 'reference'); for this process, not per thread."""
+    """Run a block on backend `name`, one of BACKENDS; for this process, not per thread."""
     _chosen.append(checks.choice("backend", name, BACKENDS))
     try:
         yield
@@ -61,6 +65,43 @@ def using(name: str) -> Iterator[None]:
 def extension() -> ModuleType | None:
     """grokfast._C, or None where it is not built, plain PyTorch is asked for, or torch.compile is tracing."""
     return None if torch.compiler.is_compiling() or current() == "reference" else _load()[0]
+
+
+def device_kernels(device: torch.device) -> str | None:
+    """The kernels for tensors of a device, "triton" or "cuda"; None: why_no_device_kernels says why."""
+    return None if torch.compiler.is_compiling() else _device_kernels(device, current())[0]
+
+
+def why_no_device_kernels(device: torch.device) -> str:
+    """Why `device_kernels` is None, in words; empty where it is not."""
+    return _device_kernels(device, current())[1]
+
+
+@functools.cache
+def _device_kernels(device: torch.device, wish: str) -> tuple[str | None, str]:
+    if wish == "reference":
+        return None, "GROKFAST_BACKEND=reference"
+    if device.type == "cpu":
+        interpreted = wish == "triton" and os.environ.get("TRITON_INTERPRET") == "1" and _has_triton()
+        return ("triton", "") if interpreted else (None, "a CPU")
+    if device.type != "cuda" or torch.version.hip:
+        return None, "not an NVIDIA GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_GPU:
+        found, needed = (".".join(map(str, version)) for version in (capability, OLDEST_GPU))
+        return None, f"compute capability {found}, the kernels need {needed}"
+    if wish != "cuda" and _has_triton():
+        return "triton", ""
+    module, why = _load()
+    if wish != "triton" and module is not None and module.with_cuda:
+        return "cuda", ""
+    missing = {"triton": "Triton is not installed", "cuda": f"no CUDA kernels in the extension {why}".strip()}
+    return None, missing.get(wish, " and ".join(missing.values()))
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def plain(t: Tensor) -> bool:

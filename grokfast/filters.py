@@ -34,19 +34,26 @@ class MA:
 
     The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
     it, the average runs over the gradients seen so far. The sum of the window is kept up to date, and summed anew at
-    intervals: rounding, or a NaN, is gone at most 5 windows later. Raises TypeError or ValueError, naming the argument.
+    intervals: rounding, or a NaN, is gone at most 5 windows later.
+
+    The window is `window_size` times the parameters' size. `ring` says where it lies: "full", beside the parameters in
+    their precision (at least fp32); "bfloat16", half of that, the average being that of the rounded gradients; "host",
+    in page-locked CPU memory, two rows of which cross the bus each step. Raises TypeError or ValueError, naming the
+    argument.
     """
 
     window_size: int = 100
     lamb: float = 5.0
     filter_type: Literal["mean", "sum"] = "mean"
     warmup: bool = True
+    ring: Literal["full", "bfloat16", "host"] = "full"
 
     def __post_init__(self) -> None:
         _set(self, window_size=checks.integer("window_size", self.window_size, minimum=1))
         _set(self, lamb=checks.real("lamb", self.lamb))
         checks.choice("filter_type", self.filter_type, ("mean", "sum"))
         checks.boolean("warmup", self.warmup)
+        checks.choice("ring", self.ring, ("full", "bfloat16", "host"))
 
 
 Filter = EMA | MA

@@ -7,6 +7,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton: its kernels then run on CPU tensors
+
 from grokfast import backend
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
-from grokfast.optim.reference import EMA_KEY, filter_gradient, require_dense, require_state
+from grokfast.optim.history import EMA_KEY, require_dense, require_state
+from grokfast.optim.reference import filter_gradient
 
 
 def gradfilter_ema(

@@ -1,58 +1,89 @@
-"""Filter and optimizer step in one pass over memory: AdamW, Adam and SGD on CPU fp32 tensors, in the C++ extension.
+"""Filter and optimizer step in one pass over memory, for AdamW, Adam, SGD and Lion: where that applies, it is taken.
 
-Nine memory streams instead of the optimizer's seven and the filter's five. `p.grad` stays raw; the inner optimizer's
-state keeps torch's own format, so that it may be saved, loaded and continued by torch.
+On CPU fp32 tensors by the C++ extension, on a GPU by one launch for all tensors of a dtype. Nine memory streams instead
+of the optimizer's seven and the filter's five. `p.grad` stays raw; the inner optimizer's state keeps torch's format, so
+that it may be saved, loaded and continued by torch (on a GPU with the step counts there, as under fused=True).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grokfast import backend
-from grokfast.filters import EMA, MA, Filter
-from grokfast.optim.reference import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state
-
-RULES: dict[type, int] = {torch.optim.Adam: 0, torch.optim.AdamW: 0, torch.optim.SGD: 1}
-FILTERS: dict[type, int] = {EMA: 1, MA: 2}
+from grokfast.filters import MA
+from grokfast.optim.device_step import DeviceSteps, Histories, Step
+from grokfast.optim.settings import Setting
+from grokfast.optim.slots import FILTER_ONLY, FILTERS, RULES, Work, entry, fits, group_rows, slots_of
 
 
 def step(
-    optimizer: torch.optim.Optimizer, filters: Sequence[Filter | None], filter_state: dict[Tensor, dict[str, Any]]
+    optimizer: torch.optim.Optimizer,
+    settings: Sequence[Setting],
+    histories: Histories,
+    device_steps: DeviceSteps,
+    *,
+    capturable: bool,
 ) -> bool:
     """Take the step and return True, or return False, nothing changed, where the one pass does not apply.
 
-    `filters` has one for each group; they differ in α and λ only. A group without one, or with λ = 0, is left to the
-    inner optimizer itself, bit for bit.
+    `settings` has one for each group; the filters differ in α and λ only. A group without one, or with λ = 0, is left
+    to the inner optimizer itself, bit for bit.
     """
-    extension = backend.extension()
     rule = RULES.get(type(optimizer))
-    if extension is None or rule is None or inner_step_is_watched(optimizer):
+    if rule is None or inner_step_is_watched(optimizer):
         return False
-    if any(filter is None or filter.lamb == 0 for filter in filters):
+    for group, setting in zip(optimizer.param_groups, settings):
+        if setting.filter is None or (setting.filter.lamb == 0 and "lamb" not in setting.tensors):
+            return False
+        if group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
+            return False
+    work = work_of(optimizer, settings)
+    steps = _steps(rule, work, settings, optimizer.state, histories, device_steps, capturable)
+    if steps is None:
         return False
-    todo = [
-        (row, group, p)
-        for row, group in enumerate(optimizer.param_groups)
+    hyper = group_rows(optimizer, [setting.filter for setting in settings])
+    overrides = _overrides(optimizer.param_groups, settings)
+    for take in steps:
+        take(hyper, overrides)
+    torch.autograd.graph.increment_version([w.param for w in work])
+    return True
+
+
+def filtered(
+    optimizer: torch.optim.Optimizer,
+    work: Sequence[Work],
+    settings: Sequence[Setting],
+    histories: Histories,
+    device_steps: DeviceSteps,
+    *,
+    capturable: bool,
+) -> list[Tensor] | None:
+    """The filtered gradients of `work` in one pass, the histories advanced; None, nothing changed, where it cannot be.
+
+    They may lie where the last call's lay.
+    """
+    steps = _steps(FILTER_ONLY, work, settings, {}, histories, device_steps, capturable)
+    if steps is None or len(steps) != 1:
+        return None
+    hyper = group_rows(optimizer, [setting.filter for setting in settings])
+    return steps[0](hyper, _overrides(optimizer.param_groups, settings))
+
+
+def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> list[Work]:
+    """Every parameter with a gradient whose group has a filter."""
+    return [
+        Work(row, group, p, setting.filter)
+        for row, (group, setting) in enumerate(zip(optimizer.param_groups, settings))
+        if setting.filter is not None
         for p in group["params"]
         if p.grad is not None
     ]
-    for group in optimizer.param_groups:
-        if group.get("amsgrad") or group.get("capturable") or group.get("differentiable"):
-            return False
-    for row, _, p in todo:
-        size = p.numel()
-        if p.is_neg() or p.grad.is_neg() or not (_fits(p, size) and _fits(p.grad, size)):
-            return False
-        if not (_state_fits(optimizer.state.get(p), size) and _history_fits(filter_state.get(p), filters[row], size)):
-            return False
-    _launch(extension, rule, optimizer, filters, filter_state, todo)
-    return True
 
 
 def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
@@ -62,110 +93,66 @@ def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def _fits(t: Any, size: int, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether `t` is `size` plain numbers in a row, as the extension, which sees a pointer, has to believe."""
-    plain = type(t) is nn.Parameter or type(t) is Tensor
-    return (
-        plain
-        and t.dtype is dtype
-        and t.is_cpu
-        and t.layout is torch.strided
-        and t.is_contiguous()
-        and t.numel() == size
-    )
-
-
-def _state_fits(state: dict[str, Any] | None, size: int) -> bool:
-    for key, value in (state or {}).items():
-        if value is not None and not _fits(value, 1 if key == "step" else size):
-            return False
-    return True
-
-
-def _history_fits(history: dict[str, Any] | None, filter: Filter | None, size: int) -> bool:
-    if not history:
-        return True
-    if isinstance(filter, EMA):
-        return _fits(history.get(EMA_KEY), size)
-    return isinstance(filter, MA) and (
-        _fits(history.get(RING_KEY), filter.window_size * size)
-        and _fits(history.get(SUM_KEY), size)
-        and _fits(history.get(COUNT_KEY), 1, torch.int64)
-    )
-
-
-def _launch(
-    extension: ModuleType,
+def _steps(
     rule: int,
-    optimizer: torch.optim.Optimizer,
-    filters: Sequence[Filter | None],
-    filter_state: dict[Tensor, dict[str, Any]],
-    todo: list[tuple[int, dict[str, Any], Tensor]],
-) -> None:
-    entries = array("q")
-    common = filters[0]
-    assert common is not None
-    is_ema = isinstance(common, EMA)
-    for row, group, p in todo:
-        grad = p.grad
-        assert grad is not None
-        state = optimizer.state.get(p, {})
-        history = filter_state.setdefault(p, {})
-        if not history:
-            history.update(init_state(common, grad))
-        first_step = 0
-        if rule == 0:
-            if not state:
-                optimizer.state[p] = state
-                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-                state["exp_avg"] = torch.zeros_like(p)
-                state["exp_avg_sq"] = torch.zeros_like(p)
-            one, two, count = state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr(), state["step"].data_ptr()
+    work: Sequence[Work],
+    settings: Sequence[Setting],
+    states: Any,
+    histories: Histories,
+    device_steps: DeviceSteps,
+    capturable: bool,
+) -> list[Step] | None:
+    """A function per device that takes its part of the step, or None where one of them has no kernel that fits."""
+    by_device: dict[torch.device, list[Work]] = {}
+    for w in work:
+        by_device.setdefault(w.param.device, []).append(w)
+    steps: list[Step] = []
+    for device, part in by_device.items():
+        if backend.device_kernels(device) is not None:
+            found = device_steps.find(rule, part, states, histories, capturable=capturable)
+        elif device.type == "cpu" and not capturable and backend.extension() is not None:
+            found = _cpu_step(rule, part, states, histories)
         else:
-            one = two = count = 0
-            if group["momentum"]:
-                first_step = int(state.get("momentum_buffer") is None)
-                if first_step:
-                    optimizer.state[p] = state
-                    state["momentum_buffer"] = torch.empty_like(p)
-                one = state["momentum_buffer"].data_ptr()
-        if is_ema:
-            past = (history[EMA_KEY].data_ptr(), 0, 0)
-        else:
-            past = (history[RING_KEY].data_ptr(), history[SUM_KEY].data_ptr(), history[COUNT_KEY].data_ptr())
-        entries.extend((p.numel(), p.data_ptr(), grad.data_ptr(), one, two, count, *past, first_step, row))
-    hyper = array("d")
-    for group, filter in zip(optimizer.param_groups, filters):
-        decoupled = type(optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
-        hyper.extend(hyper_row(filter, **{**group, "decoupled": decoupled}))
-    extension.update(rule, FILTERS[type(common)], entries, hyper, 0, torch.get_num_threads())
-    torch.autograd.graph.increment_version([p for _, _, p in todo])
+            found = None
+        if found is None:
+            return None
+        steps.append(found)
+    return steps
 
 
-def hyper_row(
-    filter: Filter | None,
-    /,
-    *,
-    lr: Any,
-    weight_decay: Any = 0.0,
-    betas: Any = (0.0, 0.0),
-    eps: float = 0.0,
-    decoupled: bool = False,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-    **_: Any,
-) -> tuple[float, ...]:
-    """A param group as a row of csrc/update_rules.h's `Hyper`, in its order."""
-    alpha = filter.alpha if isinstance(filter, EMA) else 0.0
-    window, mean, warmup = (
-        (filter.window_size, filter.filter_type == "mean", filter.warmup)
-        if isinstance(filter, MA)
-        else (1, False, False)
-    )
-    return (
-        float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(decoupled),
-        momentum, dampening, float(nesterov), float(maximize),
-        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup),
-    )  # fmt: skip
+def _cpu_step(rule: int, work: Sequence[Work], states: Any, histories: Histories) -> Step | None:
+    for w in work:
+        if not fits(rule, w, states.get(w.param), histories.get(w.param), (torch.float32,)):
+            return None
+    return partial(_take_cpu_step, rule, work, states, histories)
+
+
+def _take_cpu_step(
+    rule: int, work: Sequence[Work], states: Any, histories: Histories, hyper: array[float], _: Sequence[Tensor | None]
+) -> list[Tensor]:
+    filter, entries = work[0].filter, array("q")
+    outs = [torch.empty_like(w.param) for w in work] if rule == FILTER_ONLY else []
+    for i, w in enumerate(work):
+        entries.extend(entry(w, slots_of(rule, w, states, histories), outs[i] if outs else None))
+    is_bf16 = isinstance(filter, MA) and filter.ring == "bfloat16"
+    module, threads = backend.load_extension(), torch.get_num_threads()
+    module.update(rule, FILTERS[type(filter)], entries, hyper, 0, threads, ring_type=int(is_bf16))
+    return outs
+
+
+def _can_read_lr(group: dict[str, Any]) -> bool:
+    """A kernel reads a learning rate from the device as one fp32 number there; one on the CPU is passed on."""
+    lr = group.get("lr")
+    if not isinstance(lr, Tensor) or lr.is_cpu:
+        return True
+    return lr.dtype is torch.float32 and lr.numel() == 1 and {p.device for p in group["params"]} <= {lr.device}
+
+
+def _overrides(groups: Sequence[dict[str, Any]], settings: Sequence[Setting]) -> list[Tensor | None]:
+    """Four a group: the device tensors for lr, alpha, lamb and enabled, or None."""
+    found: list[Tensor | None] = []
+    for group, setting in zip(groups, settings):
+        lr = group.get("lr")
+        found.append(lr if isinstance(lr, Tensor) and not lr.is_cpu else None)
+        found.extend(setting.tensors.get(name) for name in ("alpha", "lamb", "enabled"))
+    return found

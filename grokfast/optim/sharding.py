@@ -7,9 +7,14 @@ from typing import Any
 import torch
 
 
+def is_sharded(t: Any) -> bool:
+    """Whether `t` is a DTensor."""
+    return hasattr(t, "to_local")
+
+
 def local_part(t: Any) -> Any:
     """This process's part of a DTensor, sharing its memory; any other value as it is."""
-    return t.to_local() if hasattr(t, "to_local") else t
+    return t.to_local() if is_sharded(t) else t
 
 
 def placed_like(grad: Any, own: Any) -> Any:
@@ -17,7 +22,7 @@ def placed_like(grad: Any, own: Any) -> Any:
 
     `own` may have further axes in front of grad's (a ring has one); they are not sharded.
     """
-    if not hasattr(grad, "to_local"):
+    if not is_sharded(grad):
         return own
     lead = own.shape[: own.ndim - grad.ndim]
     placements = [_moved(placement, len(lead)) for placement in grad.placements]

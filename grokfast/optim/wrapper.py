@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +13,12 @@ from torch.optim.optimizer import ParamsT
 from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
-from grokfast.optim.reference import COUNT_KEY, KEYS, filter_gradient, init_state, require_dense, require_state
-
-_ALL_KEYS = frozenset(key for keys in KEYS.values() for key in keys)
+from grokfast.optim.device import is_capturing
+from grokfast.optim.device_step import DeviceSteps
+from grokfast.optim.history import ALL_KEYS, COUNT_KEY, RING_KEY, init_state, new_ring, require_dense, require_state
+from grokfast.optim.reference import filter_gradient
+from grokfast.optim.settings import Setting, check_group, setting_of
+from grokfast.optim.sharding import is_sharded
 
 
 class GrokFast(torch.optim.Optimizer):
@@ -48,13 +50,20 @@ class GrokFast(torch.optim.Optimizer):
         start_when: called with the number of steps taken, before each step, until it returns True; the filter begins
             then (after start_step). `lambda step: train_accuracy() > 0.99` starts it after memorisation.
         write_grad: leave the filtered gradient in `p.grad` after a step, instead of the raw one.
+        capturable: the step may be captured in a CUDA graph: nothing in it waits for the device, and a group's
+            `grokfast_alpha`, `grokfast_lamb` and `grokfast_enabled` may be 0-dim fp32 tensors there, read at every
+            replay (0 is off). True, too, if the inner optimizer was made so. Excludes start_step and start_when: begin
+            with grokfast_enabled = torch.zeros((), device="cuda") and fill it with 1 later.
 
     A step with zero gradients at lr 0, by which torch.distributed.checkpoint lets an optimizer make its state, makes
     the filter's, too, but is no part of any history.
 
-    Where the inner optimizer is torch's AdamW, Adam or SGD on CPU fp32 tensors, filter and update are one pass.
+    Where the inner optimizer is torch's AdamW, Adam or SGD, or grokfast.optim.Lion, filter and update are one pass: on
+    CPU fp32 tensors, and on NVIDIA GPUs, fp32, bf16 or fp16, one launch for all tensors of a dtype. Around any other
+    optimizer the filter is.
 
-    Raises TypeError for an `optimizer` or `filter` of another type, and for sparse gradients.
+    Raises TypeError for an `optimizer` or `filter` of another type, and for sparse gradients; ValueError for options
+    that exclude each other.
     """
 
     optimizer: torch.optim.Optimizer
@@ -63,7 +72,9 @@ class GrokFast(torch.optim.Optimizer):
     start_step: int
     start_when: Callable[[int], bool] | None
     write_grad: bool
+    _is_capturable: bool
     _is_blank: bool  # filter_state was made for a checkpoint to fill; no gradient has been seen
+    _device_steps: DeviceSteps
 
     def __init__(
         self,
@@ -73,6 +84,7 @@ class GrokFast(torch.optim.Optimizer):
         start_step: int = 0,
         start_when: Callable[[int], bool] | None = None,
         write_grad: bool = False,
+        capturable: bool = False,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -82,10 +94,18 @@ class GrokFast(torch.optim.Optimizer):
             raise TypeError(f"filter must be grokfast.EMA(...) or grokfast.MA(...), got {filter!r}")
         if start_when is not None and not callable(start_when):
             raise TypeError(f"start_when must be callable or None, got {start_when!r}")
+        checks.boolean("capturable", capturable)
         for group in optimizer.param_groups:
-            _check_group(group)
+            if capturable and group.get("capturable") is False:
+                raise ValueError(f"capturable=True needs {type(optimizer).__name__}(..., capturable=True), too")
+            check_group(group, capturable=capturable or bool(group.get("capturable")))
+            if (capturable or group.get("capturable")) and (start_step or start_when is not None):
+                raise ValueError(
+                    f"start_step={start_step!r} and start_when={start_when!r} count steps on the host, which a "
+                    "captured step does without: make grokfast_enabled a 0-dim tensor on the device"
+                )
         # Not Optimizer.__init__: it would make groups and state of its own. __setstate__ makes the hooks.
-        super().__setstate__(
+        self.__setstate__(
             {
                 "optimizer": optimizer,
                 "filter": filter,
@@ -93,10 +113,19 @@ class GrokFast(torch.optim.Optimizer):
                 "start_step": checks.integer("start_step", start_step, minimum=0),
                 "start_when": start_when,
                 "write_grad": checks.boolean("write_grad", write_grad),
+                "_is_capturable": capturable,
                 "_is_blank": False,
             }
         )
         self._note_start()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_device_steps": DeviceSteps()})
+
+    @property
+    def capturable(self) -> bool:
+        """Whether the step may be captured in a CUDA graph."""
+        return self._is_capturable or any(group.get("capturable") for group in self.param_groups)
 
     # The inner optimizer's own, so that they stay live whatever replaces them there.
     @property
@@ -125,7 +154,7 @@ class GrokFast(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; its parameters' histories start with their first gradients."""
-        _check_group(param_group)
+        check_group(param_group, capturable=self.capturable)
         self.optimizer.add_param_group(param_group)
         self._note_start()
 
@@ -162,8 +191,9 @@ class GrokFast(torch.optim.Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            filters = self._filters()
-            if self.write_grad or not fused.step(self.optimizer, filters, self.filter_state):
+            if self.write_grad or not fused.step(
+                self.optimizer, self._settings(), self.filter_state, self._device_steps, capturable=self.capturable
+            ):
                 self._filter_then_step()
         self._count_step()
         return loss
@@ -175,9 +205,8 @@ class GrokFast(torch.optim.Optimizer):
             return inner.step(*closure)
         return step.__wrapped__(inner, *closure)  # type: ignore[attr-defined]
 
-    def _filters(self) -> list[Filter | None]:
-        """Every group's filter now, None where it is off."""
-        return [_filter_of(group, self.filter) for group in self.param_groups]
+    def _settings(self) -> list[Setting]:
+        return [setting_of(group, self.filter) for group in self.param_groups]
 
     def _note_start(self) -> None:
         """Where the filter begins later, each group says how far that is, so that a state dict does."""
@@ -206,7 +235,10 @@ class GrokFast(torch.optim.Optimizer):
     def _make_state(self) -> None:
         params = self._params_with_grad()
         if not self.filter_state:
-            self.filter_state = {p: init_state(self.filter, p.grad) for p in params if p.grad is not None}
+            for p in params:
+                assert p.grad is not None
+                count_on = p.device if self.capturable else None
+                self.filter_state[p] = init_state(self.filter, p.grad, count_on=count_on)
             self._is_blank = True
         self._inner_step()
 
@@ -219,20 +251,34 @@ class GrokFast(torch.optim.Optimizer):
                 require_state("filter_state[p]", self.filter_state[p], self.filter, p.grad.shape)
         return params
 
-    def _filtered(self) -> list[tuple[Tensor, Tensor]]:
-        """Parameters and their filtered gradients, the histories advanced; everything is checked first."""
+    def _filtered(self, *, to_keep: bool) -> list[tuple[Tensor, Tensor]]:
+        """Parameters and their filtered gradients, the histories advanced; everything is checked first.
+
+        Unless `to_keep`, they are good until the next step only.
+        """
         self._params_with_grad()
-        pairs = []
-        for group, filter in zip(self.param_groups, self._filters()):
-            for p in group["params"]:
-                if filter is None:
-                    self.filter_state.pop(p, None)
-                elif p.grad is not None:
-                    pairs.append((p, filter_gradient(filter, p.grad, self.filter_state.setdefault(p, {}))))
-        return pairs
+        settings, capturable = self._settings(), self.capturable
+        for group, setting in zip(self.param_groups, settings):
+            for p in group["params"] if setting.filter is None else ():
+                self.filter_state.pop(p, None)
+        work = fused.work_of(self.optimizer, settings)
+        grads = None
+        if not to_keep:
+            grads = fused.filtered(
+                self.optimizer, work, settings, self.filter_state, self._device_steps, capturable=capturable
+            )
+        if grads is None:
+            grads = []
+            for w in work:
+                assert w.param.grad is not None
+                if isinstance(w.filter, MA) and w.filter.ring == "host" and is_capturing(w.param.device):
+                    raise RuntimeError('ring="host" can be captured only where kernels run: see `grokfast doctor`')
+                history, tensors = self.filter_state.setdefault(w.param, {}), settings[w.row].tensors
+                grads.append(filter_gradient(w.filter, w.param.grad, history, tensors=tensors, capturable=capturable))
+        return [(w.param, grad) for w, grad in zip(work, grads)]
 
     def _filter_then_step(self) -> None:
-        filtered = self._filtered()
+        filtered = self._filtered(to_keep=self.write_grad)
         raw: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p, _ in filtered]
         try:
             for p, grad in filtered:
@@ -246,7 +292,7 @@ class GrokFast(torch.optim.Optimizer):
     def _evaluate_filtered(self, closure: Callable[[], Any]) -> Any:
         with torch.enable_grad():
             loss = closure()
-        for p, grad in self._filtered():
+        for p, grad in self._filtered(to_keep=True):
             p.grad = grad
         return loss
 
@@ -278,24 +324,24 @@ class GrokFast(torch.optim.Optimizer):
         filter_state: dict[Tensor, dict[str, Tensor]] = {}
         param_of = dict(zip(packed, _all_params(self.optimizer)))
         for index, entry in state_dict["state"].items():
-            ours = {key: value for key, value in entry.items() if key in _ALL_KEYS}
-            rest = {key: value for key, value in entry.items() if key not in _ALL_KEYS}
+            ours = {key: value for key, value in entry.items() if key in ALL_KEYS}
+            rest = {key: value for key, value in entry.items() if key not in ALL_KEYS}
             if rest:
                 inner[index] = rest
             if ours and index in param_of:
                 p = param_of[index]
                 require_state(f"state_dict['state'][{index}]", ours, self.filter, p.shape)
-                filter_state[p] = {key: _loaded(key, value, p) for key, value in ours.items()}
+                filter_state[p] = ours
         self.optimizer.load_state_dict({**state_dict, "state": inner})
-        self.filter_state = filter_state
+        self.filter_state = {p: _placed(ours, self.filter, p, self.capturable) for p, ours in filter_state.items()}
         self._note_start()
         self._is_blank = not any(t.any() for history in filter_state.values() for t in history.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("optimizer", "filter", "filter_state", "start_step", "start_when", "write_grad", "_is_blank")
-        return {name: vars(self)[name] for name in own}
+        names = ("optimizer", "filter", "filter_state", "start_step", "start_when", "write_grad")
+        return {name: vars(self)[name] for name in (*names, "_is_capturable", "_is_blank")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
@@ -325,35 +371,14 @@ class GrokFastAdamW(GrokFast):
         super().__init__(inner, filter, start_step=start_step, start_when=start_when, write_grad=write_grad)
 
 
-_GROUP_KEYS = {"grokfast_alpha", "grokfast_lamb", "grokfast_enabled", "grokfast_steps", "grokfast_started"}
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    """Raise ValueError for a misspelt key or a value that no filter takes."""
-    for key in group:
-        if key.startswith("grokfast_"):
-            checks.choice("a param group's key", key, sorted(_GROUP_KEYS))
-    _filter_of(group, EMA())
-
-
-def _filter_of(group: dict[str, Any], base: Filter) -> Filter | None:
-    """`base` with the group's own values; None where the group is off."""
-    if not group.get("grokfast_enabled", True):
-        return None
-    own: dict[str, Any] = {}
-    if "grokfast_lamb" in group:
-        own["lamb"] = group["grokfast_lamb"]
-    if "grokfast_alpha" in group and isinstance(base, EMA):
-        own["alpha"] = group["grokfast_alpha"]
-    return dataclasses.replace(base, **own) if own else base
-
-
 def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
     """Whether every lr and every gradient is zero."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return False
     for group in optimizer.param_groups:
         lr = group.get("lr", 0)
         if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
@@ -362,11 +387,20 @@ def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
     return not any(grad.layout is not torch.strided or grad.count_nonzero() for grad in grads)
 
 
-def _loaded(key: str, value: Tensor, p: Tensor) -> Tensor:
-    """A copy where the filter works: the count on the CPU, the rest beside `p`, in at least fp32."""
-    if key == COUNT_KEY:
-        return value.detach().to("cpu", copy=True)
-    return value.detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True)
+def _placed(history: dict[str, Tensor], filter: Filter, p: Tensor, capturable: bool) -> dict[str, Tensor]:
+    """A copy of a loaded history as the filter keeps it: in at least fp32, in the order of `p`'s memory."""
+    placed, dtype = {}, torch.promote_types(p.dtype, torch.float32)
+    for key, value in history.items():
+        if key == COUNT_KEY:
+            if capturable or isinstance(filter, MA):
+                placed[key] = value.detach().to(p.device if capturable else "cpu", copy=True)
+        elif is_sharded(p) or is_sharded(value):
+            placed[key] = value.detach().to(p.device, dtype, copy=True)
+        elif key == RING_KEY and isinstance(filter, MA):
+            placed[key] = new_ring(filter, p.detach(), dtype).copy_(value)
+        else:
+            placed[key] = torch.empty_like(p.detach(), dtype=dtype).copy_(value)
+    return placed
 
 
 def _evaluates_closure_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -13,7 +13,7 @@ from grokfast.nn import PairMLPConfig, TransformerConfig
 from grokfast.seeds import MAX_SEED
 from grokfast.tasks import ModularTask
 
-OptimizerName = Literal["adamw", "adam", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd", "lion"]
 Loss = Literal["cross_entropy", "mse"]
 Engine = Literal["auto", "reference"]
 Precision = Literal["float32", "float64"]

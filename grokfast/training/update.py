@@ -10,17 +10,21 @@ from torch import Tensor
 
 from grokfast import backend
 from grokfast.filters import EMA, MA, Filter
-from grokfast.optim.fused import FILTERS, hyper_row
-from grokfast.optim.reference import RESUM_WINDOWS
+from grokfast.optim.device import DTYPES, Launch, Rows, Uploads
+from grokfast.optim.history import RESUM_WINDOWS
+from grokfast.optim.slots import ADAM, FILTERS, LION, SGD, hyper_row
 from grokfast.training.experiment import OptimizerConfig
+
+RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 
 
 class FlatOptimizer:
-    """AdamW, Adam or SGD, with or without a filter; algorithm, filter kind and window are common to all models.
+    """AdamW, Adam, SGD or Lion, with or without a filter; algorithm, filter kind, window and ring are common to all.
 
     `state` maps a name to a tensor whose first axis is the model: exp_avg and exp_avg_sq or momentum_buffer [E, P],
     ema [E, P], or ring [E, window, P] and sum [E, P]. `steps` counts the steps of all models.
-    On CPU fp32 with the extension a step is one pass over memory, otherwise plain PyTorch, any device and precision.
+    A step is one pass over memory on CPU fp32 with the extension, one launch on a GPU, and otherwise plain PyTorch, any
+    device and precision.
     """
 
     def __init__(self, flat: Tensor, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None]) -> None:
@@ -28,19 +32,22 @@ class FlatOptimizer:
         self.steps = 0
         self.state: dict[str, Tensor] = {}
         config, filter = self.configs[0], self.filters[0]
-        names = ["exp_avg", "exp_avg_sq"] if config.name != "sgd" else []
-        if config.name == "sgd" and config.momentum:
-            names.append("momentum_buffer")
+        names = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"], "lion": ["exp_avg"]}.get(
+            config.name, ["momentum_buffer"] if config.momentum else []
+        )
         if isinstance(filter, EMA):
-            names.append("ema")
+            names = [*names, "ema"]
         elif isinstance(filter, MA):
-            self.state["ring"] = flat.new_zeros(len(flat), filter.window_size, flat.shape[1])
-            names.append("sum")
+            self.state["ring"] = _new_ring(flat, filter)
+            names = [*names, "sum"]
         self.state |= {name: torch.zeros_like(flat) for name in names}
+        self._on_device = _OnDevice(flat.device)
 
     def keep(self, models: Tensor) -> None:
         """Go on with these models only."""
-        self.state = {name: tensor[models] for name, tensor in self.state.items()}
+        for name, tensor in self.state.items():
+            kept = tensor[models.to(tensor.device)]
+            self.state[name] = kept.pin_memory() if tensor.is_pinned() else kept
         self.configs = [self.configs[i] for i in models.tolist()]
         self.filters = [self.filters[i] for i in models.tolist()]
 
@@ -50,13 +57,44 @@ class FlatOptimizer:
         if self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
         rates = [c.lr * (min(1.0, (self.steps - 1) / c.warmup) if c.warmup else 1.0) for c in self.configs]
-        if backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+        if backend.device_kernels(flat.device) is not None and flat.dtype in DTYPES:
+            self._launch(flat, grad, rates)
+        elif backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
             self._one_pass(flat, grad, rates)
         else:
             self._reference(flat, grad, rates)
 
     def _one_pass(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
-        state, filter = self.state, self.filters[0]
+        is_first = self.steps == 1 and "momentum_buffer" in self.state
+        entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
+        module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
+        ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
+        rule, hyper = RULES[self.configs[0].name], self._hyper(rates)
+        module.update(rule, kind, entries, hyper, self.steps, threads, ring_type=ring)
+
+    def _launch(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
+        counted = self._on_device.counted(len(flat), self.steps - 1)
+        key = tuple(t.data_ptr() for t in (flat, grad, *counted, *self.state.values())), backend.current()
+        launch = self._on_device.launches.get(key)
+        if launch is None:
+            steps, counts = ([t.data_ptr() for t in counter] for counter in counted)
+            entries = self._entries(flat, grad, steps, counts, is_first=False)
+            filter, ring = self.filters[0], self.state.get("ring", flat).dtype
+            window = filter.window_size if isinstance(filter, MA) else 1
+            launch = Launch(
+                RULES[self.configs[0].name], self._kind(), entries, window,
+                torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device,
+                self._on_device.uploads,
+            )  # fmt: skip
+            self._on_device.remember(key, launch)
+        launch(*self._on_device.rows.tables(self._hyper(rates), [None] * (4 * len(flat))))
+        self._on_device.steps = self.steps
+
+    def _kind(self) -> int:
+        return 0 if self.filters[0] is None else FILTERS[type(self.filters[0])]
+
+    def _hyper(self, rates: Sequence[float]) -> array[float]:
+        """A row of csrc/update_rules.h's `Hyper` for every model."""
         hyper = array("d")
         for config, own, rate in zip(self.configs, self.filters, rates):
             hyper.extend(
@@ -65,18 +103,22 @@ class FlatOptimizer:
                     decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
                 )
             )  # fmt: skip
-        is_sgd = self.configs[0].name == "sgd"
-        first = int(is_sgd and self.steps == 1 and "momentum_buffer" in state)
-        slots = [state.get("momentum_buffer" if is_sgd else "exp_avg"), state.get("exp_avg_sq")]
+        return hyper
+
+    def _entries(
+        self, flat: Tensor, grad: Tensor, steps: Sequence[int], counts: Sequence[int], is_first: bool
+    ) -> array[int]:
+        """A row of csrc/grokfast.h's UpdateEntry for every model; `steps` and `counts` are addresses or 0."""
+        state, entries = self.state, array("q")
+        slots = [state.get("momentum_buffer", state.get("exp_avg")), state.get("exp_avg_sq")]
         slots += [state.get("ring", state.get("ema")), state.get("sum")]
-        entries = array("q")
         for e in range(len(flat)):
             one, two, past, total = (0 if t is None else t[e].data_ptr() for t in slots)
             entries.extend(
-                (flat.shape[1], flat[e].data_ptr(), grad[e].data_ptr(), one, two, 0, past, total, 0, first, e)
-            )
-        kind = 0 if filter is None else FILTERS[type(filter)]
-        backend.load_extension().update(int(is_sgd), kind, entries, hyper, self.steps, torch.get_num_threads())
+                (flat.shape[1], flat[e].data_ptr(), grad[e].data_ptr(), one, two, steps[e], past, total, counts[e],
+                 is_first, e)
+            )  # fmt: skip
+        return entries
 
     def _reference(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
         """The same in plain PyTorch, as torch.optim and Lee et al. (2024) write it."""
@@ -87,7 +129,7 @@ class FlatOptimizer:
 
         grad = self._filtered(grad, column)
         decay = column([c.weight_decay for c in configs])
-        if configs[0].name == "adamw":
+        if configs[0].name in ("adamw", "lion"):
             flat.mul_(column([1 - rate * c.weight_decay for rate, c in zip(rates, configs)]))
         else:
             grad = grad + decay * flat
@@ -97,6 +139,11 @@ class FlatOptimizer:
                 buffer.copy_(grad if t == 1 else momentum * buffer + grad)
                 grad = grad + momentum * buffer if configs[0].nesterov else buffer
             flat.sub_(column(rates) * grad)
+            return
+        if configs[0].name == "lion":
+            exp_avg, weights = self.state["exp_avg"], [column([1 - c.betas[i] for c in configs]) for i in (0, 1)]
+            flat.sub_(column(rates) * exp_avg.lerp(grad, weights[0].expand_as(grad)).sign())
+            exp_avg.lerp_(grad, weights[1].expand_as(grad))
             return
         exp_avg, exp_avg_sq = self.state["exp_avg"], self.state["exp_avg_sq"]
         exp_avg.lerp_(grad, column([1 - c.betas[0] for c in configs]).expand_as(grad))
@@ -117,12 +164,42 @@ class FlatOptimizer:
         ring, total, window = self.state["ring"], self.state["sum"], filter.window_size
         pushed = self.steps - 1
         oldest = ring[:, pushed % window]
-        total.sub_(oldest).add_(grad)
+        total.sub_(oldest.to(total.device))
         oldest.copy_(grad)
+        total.add_(oldest.to(total))  # the sum is that of the ring
         size = -(-total.shape[1] // (RESUM_WINDOWS * window))
         turn = slice(pushed % (RESUM_WINDOWS * window) * size, (pushed % (RESUM_WINDOWS * window) + 1) * size)
-        total[:, turn] = ring[:, :, turn].sum(1)
+        total[:, turn] = ring[:, :, turn].to(total).sum(1)
         seen = min(self.steps, window)
         if filter.warmup and seen < window:
             return grad
         return grad + column([v / seen for v in lamb] if filter.filter_type == "mean" else lamb) * total
+
+
+class _OnDevice:
+    """What a launch reads beside the models' tensors: counters, hyper-parameters, and the tables themselves."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.uploads = device, Uploads()
+        self.rows = Rows(device, self.uploads)
+        self.launches: dict[object, Launch] = {}
+        self.steps, self._counters = -1, (torch.empty(0), torch.empty(0))
+
+    def counted(self, models: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Adam's steps, fp32 [E], and the gradients in the windows, int64 [E], after `steps` steps."""
+        if (self.steps, len(self._counters[0])) != (steps, models):
+            dtypes = torch.float32, torch.int64
+            self._counters = tuple(torch.full((models,), steps, dtype=d, device=self.device) for d in dtypes)  # type: ignore[assignment]
+        return self._counters
+
+    def remember(self, key: object, launch: Launch) -> None:
+        if len(self.launches) >= 4:  # gradients alternate between a few places
+            self.launches.pop(next(iter(self.launches)))
+        self.launches[key] = launch
+
+
+def _new_ring(flat: Tensor, filter: MA) -> Tensor:
+    """Zeros [E, window, P], as `filter.ring` says."""
+    shape, on_host = (len(flat), filter.window_size, flat.shape[1]), filter.ring == "host" and flat.is_cuda
+    place = {"device": "cpu", "pin_memory": True} if on_host else {"device": flat.device}
+    return torch.zeros(shape, dtype=torch.bfloat16 if filter.ring == "bfloat16" else flat.dtype, **place)

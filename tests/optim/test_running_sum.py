@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from grokfast import MA, GrokFast, backend
-from grokfast.optim.reference import RING_KEY, SUM_KEY, filter_gradient
+from grokfast.optim.history import RING_KEY, SUM_KEY
+from grokfast.optim.reference import filter_gradient
 
 FALL = 1e-8
 

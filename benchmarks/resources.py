@@ -1,0 +1,79 @@
+"""Compile every shipped Triton kernel for GPUs that need not be here, and read its registers, spills and shared memory.
+
+python -m benchmarks.resources [--out FILE] [--capability 80 90 100]     # exits with 1 where a kernel spills
+
+TRITON_INTERPRET must not be set: the interpreter takes the compiler's place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+from triton.compiler import ASTSource
+
+from benchmarks.interleave import machine
+
+MODULES = ("grokfast.optim.kernels",)
+
+
+def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
+    """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability."""
+    kernel, constants = config["kernel"], config["constants"]
+    signature = {**config["signature"], **dict.fromkeys(constants, "constexpr")}
+    aligned = [name for name, kind in config["signature"].items() if kind.startswith("*")]
+    attrs = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    options = {"num_warps": config["num_warps"], "num_stages": config.get("num_stages", 2), "enable_fp_fusion": True}
+    options |= {"maxnreg": config["maxnreg"]} if "maxnreg" in config else {}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(compiled.asm["ptx"])
+        file.flush()
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", file.name]
+        said = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True).stderr
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
+    registers = re.search(r"Used (\d+) registers", said)
+    if not spills or registers is None:
+        raise RuntimeError(f"ptxas said something unexpected of {config['name']}: {said}")
+    return {
+        "kernel": config["name"],
+        "sm": capability,
+        "warps": config["num_warps"],
+        "registers": int(registers[1]),
+        "spilled_bytes": sum(spills),
+        "shared_bytes": compiled.metadata.shared,
+        "vector_loads": len(re.findall(r"ld\.global[^;]*v4", compiled.asm["ptx"])),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table there as JSON")
+    parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
+    args = parser.parse_args()
+    configs = [config for name in MODULES for config in importlib.import_module(name).shipped()]
+    rows = [compile_offline(config, capability) for capability in args.capability for config in configs]
+    for row in rows:
+        print(
+            f"sm_{row['sm']:<4} {row['registers']:>4} registers {row['spilled_bytes']:>5} bytes spilled "
+            f"{row['shared_bytes']:>7} shared  {row['kernel']}"
+        )
+    if args.out is not None:
+        about = {**machine(), "triton": triton.__version__, "compiled_for": args.capability}
+        args.out.write_text(json.dumps({"title": "Kernel resources", "machine": about, "rows": rows}, indent=1) + "\n")
+    return int(any(row["spilled_bytes"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
