@@ -167,5 +167,5 @@ def hyper_row(
     return (
         float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(decoupled),
         momentum, dampening, float(nesterov), float(maximize),
-        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup),
+        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup), 1.0,
     )  # fmt: skip
