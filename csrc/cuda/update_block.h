@@ -153,11 +153,21 @@ struct alignas(N * sizeof(T)) Pack {
 
 template <int N, typename T>
 GF_INLINE Pack<T, N> load(const T* at) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(at));
+#endif
   return *reinterpret_cast<const Pack<T, N>*>(at);
 }
 
 template <int N, typename T>
 GF_INLINE void store(T* at, const Pack<T, N>& x) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(at));
+  if constexpr (N * sizeof(T) == sizeof(float4)) {  // else the compiler takes some apart into four stores
+    __stwb(reinterpret_cast<float4*>(at), make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, N>*>(at) = x;
 }
 
