@@ -18,8 +18,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-CPU_SOURCES = ["csrc/bindings.cpp", "csrc/cpu/update.cpp", "csrc/cpu/pair_embed.cpp", "csrc/cpu/classify.cpp"]
-CUDA_SOURCES = ["csrc/cuda/ema_filter.cu"]
+CPU_SOURCES = [
+    "csrc/bindings.cpp",
+    "csrc/cpu/update.cpp",
+    "csrc/cpu/pair_embed.cpp",
+    "csrc/cpu/classify.cpp",
+    "csrc/cuda/update_like_cuda.cpp",
+]
+CUDA_SOURCES = ["csrc/cuda/update.cu"]
 CUDA_ARCHITECTURES = ["80", "90", "100", "120"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 

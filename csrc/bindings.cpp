@@ -2,7 +2,9 @@
 // let a wrong table read out of bounds.
 #include <pybind11/pybind11.h>
 
+#include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "grokfast.h"
 
@@ -18,22 +20,66 @@ T* pointer(int64_t address) {
 
 static_assert(sizeof(UpdateEntry) == 11 * sizeof(int64_t), "an entry is a row of 11 64-bit integers");
 
-void bind_update(int rule, int filter, const py::buffer& entries, const py::buffer& hyper, int64_t shared_step,
-                 int threads) {
-  const py::buffer_info table = entries.request(), rows = hyper.request();
-  const int64_t n = table.size * table.itemsize / int64_t(sizeof(UpdateEntry));
+// A host table of entries; rows of hyper-parameters lie in [0, hyper_rows).
+std::pair<const UpdateEntry*, int64_t> checked(const py::buffer_info& table, int64_t hyper_rows) {
   if (table.itemsize != 8 || table.size % 11) throw std::invalid_argument("entries must be rows of 11 64-bit integers");
-  if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
-  const auto* first = static_cast<const UpdateEntry*>(table.ptr);
+  const auto* entries = static_cast<const UpdateEntry*>(table.ptr);
+  const int64_t n = table.size / 11;
   for (int64_t i = 0; i < n; ++i) {
-    if (first[i].hyper_row < 0 || first[i].hyper_row >= rows.size / hyper_count)
+    if (entries[i].hyper_row < 0 || entries[i].hyper_row >= hyper_rows)
       throw std::out_of_range("hyper_row is outside hyper");
-    if (first[i].size > 0 && !(first[i].param && first[i].grad))
+    if (entries[i].size > 0 && !(entries[i].param && entries[i].grad))
       throw std::invalid_argument("a parameter or gradient has no memory");
   }
-  py::gil_scoped_release release;
-  update(Rule(rule), FilterKind(filter), first, n, static_cast<const double*>(rows.ptr), shared_step, threads);
+  return {entries, n};
 }
+
+void bind_update(int rule, int filter, const py::buffer& entries, const py::buffer& hyper, int64_t shared_step,
+                 int threads, int ring_type) {
+  const py::buffer_info table = entries.request(), rows = hyper.request();
+  if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
+  const auto [first, n] = checked(table, rows.size / hyper_count);
+  py::gil_scoped_release release;
+  update(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, static_cast<const double*>(rows.ptr),
+         shared_step, threads);
+}
+
+// As bind_update, but hyper-parameters lie where the host cannot look, and nobody else counts the steps.
+std::pair<const UpdateEntry*, int64_t> checked_for_device(int rule, int filter, const py::buffer_info& table,
+                                                          const DeviceTables& tables) {
+  const auto [first, n] = checked(table, std::numeric_limits<int64_t>::max());
+  if (n > 0 && !(tables.hyper && tables.tickets)) throw std::invalid_argument("hyper or tickets has no memory");
+  for (int64_t i = 0; i < n; ++i) {
+    if (Rule(rule) == Rule::adam && !first[i].step) throw std::invalid_argument("Adam needs a step");
+    if (FilterKind(filter) == FilterKind::ma && !first[i].count)
+      throw std::invalid_argument("a moving average needs a count");
+  }
+  return {first, n};
+}
+
+DeviceTables device_tables(int64_t hyper, int64_t overrides, int64_t tickets) {
+  return {pointer<double>(hyper), pointer<int64_t>(overrides), pointer<int32_t>(tickets)};
+}
+
+void bind_update_like_cuda(int rule, int filter, int ring_type, const py::buffer& entries, int64_t hyper,
+                           int64_t overrides, int64_t tickets, bool large_tables) {
+  const py::buffer_info table = entries.request();
+  const DeviceTables tables = device_tables(hyper, overrides, tickets);
+  const auto [first, n] = checked_for_device(rule, filter, table, tables);
+  py::gil_scoped_release release;
+  update_like_cuda(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, tables, large_tables);
+}
+
+#if defined(GROKFAST_WITH_CUDA)
+void bind_cuda_update(int rule, int filter, int ring_type, const py::buffer& entries, int64_t hyper, int64_t overrides,
+                      int64_t tickets, int device, int64_t stream) {
+  const py::buffer_info table = entries.request();
+  const DeviceTables tables = device_tables(hyper, overrides, tickets);
+  const auto [first, n] = checked_for_device(rule, filter, table, tables);
+  py::gil_scoped_release release;
+  cuda_update(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, tables, device, pointer<void>(stream));
+}
+#endif
 
 }  // namespace
 
@@ -41,7 +87,9 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU and CUDA kernels of grokfast on raw pointers; use the Python functions, which check their input.";
   m.attr("hyper_count") = int(hyper_count);
   m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
-        py::arg("shared_step"), py::arg("threads"));
+        py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0);
+  m.def("update_like_cuda", &bind_update_like_cuda, py::arg("rule"), py::arg("filter"), py::arg("ring_type"),
+        py::arg("entries"), py::arg("hyper"), py::arg("overrides"), py::arg("tickets"), py::arg("large_tables"));
 
   py::class_<PairTables>(m, "PairTables")
       .def(py::init([](int64_t w_a, int64_t w_b, int64_t bias, int64_t stride_a, int64_t stride_b, int64_t stride_bias,
@@ -77,13 +125,8 @@ PYBIND11_MODULE(_C, m) {
 #if defined(GROKFAST_WITH_CUDA)
   m.attr("with_cuda") = true;
   m.def("cuda_device_count", &cuda_device_count);
-  m.def(
-      "cuda_ema_filter",
-      [](int64_t grad, int64_t ema, int64_t out, int64_t size, double alpha, float lamb, int64_t stream) {
-        cuda_ema_filter(pointer<float>(grad), pointer<float>(ema), pointer<float>(out), size, alpha, lamb,
-                        pointer<void>(stream));
-      },
-      py::call_guard<py::gil_scoped_release>());
+  m.def("cuda_update", &bind_cuda_update, py::arg("rule"), py::arg("filter"), py::arg("ring_type"), py::arg("entries"),
+        py::arg("hyper"), py::arg("overrides"), py::arg("tickets"), py::arg("device"), py::arg("stream"));
 #else
   m.attr("with_cuda") = false;
 #endif

@@ -24,21 +24,40 @@ inline void check_indices(const char* name, const int64_t* index, int64_t n, int
                               std::to_string(index[i]));
 }
 
-// One tensor of an update; unused pointers are null. `first` marks the first step of an SGD momentum buffer.
+constexpr int64_t kResumWindows = 4;  // every element of a running sum is summed anew once in so many windows
+
+// One tensor of an update; unused pointers are null, memory is fp32 unless said otherwise.
+// The history of a filter begins at count 0: an EMA starts at the gradient itself, slots of a ring that were not written
+// since then count as zero, whatever they hold. While `enabled` is 0 in the tensor's row of hyper-parameters the filter's
+// tensors are left alone and the count is 0, so that a new history begins when it is on again.
 struct UpdateEntry {
   int64_t size;
   float *param;
   const float *grad;
-  float *state1, *state2;    // exp_avg, exp_avg_sq | momentum_buffer
+  float *state1, *state2;    // exp_avg, exp_avg_sq | momentum_buffer | Lion's exp_avg
   float *step;               // torch's 0-dim fp32 step, incremented here | null: `shared_step` counts
-  float *filter1, *filter2;  // ema | ring [window, size], sum
-  int64_t *window_count;     // gradients the window has seen, incremented here | null: `shared_step` counts
-  int64_t first;
+  float *filter1, *filter2;  // ema | ring [window, size] (RingType), sum
+  int64_t *count;            // gradients in the history, incremented here | null: `shared_step` counts, an EMA has begun
+  int64_t first;             // the first step of an SGD momentum buffer (on the CPU; on a GPU it is there before)
   int64_t hyper_row;
 };
 
-void update(Rule rule, FilterKind filter, const UpdateEntry* entries, int64_t n_entries, const double* hyper,
-            int64_t shared_step, int threads);
+void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
+            const double* hyper, int64_t shared_step, int threads);
+
+// The same on a GPU, in one launch for hundreds of tensors, nothing read back: entries lie on the host, everything they
+// point to on the device, and so do `hyper` [rows, hyper_count], `overrides` (null, or [rows, 4] addresses of fp32
+// scalars that replace lr, alpha, lamb, enabled; 0: the row's own) and `tickets` (one int32 a tensor; zero between steps).
+// No two entries may share a step or a count.
+struct DeviceTables {
+  const double* hyper;
+  const int64_t* overrides;
+  int32_t* tickets;
+};
+
+// The CUDA kernel's own code run on host memory, block after block; `large_tables` as on drivers since CUDA 12.1.
+void update_like_cuda(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
+                      const DeviceTables& tables, bool large_tables);
 
 enum class Activation : int { identity = 0, relu = 1, square = 2, abs = 3 };
 
@@ -61,7 +80,8 @@ void classify(Loss loss, const float* logits, const int64_t* target, float* grad
 
 #if defined(GROKFAST_WITH_CUDA)
 int cuda_device_count();
-void cuda_ema_filter(const float* grad, float* ema, float* out, int64_t size, double alpha, float lamb, void* stream);
+void cuda_update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
+                 const DeviceTables& tables, int device, void* stream);
 #endif
 
 }  // namespace grokfast

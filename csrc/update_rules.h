@@ -1,10 +1,13 @@
 // One definition of each filter and optimizer update, per element, for the CPU and the CUDA kernels.
 // Scalars that depend on the step only (bias corrections, 1 - lr * weight_decay, ...) are worked out once, in double,
 // by `prepare`, exactly as torch.optim does in Python, and then rounded to float.
-// References: Lee et al. 2024 (arXiv 2405.20233); Kingma & Ba 2015; Loshchilov & Hutter 2019; torch.optim.
+// References: Lee et al. 2024 (arXiv 2405.20233); Kingma & Ba 2015; Loshchilov & Hutter 2019; Chen et al. 2023
+// (Lion, arXiv 2302.06675); torch.optim.
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #define GF_INLINE __host__ __device__ __forceinline__
@@ -14,12 +17,13 @@
 
 namespace grokfast {
 
-enum class Rule : int { adam = 0, sgd = 1 };
+enum class Rule : int { adam = 0, sgd = 1, lion = 2, none = 3 };  // none: the filtered gradient is written to `param`
 enum class FilterKind : int { none = 0, ema = 1, ma = 2 };
+enum class RingType : int { fp32 = 0, bf16 = 1 };
 
 // What a caller gives: one row of doubles per parameter group (or per model of an ensemble), in this order.
 enum Hyper : int { lr, beta1, beta2, eps, weight_decay, decoupled, momentum, dampening, nesterov, maximize, alpha, lamb,
-                   window_size, window_mean, warmup, hyper_count };
+                   window_size, window_mean, warmup, enabled, hyper_count };
 
 // The same, ready for the inner loop.
 struct Scalars {
@@ -32,9 +36,10 @@ struct Scalars {
   float lamb;                 // 0 while the filter is off; for a mean it is already divided by the count
 };
 
-inline Scalars prepare(Rule rule, FilterKind filter, const double* h, double step, long long window_count) {
+// `step` and `window_count` have this step's gradient counted in.
+GF_INLINE Scalars prepare(Rule rule, FilterKind filter, const double* h, double step, int64_t window_count) {
   Scalars s{};
-  const bool is_decoupled = h[decoupled] != 0;
+  const bool is_decoupled = rule == Rule::lion || h[decoupled] != 0;
   s.sign = h[maximize] != 0 ? -1.f : 1.f;
   s.decay = is_decoupled ? float(1 - h[lr] * h[weight_decay]) : 1.f;
   s.l2 = is_decoupled ? 0.f : float(h[weight_decay]);
@@ -45,6 +50,10 @@ inline Scalars prepare(Rule rule, FilterKind filter, const double* h, double ste
     s.bias2_sqrt = float(std::sqrt(1 - std::pow(h[beta2], step)));
     s.eps = float(h[eps]);
     s.step_size = float(h[lr] / (1 - std::pow(h[beta1], step)));
+  } else if (rule == Rule::lion) {
+    s.one_minus_beta1 = float(1 - h[beta1]);
+    s.one_minus_beta2 = float(1 - h[beta2]);
+    s.step_size = float(h[lr]);
   } else {
     s.momentum = float(h[momentum]);
     s.undamped = float(1 - h[dampening]);
@@ -71,12 +80,26 @@ GF_INLINE float ema_filter(float g, float& e, float ema_weight, float lamb) {
   return g + lamb * e;
 }
 
-// The oldest value leaves the running sum, g takes its place; returns g + lamb * sum, g itself while the filter is off
-// (the sum may have overflowed).
-GF_INLINE float ma_filter(float g, float& oldest, float& sum, float lamb) {
-  sum = sum - oldest + g;
-  oldest = g;
+// The oldest value leaves the running sum, `kept` (g as the ring stores it) comes in; returns g + lamb * sum, g itself
+// while the filter is off (the sum may have overflowed).
+GF_INLINE float ma_filter(float g, float kept, float oldest, float& sum, float lamb) {
+  sum = sum - oldest + kept;
   return lamb == 0.f ? g : g + lamb * sum;
+}
+
+GF_INLINE float from_bf16(uint16_t x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Round to nearest, ties to even.
+GF_INLINE uint16_t to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return uint16_t((x == x ? rounded : bits | 0x400000) >> 16);  // rounding could carry a NaN into infinity
 }
 
 GF_INLINE void adam(float& p, float g, float& m, float& v, const Scalars& s) {
@@ -93,6 +116,13 @@ GF_INLINE void sgd_momentum(float& p, float g, float& buffer, const Scalars& s) 
   g = s.sign * g + s.l2 * p;
   buffer = s.momentum * buffer + s.undamped * g;
   p -= s.step_size * (s.nesterov ? g + s.momentum * buffer : buffer);
+}
+
+GF_INLINE void lion(float& p, float g, float& m, const Scalars& s) {
+  g *= s.sign;
+  const float u = lerp(m, g, s.one_minus_beta1);
+  p = p * s.decay - s.step_size * float((u > 0.f) - (u < 0.f));
+  m = lerp(m, g, s.one_minus_beta2);
 }
 
 }  // namespace grokfast

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from grokfast import backend
-
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
@@ -62,9 +60,7 @@ def python(source, code):
 
 
 STEP = """
-import pathlib, torch, grokfast
-from grokfast import backend
-assert pathlib.Path(grokfast.__file__).parent == pathlib.Path.cwd() / "grokfast"
+import pathlib, torch, grokfastassert pathlib.Path(grokfast.__file__).parent == pathlib.Path.cwd() / "grokfast"
 p = torch.nn.Parameter(torch.zeros(3))
 opt = grokfast.GrokFast(torch.optim.AdamW([p], lr=0.5), grokfast.EMA())
 p.grad = torch.ones(3)
@@ -161,33 +157,3 @@ def test_a_broken_nvcc_costs_only_cuda(source):
     assert (note["extension"], note["cuda"]) == (True, False)
     assert f"nvcc at {source} failed, built without CUDA" in note["why"]
     assert "no licence" in note["why"]
-
-
-@pytest.fixture
-def with_cuda(compiled):
-    if not compiled.with_cuda:
-        pytest.skip(f"grokfast._C was built without CUDA: {backend.build_info().get('why')}")
-    return compiled
-
-
-def test_without_a_gpu_a_cuda_kernel_says_so(with_cuda):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert with_cuda.cuda_device_count() == 0
-    with pytest.raises(RuntimeError, match="ema_filter: "):
-        with_cuda.cuda_ema_filter(0, 0, 0, 8, 0.98, 2.0, 0)
-    with_cuda.cuda_ema_filter(0, 0, 0, 0, 0.98, 2.0, 0)  # nothing to do
-
-
-@pytest.mark.parametrize("alpha", [0.98, 0.9999])
-@pytest.mark.parametrize("size", [1, 1000, 3_000_001])
-def test_the_cuda_filter_is_as_good_as_torch(with_cuda, size, alpha, judge):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU and a CUDA build of torch")
-    ema, grad = torch.randn(2, size, device="cuda")
-    out, own = torch.empty_like(grad), ema.clone()
-    stream = torch.cuda.current_stream().cuda_stream
-    with_cuda.cuda_ema_filter(grad.data_ptr(), own.data_ptr(), out.data_ptr(), size, alpha, 2.0, stream)
-    by_torch, exact = torch.lerp(ema, grad, 1 - alpha), torch.lerp(ema.double(), grad.double(), 1 - alpha)
-    judge(own, by_torch, exact)
-    judge(out, grad + 2 * by_torch, grad.double() + 2 * exact)

@@ -16,7 +16,6 @@ namespace {
 
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kSection = 262144;
-constexpr int64_t kResumWindows = 4;
 constexpr int64_t kPrefetchRows = 4;
 constexpr int64_t kSerialBelow = 32768;  // elements; smaller updates run on the calling thread
 
@@ -27,12 +26,34 @@ GF_CLONES void ema_block(const float* __restrict g, float* __restrict e, float* 
 
 GF_CLONES void ma_block(const float* __restrict g, float* __restrict slot, float* __restrict sum, float* __restrict out,
                         int64_t n, float lamb) {
-  for (int64_t i = 0; i < n; ++i) out[i] = ma_filter(g[i], slot[i], sum[i], lamb);
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = ma_filter(g[i], g[i], slot[i], sum[i], lamb);
+    slot[i] = g[i];
+  }
+}
+
+GF_CLONES void ma_block_bf16(const float* __restrict g, uint16_t* __restrict slot, float* __restrict sum,
+                             float* __restrict out, int64_t n, float lamb) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint16_t kept = to_bf16(g[i]);
+    out[i] = ma_filter(g[i], from_bf16(kept), from_bf16(slot[i]), sum[i], lamb);
+    slot[i] = kept;
+  }
+}
+
+void ma_block(const float* g, uint16_t* slot, float* sum, float* out, int64_t n, float lamb) {
+  ma_block_bf16(g, slot, sum, out, n, lamb);
 }
 
 GF_CLONES void add_block(const float* __restrict x, float* __restrict sum, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
 }
+
+GF_CLONES void add_block_bf16(const uint16_t* __restrict x, float* __restrict sum, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) sum[i] += from_bf16(x[i]);
+}
+
+void add_block(const uint16_t* x, float* sum, int64_t n) { add_block_bf16(x, sum, n); }
 
 GF_CLONES void adam_block(float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
                           int64_t n, Scalars s) {
@@ -48,70 +69,105 @@ GF_CLONES void sgd_momentum_block(float* __restrict p, const float* __restrict g
   for (int64_t i = 0; i < n; ++i) sgd_momentum(p[i], g[i], buffer[i], s);
 }
 
+GF_CLONES void lion_block(float* __restrict p, const float* __restrict g, float* __restrict m, int64_t n, Scalars s) {
+  for (int64_t i = 0; i < n; ++i) lion(p[i], g[i], m[i], s);
+}
+
+// What an update works out once for a tensor.
+struct Step {
+  FilterKind filter;
+  Scalars scalars;
+  int64_t window, pushed;  // gradients in the history before this one
+  bool fresh;              // no history yet
+};
+
 // Sums anew the slice of [begin, end) whose turn it is at this step.
-void resum(const UpdateEntry& t, int64_t begin, int64_t end, int64_t window, int64_t pushed) {
-  const int64_t period = kResumWindows * window;
+template <typename T>
+void resum(const UpdateEntry& t, const T* ring, const Step& now, int64_t begin, int64_t end) {
+  const int64_t period = kResumWindows * now.window, rows = std::min(now.pushed + 1, now.window);
   const int64_t section_size = std::min(kSection, t.size);
   const int64_t slice = ((section_size + period - 1) / period + 15) / 16 * 16;
-  const int64_t turn = pushed % period;
+  const int64_t turn = now.pushed % period;
   for (int64_t section = begin / section_size * section_size; section < end; section += section_size) {
     const int64_t low = std::max(begin, section + turn * slice);
     const int64_t high = std::min({end, section + section_size, section + (turn + 1) * slice});
     if (low >= high) continue;
     std::fill(t.filter2 + low, t.filter2 + high, 0.f);
-    for (int64_t k = 0; k < window; ++k) {
-      const float* ahead = t.filter1 + (k + kPrefetchRows) * t.size;  // rows lie far apart: no hardware prefetch
-      if (k + kPrefetchRows < window)
-        for (int64_t i = low; i < high; i += 16) __builtin_prefetch(ahead + i);
-      add_block(t.filter1 + k * t.size + low, t.filter2 + low, high - low);
+    for (int64_t k = 0; k < rows; ++k) {
+      const T* ahead = ring + (k + kPrefetchRows) * t.size;  // rows lie far apart: no hardware prefetch
+      if (k + kPrefetchRows < rows)
+        for (int64_t i = low; i < high; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(ahead + i);
+      add_block(ring + k * t.size + low, t.filter2 + low, high - low);
     }
   }
 }
 
-// Elements [begin, end) of one tensor.
-void update_range(Rule rule, FilterKind filter, const UpdateEntry& t, const Scalars& s, int64_t window, int64_t pushed,
-                  int64_t begin, int64_t end) {
+// Elements [begin, end) of one tensor; T is the ring's type.
+template <typename T>
+void update_range(Rule rule, const UpdateEntry& t, const Step& now, int64_t begin, int64_t end) {
   alignas(64) float filtered[kBlock];
-  float* slot = filter == FilterKind::ma ? t.filter1 + pushed % window * t.size : nullptr;
+  const Scalars& s = now.scalars;
+  T* const ring = reinterpret_cast<T*>(t.filter1);
+  T* const slot = now.filter == FilterKind::ma ? ring + now.pushed % now.window * t.size : nullptr;
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t n = std::min(kBlock, end - at);
     const float* g = t.grad + at;
-    if (filter == FilterKind::ema) {
+    if (now.filter == FilterKind::ema) {
+      if (now.fresh) std::copy_n(g, n, t.filter1 + at);
       ema_block(g, t.filter1 + at, filtered, n, s.ema_weight, s.lamb);
       g = filtered;
-    } else if (filter == FilterKind::ma) {
+    } else if (now.filter == FilterKind::ma) {
+      if (now.pushed < now.window) std::fill_n(slot + at, n, T(0));
+      if (now.fresh) std::fill_n(t.filter2 + at, n, 0.f);
       ma_block(g, slot + at, t.filter2 + at, filtered, n, s.lamb);
       g = filtered;
     }
     if (rule == Rule::adam)
       adam_block(t.param + at, g, t.state1 + at, t.state2 + at, n, s);
+    else if (rule == Rule::lion)
+      lion_block(t.param + at, g, t.state1 + at, n, s);
+    else if (rule == Rule::none)
+      std::copy_n(g, n, t.param + at);
     else if (t.state1)
       sgd_momentum_block(t.param + at, g, t.state1 + at, n, s);
     else
       sgd_block(t.param + at, g, n, s);
   }
-  if (filter == FilterKind::ma) resum(t, begin, end, window, pushed);
+  if (now.filter == FilterKind::ma) resum(t, ring, now, begin, end);
+}
+
+// Advances the tensor's counters.
+Step begin_step(Rule rule, FilterKind filter, const UpdateEntry& t, const double* hyper, int64_t shared_step) {
+  Step now;
+  const bool on = hyper[enabled] != 0;
+  const double step = t.step ? double(*t.step += 1.f) : double(shared_step);
+  now.filter = on ? filter : FilterKind::none;
+  now.pushed = t.count ? *t.count : shared_step - 1;
+  now.window = int64_t(hyper[window_size]);
+  now.fresh = (t.count || filter == FilterKind::ma) && now.pushed == 0;
+  if (t.count) *t.count = on ? now.pushed + 1 : 0;
+  now.scalars = prepare(rule, now.filter, hyper, step, now.pushed + 1);
+  if (t.first) {  // torch starts a momentum buffer at the gradient itself, undamped
+    std::fill_n(t.state1, t.size, 0.f);
+    now.scalars.undamped = 1.f;
+  }
+  return now;
 }
 
 }  // namespace
 
-void update(Rule rule, FilterKind filter, const UpdateEntry* entries, int64_t n_entries, const double* hyper,
-            int64_t shared_step, int threads) {
-  std::vector<Scalars> scalars(n_entries);
-  std::vector<int64_t> pushed(n_entries), offset(n_entries + 1);  // gradients in the window before this one
+void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
+            const double* hyper, int64_t shared_step, int threads) {
+  std::vector<Step> steps(n_entries);
+  std::vector<int64_t> offset(n_entries + 1);
   for (int64_t i = 0; i < n_entries; ++i) {
     const UpdateEntry& t = entries[i];
-    const double step = t.step ? double(*t.step += 1.f) : double(shared_step);
-    pushed[i] = t.window_count ? (*t.window_count)++ : shared_step - 1;
-    scalars[i] = prepare(rule, filter, hyper + t.hyper_row * hyper_count, step, pushed[i] + 1);
-    if (t.first) {  // torch starts a momentum buffer at the gradient itself, undamped
-      std::fill_n(t.state1, t.size, 0.f);
-      scalars[i].undamped = 1.f;
-    }
+    steps[i] = begin_step(rule, filter, t, hyper + t.hyper_row * hyper_count, shared_step);
     offset[i + 1] = offset[i] + t.size;
   }
   const int64_t total = offset[n_entries];
   if (total < kSerialBelow) threads = 1;
+  const auto range = ring == RingType::bf16 ? update_range<uint16_t> : update_range<float>;
 
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int thread = 0; thread < threads; ++thread) {
@@ -120,8 +176,7 @@ void update(Rule rule, FilterKind filter, const UpdateEntry* entries, int64_t n_
     int64_t i = std::upper_bound(offset.begin(), offset.end(), low) - offset.begin() - 1;
     for (; i < n_entries && offset[i] < high; ++i) {
       const int64_t begin = std::max<int64_t>(0, low - offset[i]), end = std::min(entries[i].size, high - offset[i]);
-      const int64_t window = int64_t(hyper[entries[i].hyper_row * hyper_count + window_size]);
-      if (begin < end) update_range(rule, filter, entries[i], scalars[i], window, pushed[i], begin, end);
+      if (begin < end) range(rule, entries[i], steps[i], begin, end);
     }
   }
 }
