@@ -39,7 +39,7 @@ def step(
     if rule is None or inner_step_is_watched(optimizer):
         return False
     for group, setting in zip(optimizer.param_groups, settings):
-        if setting.filter is None or (setting.filter.lamb == 0 and "lamb" not in setting.tensors):
+        if setting.filter is None or _has_no_lamb(setting):
             return False
         if group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
             return False
@@ -68,6 +68,8 @@ def filtered(
 
     They may lie where the last call's lay.
     """
+    if any(_has_no_lamb(setting) for setting in settings):
+        return None
     steps = _steps(FILTER_ONLY, work, settings, {}, histories, device_steps, capturable)
     if steps is None or len(steps) != 1:
         return None
@@ -138,6 +140,11 @@ def _take_cpu_step(
     module, threads = backend.load_extension(), torch.get_num_threads()
     module.update(rule, FILTERS[type(filter)], entries, hyper, 0, threads, ring_type=int(is_bf16))
     return outs
+
+
+def _has_no_lamb(setting: Setting) -> bool:
+    """Whether the filtered gradient is the raw one, to the bit."""
+    return setting.filter is not None and setting.filter.lamb == 0 and "lamb" not in setting.tensors
 
 
 def _can_read_lr(group: dict[str, Any]) -> bool:

@@ -87,8 +87,9 @@ def _is_plain(t: Any) -> bool:
 def _ring_fits(filter: MA, ring: Tensor, total: Tensor) -> bool:
     dtype = torch.bfloat16 if filter.ring == "bfloat16" else torch.float32
     is_reachable = ring.device == total.device or (ring.is_cpu and ring.is_pinned())
-    rows = not total.numel() or (ring.shape[1:] == total.shape and ring.stride() == (total.numel(), *total.stride()))
-    return _is_plain(ring) and ring.dtype is dtype and is_reachable and rows
+    is_whole = ring.shape == (filter.window_size, *total.shape)
+    in_order = not total.numel() or ring.stride() == (total.numel(), *total.stride())
+    return _is_plain(ring) and ring.dtype is dtype and is_reachable and is_whole and in_order
 
 
 def slots_of(

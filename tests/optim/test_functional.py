@@ -168,7 +168,8 @@ def test_strided_gradients_are_filtered_in_place(function):
         model.weight.grad, plain.weight.grad = buffer.T, buffer.T.contiguous()
         options = {"window_size": 2} if function is gradfilter_ma else {}
         grads, plain_grads = function(model, grads, **options), function(plain, plain_grads, **options)
-        assert torch.equal(model.weight.grad, plain.weight.grad)
+        # A window's sum is made anew in the order of memory: the same to rounding.
+        torch.testing.assert_close(model.weight.grad, plain.weight.grad)
         assert model.weight.grad.data_ptr() == buffer.data_ptr()  # a view of somebody's bucket stays one
 
 
