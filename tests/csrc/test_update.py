@@ -94,7 +94,7 @@ class Tensors:
 def cpu(threads):
     def step(extension, t):
         rule, filter, ring_type = t.kinds
-        extension.update(rule, filter, t.entries(), t.hyper(), 0, threads, ring_type)
+        extension.update(rule, filter, t.entries(), t.hyper(), 1, threads, ring_type)
         t.first = False
 
     return step
