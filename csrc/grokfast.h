@@ -45,10 +45,10 @@ struct UpdateEntry {
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
             const double* hyper, int64_t shared_step, int threads);
 
-// The same on a GPU, in one launch for hundreds of tensors, nothing read back: entries lie on the host, everything they
-// point to on the device, and so do `hyper` [rows, hyper_count], `overrides` (null, or [rows, 4] addresses of fp32
-// scalars that replace lr, alpha, lamb, enabled; 0: the row's own) and `tickets` (one int32 a tensor; zero between steps).
-// No two entries may share a step or a count.
+// The same on a GPU, hundreds of tensors in one launch: entries lie on the host, all that they point to on the device, as
+// do `hyper` [rows, hyper_count], `overrides` (null, or [rows, 4] addresses of fp32 scalars that replace lr, alpha, lamb
+// and enabled; 0: the row's own) and `tickets` (one for each tensor, zero between steps). Adam needs a step, a moving
+// average a count, and no two entries may share one.
 struct DeviceTables {
   const double* hyper;
   const int64_t* overrides;

@@ -60,7 +60,9 @@ def python(source, code):
 
 
 STEP = """
-import pathlib, torch, grokfastassert pathlib.Path(grokfast.__file__).parent == pathlib.Path.cwd() / "grokfast"
+import pathlib, torch, grokfast
+from grokfast import backend
+assert pathlib.Path(grokfast.__file__).parent == pathlib.Path.cwd() / "grokfast"
 p = torch.nn.Parameter(torch.zeros(3))
 opt = grokfast.GrokFast(torch.optim.AdamW([p], lr=0.5), grokfast.EMA())
 p.grad = torch.ones(3)

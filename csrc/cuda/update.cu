@@ -48,7 +48,7 @@ class DeviceGuard {
  public:
   explicit DeviceGuard(int device) : device_(device) {
     check(cudaGetDevice(&before_), "cuda_update: cudaGetDevice");
-    if (before_ != device_) check(cudaSetDevice(device_), "cuda_update: cudaSetDevice");
+    check(cudaSetDevice(device_), "cuda_update: cudaSetDevice");
   }
   ~DeviceGuard() {
     if (before_ != device_) cudaSetDevice(before_);
