@@ -1,9 +1,11 @@
-"""FlatOptimizer against torch.optim and the original's filter functions, model by model."""
+"""FlatOptimizer against torch.optim and the filter functions, model by model."""
 
 import pytest
 import torch
 
-from grokfast import EMA, MA, backend, gradfilter_ema, gradfilter_ma
+from grokfast import EMA, MA, backend, gradfilter_ema
+from grokfast.optim import Lion
+from grokfast.optim.reference import filter_gradient
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
 
@@ -24,7 +26,10 @@ FILTERS = {
     "ma": [MA(5, 5.0), MA(5, 1.0), MA(5, 0.5)],
     "ma-sum": [MA(3, 0.5, "sum", False)] * 3,
 }
-CLASSES = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+CONFIGS["lion"] = [{"weight_decay": 1.0}, {"lr": 1e-2}, {"warmup": 2}]
+CONFIGS["lion"] = [{"betas": (0.9, 0.97), **c} for c in CONFIGS["lion"]]
+FILTERS["ma-bf16"] = [MA(5, 5.0, ring="bfloat16")] * 3
+CLASSES = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD, "lion": Lion}
 
 
 def gradients(dtype):
@@ -41,13 +46,13 @@ def by_torch(name, settings, filter, start, grads, model):
     settings.setdefault("lr", 1e-3)
     settings.setdefault("weight_decay", 0.0)
     optimizer = CLASSES[name](holder.parameters(), **settings)
-    history = None
+    history: dict = {}
     for step, grad in enumerate(grads):
         holder.w.grad = grad[model].clone()
         if isinstance(filter, EMA):
             history = gradfilter_ema(holder, history, filter.alpha, filter.lamb)
         elif isinstance(filter, MA):
-            history = gradfilter_ma(holder, history, filter.window_size, filter.lamb, filter.filter_type, filter.warmup)
+            holder.w.grad = filter_gradient(filter, holder.w.grad, history)
         optimizer.param_groups[0]["lr"] = settings["lr"] * (min(1, step / warmup) if warmup else 1)
         optimizer.step()
     return holder.w.detach()
@@ -62,8 +67,8 @@ def by_flat(name, settings, filters, start, grads):
 
 
 @pytest.mark.parametrize("filter", FILTERS)
-@pytest.mark.parametrize("case", ["adamw", "adam", "sgd", "momentum"])
-@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("case", ["adamw", "adam", "sgd", "momentum", "lion"])
+@pytest.mark.parametrize("engine", ["auto", "reference", "triton"])
 def test_every_model_follows_torch(case, filter, engine):
     name = "sgd" if case == "momentum" else case
     settings = MOMENTUM if case == "momentum" else CONFIGS[case]
