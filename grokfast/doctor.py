@@ -43,8 +43,12 @@ def operations() -> list[tuple[str, str, str]]:
     costs = f"plain PyTorch, {why}"
     fast = "C++ extension"
     rows = [
-        ("GrokFast + AdamW, Adam, SGD", "CPU fp32", f"{fast}, filter and update in one pass" if not why else costs),
-        ("GrokFast + other optimizers", "any", "PyTorch, filter before the optimizer's own step"),
+        (
+            "GrokFast + AdamW, Adam, SGD, Lion",
+            "CPU fp32",
+            f"{fast}, filter and update in one pass" if not why else costs,
+        ),
+        ("GrokFast + other optimizers", "CPU fp32", f"{fast}, the filter in one pass" if not why else costs),
         ("gradfilter_ema, gradfilter_ma", "any", "PyTorch, O(1) in the window"),
         ("ops.pair_embed", "CPU fp32", fast if not why else costs),
         ("ops.classify", "CPU fp32", fast if not why else costs),
@@ -55,8 +59,16 @@ def operations() -> list[tuple[str, str, str]]:
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
     ]
-    if torch.cuda.is_available():
-        rows.append(("every operation", "CUDA", "plain PyTorch: there are no GPU kernels yet"))
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", i)
+        kernels, missing = backend.device_kernels(device), backend.why_no_device_kernels(device)
+        by = {"triton": "Triton", "cuda": "CUDA extension", None: f"plain PyTorch, {missing}"}[kernels]
+        launch = f"{by}, one launch" if kernels else by
+        rows.append(
+            ("GrokFast + AdamW, Adam, SGD, Lion", f"{device}, fp32, bf16, fp16", f"{launch} for filter and update")
+        )
+        rows.append(("GrokFast + other optimizers", f"{device}, fp32, bf16, fp16", f"{launch} for the filter"))
+        rows.append(("every other operation", str(device), "plain PyTorch"))
     return rows
 
 

@@ -19,7 +19,13 @@ from grokfast import backend
 HYPER_COUNT, ENTRY_WIDTH = 16, 11
 BLOCK, NUM_WARPS = 512, 4  # 4 elements, one 16-byte access, per thread and stream
 MAX_REGISTERS = 96  # none spilled; with a smaller number, or left to itself, ptxas spills a few
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_TRITON_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Parameters that the kernels for a device take; none where there are no kernels."""
+    by_kernels = {"triton": tuple(_TRITON_DTYPES), "cuda": (torch.float32,), None: ()}
+    return by_kernels[backend.device_kernels(device)]  # type: ignore[index]
 
 
 def chunk_size(total: int) -> int:
@@ -126,7 +132,7 @@ def _triton_kernel() -> tuple[Any, dict[torch.dtype, Any]]:
 
     from grokfast.optim.kernels import update_kernel
 
-    return update_kernel, {dtype: getattr(tl, name) for dtype, name in DTYPES.items()}
+    return update_kernel, {dtype: getattr(tl, name) for dtype, name in _TRITON_DTYPES.items()}
 
 
 class Rows:

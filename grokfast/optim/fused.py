@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from grokfast import backend
 from grokfast.filters import MA
-from grokfast.optim.device_step import DeviceSteps, Histories, Step
+from grokfast.optim.device_step import DeviceSteps, Histories, key_of
 from grokfast.optim.settings import Setting
 from grokfast.optim.slots import FILTER_ONLY, FILTERS, RULES, Work, entry, fits, group_rows, slots_of
 
@@ -39,42 +38,64 @@ def step(
     if rule is None or inner_step_is_watched(optimizer):
         return False
     for group, setting in zip(optimizer.param_groups, settings):
-        if setting.filter is None or _has_no_lamb(setting):
+        if setting.filter is None or group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
             return False
-        if group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
-            return False
-    work = work_of(optimizer, settings)
-    steps = _steps(rule, work, settings, optimizer.state, histories, device_steps, capturable)
-    if steps is None:
-        return False
-    hyper = group_rows(optimizer, [setting.filter for setting in settings])
-    overrides = _overrides(optimizer.param_groups, settings)
-    for take in steps:
-        take(hyper, overrides)
-    torch.autograd.graph.increment_version([w.param for w in work])
-    return True
+    return _run(rule, optimizer, settings, optimizer.state, histories, device_steps, capturable) is not None
 
 
 def filtered(
     optimizer: torch.optim.Optimizer,
-    work: Sequence[Work],
     settings: Sequence[Setting],
     histories: Histories,
     device_steps: DeviceSteps,
     *,
     capturable: bool,
 ) -> list[Tensor] | None:
-    """The filtered gradients of `work` in one pass, the histories advanced; None, nothing changed, where it cannot be.
-
-    They may lie where the last call's lay.
+    """The filtered gradients of `work_of(...)` in one pass, the histories advanced; None, nothing changed, where it
+    cannot be. They may lie where the last call's lay.
     """
-    if any(_has_no_lamb(setting) for setting in settings):
+    return _run(FILTER_ONLY, optimizer, settings, {}, histories, device_steps, capturable)
+
+
+def _run(
+    rule: int,
+    optimizer: torch.optim.Optimizer,
+    settings: Sequence[Setting],
+    states: Any,
+    histories: Histories,
+    device_steps: DeviceSteps,
+    capturable: bool,
+) -> list[Tensor] | None:
+    """One pass; None, nothing changed, where it does not apply. Parameters on GPUs and on the CPU together do not."""
+    groups = optimizer.param_groups
+    if any(s.filter is not None and s.filter.lamb == 0 and "lamb" not in s.tensors for s in settings):
         return None
-    steps = _steps(FILTER_ONLY, work, settings, {}, histories, device_steps, capturable)
-    if steps is None or len(steps) != 1:
-        return None
-    hyper = group_rows(optimizer, [setting.filter for setting in settings])
-    return steps[0](hyper, _overrides(optimizer.param_groups, settings))
+    params = [p for group in groups for p in group["params"]]
+    is_on_device = bool(params) and backend.device_kernels(params[0].device) is not None
+    work: list[Work] = []
+    if is_on_device:
+        key = key_of(rule, groups, settings, params, capturable)
+        made = device_steps.again(key, states, histories)
+        if made is None:
+            work = work_of(optimizer, settings)
+            made = device_steps.make(key, rule, work, states, histories, capturable) if work else None
+            if made is None:
+                return [] if not work else None
+        outs, changed = device_steps.run(made, _hyper(optimizer, settings), _overrides(groups, settings)), made.params
+    else:
+        work = work_of(optimizer, settings)
+        if capturable or backend.extension() is None:
+            return None
+        if not all(
+            w.param.is_cpu and fits(rule, w, states.get(w.param), histories.get(w.param), (torch.float32,))
+            for w in work
+        ):
+            return None
+        outs = _run_on_cpu(rule, work, states, histories, _hyper(optimizer, settings)) if work else []
+        changed = [w.param for w in work]
+    if rule != FILTER_ONLY:
+        torch.autograd.graph.increment_version(changed)
+    return outs
 
 
 def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> list[Work]:
@@ -95,56 +116,21 @@ def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
-def _steps(
-    rule: int,
-    work: Sequence[Work],
-    settings: Sequence[Setting],
-    states: Any,
-    histories: Histories,
-    device_steps: DeviceSteps,
-    capturable: bool,
-) -> list[Step] | None:
-    """A function per device that takes its part of the step, or None where one of them has no kernel that fits."""
-    by_device: dict[torch.device, list[Work]] = {}
-    for w in work:
-        by_device.setdefault(w.param.device, []).append(w)
-    steps: list[Step] = []
-    for device, part in by_device.items():
-        if backend.device_kernels(device) is not None:
-            found = device_steps.find(rule, part, states, histories, capturable=capturable)
-        elif device.type == "cpu" and not capturable and backend.extension() is not None:
-            found = _cpu_step(rule, part, states, histories)
-        else:
-            found = None
-        if found is None:
-            return None
-        steps.append(found)
-    return steps
-
-
-def _cpu_step(rule: int, work: Sequence[Work], states: Any, histories: Histories) -> Step | None:
-    for w in work:
-        if not fits(rule, w, states.get(w.param), histories.get(w.param), (torch.float32,)):
-            return None
-    return partial(_take_cpu_step, rule, work, states, histories)
-
-
-def _take_cpu_step(
-    rule: int, work: Sequence[Work], states: Any, histories: Histories, hyper: array[float], _: Sequence[Tensor | None]
+def _run_on_cpu(
+    rule: int, work: Sequence[Work], states: Any, histories: Histories, hyper: array[float]
 ) -> list[Tensor]:
     filter, entries = work[0].filter, array("q")
     outs = [torch.empty_like(w.param) for w in work] if rule == FILTER_ONLY else []
     for i, w in enumerate(work):
         entries.extend(entry(w, slots_of(rule, w, states, histories), outs[i] if outs else None))
-    is_bf16 = isinstance(filter, MA) and filter.ring == "bfloat16"
+    ring = int(isinstance(filter, MA) and filter.ring == "bfloat16")
     module, threads = backend.load_extension(), torch.get_num_threads()
-    module.update(rule, FILTERS[type(filter)], entries, hyper, 0, threads, ring_type=int(is_bf16))
+    module.update(rule, FILTERS[type(filter)], entries, hyper, 0, threads, ring_type=ring)
     return outs
 
 
-def _has_no_lamb(setting: Setting) -> bool:
-    """Whether the filtered gradient is the raw one, to the bit."""
-    return setting.filter is not None and setting.filter.lamb == 0 and "lamb" not in setting.tensors
+def _hyper(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> array[float]:
+    return group_rows(optimizer, [setting.filter for setting in settings])
 
 
 def _can_read_lr(group: dict[str, Any]) -> bool:

@@ -265,7 +265,7 @@ class GrokFast(torch.optim.Optimizer):
         grads = None
         if not to_keep:
             grads = fused.filtered(
-                self.optimizer, work, settings, self.filter_state, self._device_steps, capturable=capturable
+                self.optimizer, settings, self.filter_state, self._device_steps, capturable=capturable
             )
         if grads is None:
             grads = []

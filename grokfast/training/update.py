@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grokfast import backend
 from grokfast.filters import EMA, MA, Filter
-from grokfast.optim.device import DTYPES, Launch, Rows, Uploads
+from grokfast.optim.device import Launch, Rows, Uploads, dtypes
 from grokfast.optim.history import RESUM_WINDOWS
 from grokfast.optim.slots import ADAM, FILTERS, LION, SGD, hyper_row
 from grokfast.training.experiment import OptimizerConfig
@@ -57,7 +57,7 @@ class FlatOptimizer:
         if self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
         rates = [c.lr * (min(1.0, (self.steps - 1) / c.warmup) if c.warmup else 1.0) for c in self.configs]
-        if backend.device_kernels(flat.device) is not None and flat.dtype in DTYPES:
+        if flat.dtype in dtypes(flat.device):
             self._launch(flat, grad, rates)
         elif backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
             self._one_pass(flat, grad, rates)

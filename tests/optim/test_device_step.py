@@ -90,6 +90,8 @@ def test_a_launch_is_the_filter_and_the_update(kernels, inner, filter, judge, po
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("filter", ["EMA", "MA"])
 def test_half_precision_keeps_its_history_in_fp32(kernels, filter, dtype, judge):
+    if kernels == "cuda":
+        pytest.skip("the CUDA kernel is for fp32; others go to plain PyTorch")
     make, filter, grads = INNER["AdamW"], FILTERS[filter], gradients(4, dtype)
     params = parameters(dtype)
     optimizer = GrokFast(make(params), filter)
@@ -254,3 +256,38 @@ def test_chunks_and_slices():
             assert size & (size - 1) == 0
             assert chunk % size == 0
             assert size * 4 * window >= chunk  # every element has its turn
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+def test_a_step_on_a_side_stream_waits_for_what_was_queued_there(kernels):
+    results = []
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        params = parameters(sizes=[(1_000_000,)])
+        optimizer = GrokFast(torch.optim.AdamW(params, **ADAM), EMA())
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            for step in range(5):
+                grad = torch.full((1_000_000,), float(step), device=DEVICE)
+                for _ in range(20):  # keeps the stream busy
+                    grad = grad * 1.01
+                params[0].grad = grad
+                optimizer.step()
+        torch.cuda.synchronize()
+        results.append(params[0].detach().clone())
+    assert torch.equal(*results)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not HAS_GPU or torch.cuda.get_device_properties(0).total_memory < 48e9, reason="needs a GPU with 48 GB"
+)
+def test_more_elements_than_32_bits_count(kernels):
+    size = 2**31 + 1027
+    p = torch.nn.Parameter(torch.zeros(size, device=DEVICE))
+    p.grad = torch.zeros(size, device=DEVICE)
+    p.grad[-1] = p.grad[2**31 - 1] = 1
+    optimizer = GrokFast(torch.optim.SGD([p], lr=1.0), EMA(0.9, 2.0))
+    optimizer.step()
+    assert is_launched(optimizer)
+    assert p.detach()[[0, 2**31 - 1, 2**31, -1]].tolist() == [0, -3, 0, -3]
