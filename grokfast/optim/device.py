@@ -25,7 +25,7 @@ _TRITON_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.fl
 def dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     """Parameters that the kernels for a device take; none where there are no kernels."""
     by_kernels = {"triton": tuple(_TRITON_DTYPES), "cuda": (torch.float32,), None: ()}
-    return by_kernels[backend.device_kernels(device)]  # type: ignore[index]
+    return by_kernels[backend.device_kernels(device)]
 
 
 def chunk_size(total: int) -> int:
