@@ -74,10 +74,10 @@ GF_INLINE Scalars prepare(Rule rule, FilterKind filter, const double* h, double 
 // a + w (b - a), from the nearer end, as torch.lerp: exact at w = 0, w = 1 and a = b.
 GF_INLINE float lerp(float a, float b, float w) { return w < 0.5f ? a + w * (b - a) : b - (b - a) * (1.f - w); }
 
-// e <- alpha e + (1 - alpha) g; returns g + lamb e.
+// e <- alpha e + (1 - alpha) g; returns g + lamb e, g itself for lamb = 0 (e may have overflowed).
 GF_INLINE float ema_filter(float g, float& e, float ema_weight, float lamb) {
   e = lerp(e, g, ema_weight);
-  return g + lamb * e;
+  return lamb == 0.f ? g : g + lamb * e;
 }
 
 // The oldest value leaves the running sum, `kept` (g as the ring stores it) comes in; returns g + lamb * sum, g itself
@@ -121,7 +121,7 @@ GF_INLINE void sgd_momentum(float& p, float g, float& buffer, const Scalars& s) 
 GF_INLINE void lion(float& p, float g, float& m, const Scalars& s) {
   g *= s.sign;
   const float u = lerp(m, g, s.one_minus_beta1);
-  p = p * s.decay - s.step_size * float((u > 0.f) - (u < 0.f));
+  p = p * s.decay - s.step_size * (u > 0.f ? 1.f : u < 0.f ? -1.f : u);  // 0 and NaN stay
   m = lerp(m, g, s.one_minus_beta2);
 }
 
