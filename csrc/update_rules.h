@@ -121,7 +121,7 @@ GF_INLINE void sgd_momentum(float& p, float g, float& buffer, const Scalars& s) 
 GF_INLINE void lion(float& p, float g, float& m, const Scalars& s) {
   g *= s.sign;
   const float u = lerp(m, g, s.one_minus_beta1);
-  p = p * s.decay - s.step_size * (u > 0.f ? 1.f : u < 0.f ? -1.f : u);  // 0 and NaN stay
+  p = p * s.decay - s.step_size * float((u > 0.f) - (u < 0.f));
   m = lerp(m, g, s.one_minus_beta2);
 }
 

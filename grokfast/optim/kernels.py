@@ -125,7 +125,7 @@ def _update_block(
         if RULE == LION:
             m = _load(state1, begin, offsets, mask, DTYPE, MASKED)
             u = _lerp(m, g, weight1)
-            p -= step_size * tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, u))
+            p -= step_size * tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
             _store(state1, begin, offsets, mask, _lerp(m, g, weight2), DTYPE, MASKED)
         if RULE == SGD:
             if state1 != 0:
