@@ -15,7 +15,7 @@ FILTERS = [EMA(), EMA(alpha=0.5, lamb=-1), MA(), MA(3, 2.0, "sum", warmup=False)
 
 def test_defaults_are_the_papers():
     assert (EMA().alpha, EMA().lamb) == (0.98, 2.0)
-    assert dataclasses.astuple(MA()) == (100, 5.0, "mean", True)
+    assert dataclasses.astuple(MA()) == (100, 5.0, "mean", True, "full")
 
 
 @pytest.mark.parametrize("filter", FILTERS)
@@ -70,6 +70,11 @@ def test_a_wrong_filter_type_names_the_nearest():
         ValueError, match=r"^filter_type must be one of 'mean', 'sum', got 'maen' \(did you mean 'mean'"
     ):
         MA(filter_type="maen")
+
+
+def test_a_ring_lies_in_one_of_three_places():
+    with pytest.raises(ValueError, match=r"^ring must be one of 'full', 'bfloat16', 'host', got 'hots' \(did you"):
+        MA(ring="hots")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def _run(
     if any(s.filter is not None and s.filter.lamb == 0 and "lamb" not in s.tensors for s in settings):
         return None
     params = [p for group in groups for p in group["params"]]
+    if len(set(map(id, params))) < len(params):
+        return None  # torch only warns of a parameter listed twice; here its elements would be a race's
     is_on_device = bool(params) and backend.device_kernels(params[0].device) is not None
     work: list[Work] = []
     if is_on_device:

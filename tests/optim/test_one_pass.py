@@ -176,6 +176,14 @@ def test_differentiable_is_left_to_the_inner_step(took):
     assert torch.equal(p, torch.zeros(3))
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_listed_twice_is_left_to_the_inner_step(took):
+    (p,) = start([(40_000,)])
+    opt = GrokFast(SGD([p, p], lr=0.1), EMA())
+    steps(opt, [p], n=2)
+    took("generic")
+
+
 def test_capturable_is_left_to_the_inner_step(took):
     (p,) = start([3])
     opt = GrokFast(AdamW([p], capturable=True))
