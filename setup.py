@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 CPU_SOURCES = ["csrc/bindings.cpp", "csrc/cpu/update.cpp", "csrc/cpu/pair_embed.cpp", "csrc/cpu/classify.cpp"]
+CPU_SOURCES += ["csrc/cpu/rows.cpp", "csrc/cpu/gathered_attention.cpp"]
 CUDA_SOURCES = ["csrc/cuda/ema_filter.cu"]
 CUDA_ARCHITECTURES = ["80", "90", "100", "120"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]

@@ -1,0 +1,80 @@
+"""Which row of a table each row of an output reads, and the way back: who reads each row of the table."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from grokfast import backend, checks
+
+
+class RowIndex:
+    """index [R], or [R, S] for up to S rows each, into a table of `n_rows`; immutable, made once and used often.
+
+    In [R, S] the rows that are read come first, at least one of them; -1 fills up what follows.
+
+    Raises:
+        TypeError, ValueError: index is no int64 tensor of one or two axes, n_rows is negative, or an unused entry
+            stands before a used one.
+        IndexError: an entry is outside [0, n_rows).
+    """
+
+    def __init__(self, index: Tensor, n_rows: int) -> None:
+        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+            raise TypeError(f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
+        if index.ndim not in (1, 2):
+            raise ValueError(f"index must be [R] or [R, S], got {tuple(index.shape)}")
+        self.n_rows = checks.integer("n_rows", n_rows, minimum=0)
+        self.index = index.contiguous()
+        self.is_padded = False
+        if index.numel() == 0:
+            return
+        low, high = (int(edge) for edge in index.aminmax())
+        self.is_padded = low == -1 and index.ndim == 2
+        if (low < 0 and not self.is_padded) or high >= n_rows:
+            raise IndexError(f"index must be in [0, {n_rows}), got {low if low < 0 else high}")
+        if self.is_padded and ((index[:, 0] < 0).any() or ((index[:, 1:] >= 0) & (index[:, :-1] < 0)).any()):
+            raise ValueError("index must have the used entries of a row first, at least one; -1 stands before another")
+
+    @property
+    def device(self) -> torch.device:
+        return self.index.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """[R] or [R, S]."""
+        return self.index.shape
+
+    @functools.cached_property
+    def readers(self) -> tuple[Tensor, Tensor]:
+        """start [n_rows + 1], items: flat positions in `index` grouped by row, items[start[k] : start[k + 1]] read k.
+
+        In increasing order within a group: sums over them have one order. Made by the extension: CPU only.
+        """
+        start, items = self.index.new_empty(self.n_rows + 1), self.index.new_empty(self.index.numel())
+        backend.load_extension().group_readers(
+            self.index.data_ptr(), self.index.numel(), self.n_rows, start.data_ptr(), items.data_ptr()
+        )
+        return start, items
+
+
+def threads_for(t: Tensor) -> int:
+    """One thread where starting another costs more than it saves."""
+    return torch.get_num_threads() if t.numel() >= 16384 else 1
+
+
+def sum_readers(x: Tensor, index: RowIndex | None) -> Tensor:
+    """Row k of the result is the sum of x's rows that read row k, in order; of all rows of x [R, d] if None: [d]."""
+    extension = backend.load_extension()
+    if index is None:
+        start = torch.tensor([0, len(x)])
+        out = x.new_empty(x.shape[1])
+        readers = extension.Readers(start.data_ptr(), 0, 1)
+    else:
+        start, items = index.readers
+        out = x.new_empty(index.n_rows, x.shape[1])
+        readers = extension.Readers(start.data_ptr(), items.data_ptr(), index.n_rows)
+    extension.sum_readers(x.data_ptr(), readers, out.data_ptr(), x.shape[1], threads_for(x))
+    return out
