@@ -194,7 +194,7 @@ class Ensemble:
         for name in ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at"):
             setattr(self, name, getattr(self, name)[index])
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
-        self.plans = {split: [plans[i] for i in models] for split, plans in self.plans.items() if plans}
+        self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
         self.optimizer.keep(index)
         self._order = (-1, torch.empty(0))
         self._bind(self.flat[index])
