@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grokfast.nn.plan import LayerRows, Plan, PlannedRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
-from grokfast.ops import gathered_attention, linear_add, mlp, pair_embed
+from grokfast.ops import gathered_attention, mlp, pair_embed
 
 
 def planned_forward(model: GrokTransformer, plans: Sequence[Plan], batch: Tensor | None = None) -> Tensor:
@@ -50,20 +50,13 @@ def logits_of(model: GrokTransformer, weights: Mapping[str, Tensor], rows: Plann
 
 def _block(config: TransformerConfig, w: Mapping[str, Tensor], x: Tensor, rows: LayerRows) -> Tensor:
     """One layer: x [R_in, d] -> [R, d]; `Block.forward` on rows."""
-    norm, d = config.norm, config.d_model
+    norm = config.norm
     if norm == "replace":
         x = _norm(x, w, "ln1")
-    seen = _norm(x, w, "ln1") if norm == "pre" else x
-    w_q, w_kv = w["w_qkv"].split([d, 2 * d])
-    b_q, b_kv = w["b_qkv"].split([d, 2 * d]) if config.attention_bias else (None, None)
-    kv = F.linear(seen, w_kv, b_kv)  # [R_in, 2d]
-    own = x[rows.first :] if rows.first else x
-    q = F.linear(own if seen is x else seen[rows.first :], w_q, b_q)
-    heads = gathered_attention(q, kv, rows.keys, rows.query, n_heads=config.n_heads)  # [R, d]
-    if config.residual:
-        y = linear_add(heads, w["w_o"], w.get("b_o"), own, rows.query)
-    else:
-        y = linear_add(heads, w["w_o"], w.get("b_o"))
+    y = gathered_attention(
+        _norm(x, w, "ln1") if norm == "pre" else x, w["w_qkv"], w.get("b_qkv"), w["w_o"], w.get("b_o"),
+        rows.keys, rows.query, n_heads=config.n_heads, first=rows.first, skip=x if config.residual else None,
+    )  # fmt: skip
     if norm == "post":
         y = _norm(y, w, "ln1")
     inner = _norm(y, w, "ln2") if norm in ("pre", "replace") else y

@@ -2,9 +2,8 @@
 
 from grokfast.ops.classify import classify
 from grokfast.ops.gathered_attention import gathered_attention
-from grokfast.ops.linear_add import linear_add
 from grokfast.ops.mlp import mlp
 from grokfast.ops.pair_embed import pair_embed
 from grokfast.ops.rows import RowIndex
 
-__all__ = ["RowIndex", "classify", "gathered_attention", "linear_add", "mlp", "pair_embed"]
+__all__ = ["RowIndex", "classify", "gathered_attention", "mlp", "pair_embed"]

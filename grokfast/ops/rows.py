@@ -65,16 +65,27 @@ def threads_for(t: Tensor) -> int:
     return torch.get_num_threads() if t.numel() >= 16384 else 1
 
 
-def sum_readers(x: Tensor, index: RowIndex | None) -> Tensor:
-    """Row k of the result is the sum of x's rows that read row k, in order; of all rows of x [R, d] if None: [d]."""
+def sum_readers(x: Tensor, index: RowIndex | None, out: Tensor) -> Tensor:
+    """out[k] = the sum of x's rows that read row k, in their order: x [R, d], out [n_rows, d]; without an index out [d].
+
+    By the extension: contiguous CPU fp32 tensors only, as for add_rows.
+    """
     extension = backend.load_extension()
     if index is None:
-        start = torch.tensor([0, len(x)])
-        out = x.new_empty(x.shape[1])
-        readers = extension.Readers(start.data_ptr(), 0, 1)
+        start, items = torch.tensor([0, len(x)]), None
     else:
         start, items = index.readers
-        out = x.new_empty(index.n_rows, x.shape[1])
-        readers = extension.Readers(start.data_ptr(), items.data_ptr(), index.n_rows)
+    readers = extension.Readers(start.data_ptr(), 0 if items is None else items.data_ptr(), len(start) - 1)
     extension.sum_readers(x.data_ptr(), readers, out.data_ptr(), x.shape[1], threads_for(x))
     return out
+
+
+def add_rows(out: Tensor, bias: Tensor | None, skip: Tensor | None, index: RowIndex | None = None) -> None:
+    """out += bias + skip[index] in one pass: out [R, d], bias [d] or None, skip [n_rows, d] or None."""
+    if bias is None and skip is None:
+        return
+    bias, skip = (None if t is None else t.contiguous() for t in (bias, skip))
+    backend.load_extension().add_rows(
+        out.data_ptr(), 0 if skip is None else skip.data_ptr(), 0 if index is None else index.index.data_ptr(),
+        0 if bias is None else bias.data_ptr(), *out.shape, threads_for(out),
+    )  # fmt: skip

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend, checks
-from grokfast.ops.linear_add import add_rows
 from grokfast.ops.mlp.reference import ACTIVATIONS
 from grokfast.ops.mlp.reference import mlp as reference
-from grokfast.ops.rows import sum_readers, threads_for
+from grokfast.ops.rows import add_rows, sum_readers, threads_for
 
 _IN_EXTENSION = {"relu": 1, "gelu": 4}
 
@@ -118,7 +117,7 @@ class _MLP(torch.autograd.Function):
             grad_hidden.T @ x if need_w_in else None,
             grad_b_in,
             grad_w_out,
-            sum_readers(grad, None) if need_b_out else None,
+            sum_readers(grad, None, grad.new_empty(len(w_out))) if need_b_out else None,
             grad if need_skip and not ctx.skip_is_x else None,
             None,
             None,
