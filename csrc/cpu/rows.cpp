@@ -70,7 +70,7 @@ void activate_forward(float* z, const float* bias, float* slope, int64_t rows, i
 
 void activate_backward(float* grad, const float* kept, float* grad_bias, int64_t rows, int64_t width,
                        Activation activation, int threads) {
-  constexpr int64_t piece = 64;
+  constexpr int64_t piece = 32;
   const int64_t pieces = (rows + piece - 1) / piece;
   std::vector<float> sums(pieces * width);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
