@@ -66,7 +66,7 @@ def threads_for(t: Tensor) -> int:
 
 
 def sum_readers(x: Tensor, index: RowIndex | None, out: Tensor) -> Tensor:
-    """out[k] = the sum of x's rows that read row k, in their order: x [R, d], out [n_rows, d]; without an index out [d].
+    """out[k] = the sum of x's rows that read row k, in their order: x [R, d], out [n_rows, d]; [d] without an index.
 
     By the extension: contiguous CPU fp32 tensors only, as for add_rows.
     """

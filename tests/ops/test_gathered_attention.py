@@ -14,7 +14,9 @@ def inputs(rows=63, table=17, first=0, queries="index", slots=3, d=12, biases=Tr
     """Weights, and an index that reads some rows often and the last but one never."""
     g = torch.Generator().manual_seed(0)
     shapes = {"x": (table, d), "w_qkv": (3 * d, d), "b_qkv": (3 * d,), "w_o": (d, d), "b_o": (d,)}
-    tensors = {name: torch.randn(shape, generator=g).div(math.sqrt(d) if "w" in name else 1) for name, shape in shapes.items()}
+    tensors = {
+        name: torch.randn(shape, generator=g).div(math.sqrt(d) if "w" in name else 1) for name, shape in shapes.items()
+    }
     tensors = {name: t.to(dtype).requires_grad_() for name, t in tensors.items() if biases or "b_" not in name}
     keys = torch.randint(table, (rows, slots), generator=g)
     keys[keys == table - 2] = 0

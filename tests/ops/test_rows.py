@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from grokfast.ops.rows import add_rows, sum_readers
 
 def test_readers_are_grouped_in_order(compiled):
     start, items = RowIndex(torch.tensor([[2, -1], [0, 2], [2, 2], [0, -1]]), 4).readers
-    groups = [items[a:b].tolist() for a, b in zip(start, start[1:])]
+    groups = [items[a:b].tolist() for a, b in itertools.pairwise(start)]
     assert groups == [[2, 6], [], [0, 3, 4, 5], []]
     start, items = RowIndex(torch.empty(0, dtype=torch.int64), 3).readers
     assert start.tolist() == [0, 0, 0, 0]

@@ -53,7 +53,9 @@ def _check(given: dict[str, Tensor], keys: RowIndex, query: RowIndex | None, n_h
     x = given["x"]
     checks.integer("n_heads", n_heads, minimum=1)
     if x.ndim != 2 or not x.is_floating_point() or 0 in x.shape or x.shape[1] % n_heads:
-        raise ValueError(f"x must be [K, d] of a float dtype, d a multiple of {n_heads}, got {tuple(x.shape)} {x.dtype}")
+        raise ValueError(
+            f"x must be [K, d] of a float dtype, d a multiple of {n_heads}, got {tuple(x.shape)} {x.dtype}"
+        )
     rows, d = x.shape
     checks.integer("first", first, minimum=0, maximum=rows - 1)
     shapes = {"x": (rows, d), "w_qkv": (3 * d, d), "b_qkv": (3 * d,), "w_o": (d, d), "b_o": (d,), "skip": (rows, d)}

@@ -34,5 +34,5 @@ def gathered_attention(
 
 
 def _read(rows: Tensor, index: Tensor | None) -> Tensor:
-    """rows[index] by F.embedding: the gradient of plain indexing is summed by several threads on a CPU, in any order."""
+    """rows[index] by F.embedding: on a CPU the gradient of plain indexing is summed by several threads in any order."""
     return rows if index is None else F.embedding(index, rows)
