@@ -111,12 +111,38 @@ PYBIND11_MODULE(_C, m) {
       },
       py::call_guard<py::gil_scoped_release>());
   py::class_<GatheredAttention>(m, "GatheredAttention")
-      .def(py::init([](int64_t q, int64_t kv, int64_t query, int64_t keys, int64_t rows, int64_t slots,
-                       int64_t n_queries, int64_t n_keys, int64_t heads, int64_t d_head) {
-        return GatheredAttention{pointer<float>(q), pointer<float>(kv), pointer<int64_t>(query), pointer<int64_t>(keys),
-                                 rows,              slots,              n_queries,               n_keys,
-                                 heads,             d_head};
+      .def(py::init([](int64_t q, int64_t kv, int64_t stride_q, int64_t stride_kv, int64_t query, int64_t keys,
+                       int64_t rows, int64_t slots, int64_t n_queries, int64_t n_keys, int64_t heads, int64_t d_head) {
+        return GatheredAttention{pointer<float>(q),
+                                 pointer<float>(kv),
+                                 stride_q,
+                                 stride_kv,
+                                 pointer<int64_t>(query),
+                                 pointer<int64_t>(keys),
+                                 rows,
+                                 slots,
+                                 n_queries,
+                                 n_keys,
+                                 heads,
+                                 d_head};
       }));
+  m.def(
+      "layer_norm_forward",
+      [](int64_t x, int64_t weight, int64_t bias, int64_t out, int64_t stats, int64_t rows, int64_t width, float eps,
+         int threads) {
+        layer_norm_forward(pointer<float>(x), pointer<float>(weight), pointer<float>(bias), pointer<float>(out),
+                           pointer<float>(stats), rows, width, eps, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "layer_norm_backward",
+      [](int64_t x, int64_t weight, int64_t stats, int64_t grad, int64_t grad_x, int64_t grad_weight, int64_t grad_bias,
+         int64_t rows, int64_t width, int threads) {
+        layer_norm_backward(pointer<float>(x), pointer<float>(weight), pointer<float>(stats), pointer<float>(grad),
+                            pointer<float>(grad_x), pointer<float>(grad_weight), pointer<float>(grad_bias), rows, width,
+                            threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
   m.def(
       "gathered_attention_forward",
       [](const GatheredAttention& a, int64_t out, int64_t weights, int threads) {

@@ -79,10 +79,17 @@ void activate_backward(float* grad, const float* kept, float* grad_bias, int64_t
 void add_rows(float* out, const float* table, const int64_t* index, const float* bias, int64_t rows, int64_t width,
               int threads);
 
+// out = (x - mean) / sqrt(variance + eps) * weight + bias row by row; stats [rows, 2] receives the mean and the factor.
+void layer_norm_forward(const float* x, const float* weight, const float* bias, float* out, float* stats, int64_t rows,
+                        int64_t width, float eps, int threads);
+void layer_norm_backward(const float* x, const float* weight, const float* stats, const float* grad, float* grad_x,
+                         float* grad_weight, float* grad_bias, int64_t rows, int64_t width, int threads);
+
 // out[r] = sum_j w[r, j] v[keys[r, j]] with w = softmax over j of q[query[r]] k[keys[r, j]] / sqrt(d_head), per head.
 struct GatheredAttention {
-  const float *q, *kv;           // [n_queries, heads * d_head], [n_keys, 2 * heads * d_head]: keys, then values
-  const int64_t *query, *keys;   // [rows] or null: 0, 1, 2, ...; [rows, slots], the keys of a row first, -1 from there
+  const float *q, *kv;          // [n_queries, heads * d_head], [n_keys, 2 * heads * d_head]: keys, then values
+  int64_t stride_q, stride_kv;  // floats from row to row, of their gradients, too
+  const int64_t *query, *keys;  // [rows] or null: 0, 1, 2, ...; [rows, slots], the keys of a row first, -1 from there
   int64_t rows, slots, n_queries, n_keys, heads, d_head;
 };
 void gathered_attention_forward(const GatheredAttention& a, float* out, float* weights, int threads);

@@ -76,18 +76,18 @@ GF_INLINE void forward_rows(const GatheredAttention& a, int64_t begin, int64_t e
   const float scale = 1.f / std::sqrt(float(d_head));
   for (int64_t r = begin; r < end; ++r) {
     const int64_t *keys = a.keys + r * a.slots, n = count(keys, a.slots);
-    const float* q = a.q + (a.query ? a.query[r] : r) * width;
+    const float* q = a.q + (a.query ? a.query[r] : r) * a.stride_q;
     float *w = weights + r * a.slots * heads, *sum = out + r * width;
     for (int64_t j = 0; j < n; ++j) {
       if (table)
         for (int64_t h = 0; h < heads; ++h) w[j * heads + h] = table[keys[j] * heads + h];
       else
-        score_heads(q, a.kv + keys[j] * 2 * width, w + j * heads, heads, d_head, scale);
+        score_heads(q, a.kv + keys[j] * a.stride_kv, w + j * heads, heads, d_head, scale);
     }
     softmax(w, buffer, n, heads);
     for (int64_t i = 0; i < width; ++i) sum[i] = 0.f;
     for (int64_t j = 0; j < n; ++j)
-      add_weighted_heads(sum, a.kv + keys[j] * 2 * width + width, w + j * heads, heads, d_head);
+      add_weighted_heads(sum, a.kv + keys[j] * a.stride_kv + width, w + j * heads, heads, d_head);
   }
 }
 
@@ -107,7 +107,7 @@ GF_INLINE void score_grad_rows(const GatheredAttention& a, int64_t begin, int64_
     const float *__restrict w = weights + r * a.slots * heads, *grad = grad_out + r * width;
     float *__restrict g = grad_scores + r * a.slots * heads, *__restrict sum = buffer;
     for (int64_t j = 0; j < n; ++j)
-      score_heads(grad, a.kv + keys[j] * 2 * width + width, g + j * heads, heads, d_head, 1.f);
+      score_heads(grad, a.kv + keys[j] * a.stride_kv + width, g + j * heads, heads, d_head, 1.f);
     for (int64_t h = 0; h < heads; ++h) sum[h] = 0.f;
     for (int64_t j = 0; j < n; ++j)
       for (int64_t h = 0; h < heads; ++h) sum[h] += w[j * heads + h] * g[j * heads + h];
@@ -131,7 +131,7 @@ void gathered_attention_forward(const GatheredAttention& a, float* out, float* w
   std::vector<float> table(a.n_queries == 1 ? a.n_keys * a.heads : 0);
   if (a.n_queries == 1)
     for (int64_t k = 0; k < a.n_keys; ++k)
-      score(a.q, a.kv + k * 2 * a.heads * a.d_head, table.data() + k * a.heads, a.heads, a.d_head,
+      score(a.q, a.kv + k * a.stride_kv, table.data() + k * a.heads, a.heads, a.d_head,
             1.f / std::sqrt(float(a.d_head)));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -158,28 +158,28 @@ void gathered_attention_backward(const GatheredAttention& a, const Readers& by_q
   }
   if (a.n_queries == 1) {  // the scores are a table: its gradient first, then that of its two factors
     std::vector<float> sums(a.n_keys * a.heads);
-    sum_segments(by_key, a.heads, sums.data(), 1, [&](float* sum, int64_t item) {
+    sum_segments(by_key, a.heads, sums.data(), a.heads, 1, [&](float* sum, int64_t item) {
       for (int64_t h = 0; h < a.heads; ++h) sum[h] += g[item * a.heads + h];
     });
-    sum_segments(by_key, 2 * width, grad_kv, threads, [&](float* sum, int64_t item) {
+    sum_segments(by_key, 2 * width, grad_kv, a.stride_kv, threads, [&](float* sum, int64_t item) {
       add_weighted(sum + width, grad_out + item / a.slots * width, weights + item * a.heads, a.heads, a.d_head);
     });
     for (int64_t i = 0; i < width; ++i) grad_q[i] = 0.f;
     for (int64_t k = 0; k < a.n_keys; ++k) {
-      add_weighted(grad_q, a.kv + k * 2 * width, sums.data() + k * a.heads, a.heads, a.d_head);
-      add_weighted(grad_kv + k * 2 * width, a.q, sums.data() + k * a.heads, a.heads, a.d_head);
+      add_weighted(grad_q, a.kv + k * a.stride_kv, sums.data() + k * a.heads, a.heads, a.d_head);
+      add_weighted(grad_kv + k * a.stride_kv, a.q, sums.data() + k * a.heads, a.heads, a.d_head);
     }
     return;
   }
-  sum_segments(by_key, 2 * width, grad_kv, threads, [&](float* sum, int64_t item) {
+  sum_segments(by_key, 2 * width, grad_kv, a.stride_kv, threads, [&](float* sum, int64_t item) {
     const int64_t r = item / a.slots;
-    add_weighted(sum, a.q + (a.query ? a.query[r] : r) * width, g + item * a.heads, a.heads, a.d_head);
+    add_weighted(sum, a.q + (a.query ? a.query[r] : r) * a.stride_q, g + item * a.heads, a.heads, a.d_head);
     add_weighted(sum + width, grad_out + r * width, weights + item * a.heads, a.heads, a.d_head);
   });
-  sum_segments(by_query, width, grad_q, threads, [&](float* sum, int64_t r) {
+  sum_segments(by_query, width, grad_q, a.stride_q, threads, [&](float* sum, int64_t r) {
     const int64_t *keys = a.keys + r * a.slots, n = count(keys, a.slots);
     for (int64_t j = 0; j < n; ++j)
-      add_weighted(sum, a.kv + keys[j] * 2 * width, g + (r * a.slots + j) * a.heads, a.heads, a.d_head);
+      add_weighted(sum, a.kv + keys[j] * a.stride_kv, g + (r * a.slots + j) * a.heads, a.heads, a.d_head);
   });
 }
 

@@ -12,9 +12,10 @@ GF_CLONES static void add_row(float* __restrict sum, const float* __restrict x, 
   for (int64_t i = 0; i < width; ++i) sum[i] += x[i];
 }
 
-// out[k, :] = sum over the readers of row k, in order; add(sum, item) adds one of them to `width` floats.
+// out[k, :] = sum over the readers of row k, in order; add(sum, item) adds one of them to `width` floats. Rows of out
+// lie `stride` floats apart.
 template <typename Add>
-void sum_segments(const Readers& readers, int64_t width, float* out, int threads, const Add& add) {
+void sum_segments(const Readers& readers, int64_t width, float* out, int64_t stride, int threads, const Add& add) {
   constexpr int64_t piece = 32;  // short, because a sum of sums rounds less
   struct Task {
     int64_t begin, end;
@@ -36,7 +37,7 @@ void sum_segments(const Readers& readers, int64_t width, float* out, int threads
   for (int64_t k = 0; k < readers.rows; ++k) {
     const int64_t begin = readers.start[k], end = readers.start[k + 1];
     if (split == splits.size() || splits[split].row != k) {
-      tasks.push_back({begin, end, out + k * width});
+      tasks.push_back({begin, end, out + k * stride});
       continue;
     }
     for (int64_t i = 0; i < splits[split].pieces; ++i)
@@ -52,7 +53,7 @@ void sum_segments(const Readers& readers, int64_t width, float* out, int threads
     for (int64_t at = task.begin; at < task.end; ++at) add(task.sum, readers.items ? readers.items[at] : at);
   }
   for (int64_t s = 0; s < n_splits; ++s) {
-    float* sum = out + splits[s].row * width;
+    float* sum = out + splits[s].row * stride;
     for (int64_t j = 0; j < width; ++j) sum[j] = 0.f;
     for (int64_t i = 0; i < splits[s].pieces; ++i) add_row(sum, partial.data() + (splits[s].first + i) * width, width);
   }

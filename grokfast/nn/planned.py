@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grokfast.nn.plan import LayerRows, Plan, PlannedRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
-from grokfast.ops import gathered_attention, mlp, pair_embed
+from grokfast.ops import gathered_attention, layer_norm, mlp, pair_embed
 
 
 def planned_forward(model: GrokTransformer, plans: Sequence[Plan], batch: Tensor | None = None) -> Tensor:
@@ -66,4 +66,4 @@ def _block(config: TransformerConfig, w: Mapping[str, Tensor], x: Tensor, rows: 
 
 
 def _norm(x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])
+    return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"])

@@ -127,7 +127,7 @@ class Ensemble:
 
     def _planned_gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same by the plans, model after model, so that only one model's activations are held."""
-        _, targets = self._batch(chosen)
+        targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
         grad, losses = torch.zeros_like(self.flat), []
         for e in range(len(self.flat)):
             weights = {name: p.detach()[e].requires_grad_() for name, p in self.model.named_parameters()}

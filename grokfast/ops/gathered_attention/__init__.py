@@ -94,7 +94,11 @@ class _GatheredAttention(torch.autograd.Function):
         first: int,
     ) -> Tensor:
         d = x.shape[1]
-        q, kv = _linear(x[first:], w_qkv[:d], b_qkv, slice(0, d)), _linear(x, w_qkv[d:], b_qkv, slice(d, 3 * d))
+        if first == 0:
+            q, kv = _linear(x, w_qkv, b_qkv).split([d, 2 * d], 1)
+        else:
+            b_q, b_kv = (None, None) if b_qkv is None else b_qkv.split([d, 2 * d])
+            q, kv = _linear(x[first:], w_qkv[:d], b_q), _linear(x, w_qkv[d:], b_kv)
         heads, weights = x.new_empty(keys.shape[0], d), x.new_empty(*keys.shape, n_heads)
         backend.load_extension().gathered_attention_forward(
             _tables(q, kv, keys, query, n_heads), heads.data_ptr(), weights.data_ptr(), threads_for(heads)
@@ -118,19 +122,28 @@ class _GatheredAttention(torch.autograd.Function):
             sum_readers(grad, None, grad_b_o)
         grad_w_o = grad.T @ heads
         grad_heads = grad @ w_o
-        grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
+        if first == 0:
+            grad_qkv = grad.new_empty(len(x), 3 * d)
+            grad_q, grad_kv = grad_qkv.split([d, 2 * d], 1)
+        else:
+            grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
         _backward(_tables(q, kv, keys, query, weights.shape[2]), keys, query, weights, grad_heads, grad_q, grad_kv)
-        grad_w_qkv = torch.empty_like(w_qkv)
-        torch.mm(grad_q.T, x[first:], out=grad_w_qkv[:d])
-        torch.mm(grad_kv.T, x, out=grad_w_qkv[d:])
-        if grad_b_qkv is not None:
-            sum_readers(grad_q, None, grad_b_qkv[:d])
-            sum_readers(grad_kv, None, grad_b_qkv[d:])
-        grad_x = grad_kv @ w_qkv[d:]
-        grad_x[first:].addmm_(grad_q, w_qkv[:d])
+        if first == 0:
+            grad_w_qkv, grad_x = grad_qkv.T @ x, grad_qkv @ w_qkv
+            if grad_b_qkv is not None:
+                sum_readers(grad_qkv, None, grad_b_qkv)
+        else:
+            grad_w_qkv = torch.empty_like(w_qkv)
+            torch.mm(grad_q.T, x[first:], out=grad_w_qkv[:d])
+            torch.mm(grad_kv.T, x, out=grad_w_qkv[d:])
+            if grad_b_qkv is not None:
+                sum_readers(grad_q, None, grad_b_qkv[:d])
+                sum_readers(grad_kv, None, grad_b_qkv[d:])
+            grad_x = grad_kv @ w_qkv[d:]
+            grad_x[first:].addmm_(grad_q, w_qkv[:d])
         grad_skip = None
         if ctx.has_skip:
-            own = grad if query is None else sum_readers(grad, query, torch.empty_like(q))
+            own = grad if query is None else sum_readers(grad, query, grad.new_empty(len(q), d))
             if ctx.skip_is_x:
                 grad_x[first:].add_(own)
             else:
@@ -138,14 +151,15 @@ class _GatheredAttention(torch.autograd.Function):
         return grad_x, grad_w_qkv, grad_b_qkv, grad_w_o, grad_b_o, grad_skip, None, None, None, None
 
 
-def _linear(x: Tensor, weight: Tensor, biases: Tensor | None, part: slice) -> Tensor:
-    return x @ weight.T if biases is None else torch.addmm(biases[part], x, weight.T)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
 
 
 def _tables(q: Tensor, kv: Tensor, keys: RowIndex, query: RowIndex | None, n_heads: int) -> Any:
     return backend.load_extension().GatheredAttention(
-        q.data_ptr(), kv.data_ptr(), 0 if query is None else query.index.data_ptr(), keys.index.data_ptr(),
-        *keys.shape, len(q), len(kv), n_heads, q.shape[1] // n_heads,
+        q.data_ptr(), kv.data_ptr(), q.stride(0), kv.stride(0),
+        0 if query is None else query.index.data_ptr(), keys.index.data_ptr(), *keys.shape,
+        len(q), len(kv), n_heads, q.shape[1] // n_heads,
     )  # fmt: skip
 
 
