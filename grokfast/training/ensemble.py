@@ -101,6 +101,7 @@ class Ensemble:
             size = p[0].numel()
             p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
             offset += size
+        self.n_parameters = offset
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
@@ -133,7 +134,7 @@ class Ensemble:
             weights = {name: p.detach()[e].requires_grad_() for name, p in self.model.named_parameters()}
             loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
             grads = torch.autograd.grad(loss, list(weights.values()))
-            torch.cat([g.flatten() for g in grads], out=grad[e, : self.model.n_parameters])
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
             losses.append(loss.detach())
         return torch.cat(losses), grad
 
