@@ -48,16 +48,24 @@ def operations() -> list[tuple[str, str, str]]:
         ("gradfilter_ema, gradfilter_ma", "any", "PyTorch, O(1) in the window"),
         ("ops.pair_embed", "CPU fp32", fast if not why else costs),
         ("ops.classify", "CPU fp32", fast if not why else costs),
+        ("ops.gathered_attention, ops.mlp, ops.layer_norm", "CPU fp32", fast if not why else costs),
         (
             "matrix products",
             "any",
             f"PyTorch ({'MKL' if torch.backends.mkl.is_available() else 'its own BLAS'} on CPU)",
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
+        ("training a GrokTransformer", "CPU", _transformer()),
     ]
     if torch.cuda.is_available():
         rows.append(("every operation", "CUDA", "plain PyTorch: there are no GPU kernels yet"))
     return rows
+
+
+def _transformer() -> str:
+    if backend.current() == "reference":
+        return "every position of every row: GROKFAST_BACKEND=reference"
+    return "each distinct prefix once, and one position of the last layer (not under dropout)"
 
 
 def _version(package: str) -> str | None:

@@ -107,11 +107,21 @@ class Plan:
             raise ValueError(f"batch must be [B], not empty, got {list(batch.shape)}")
         return self._rows(batch)
 
+    def shares(self, size: int | None = None) -> bool:
+        """Whether a batch of `size` rows (None: all) is fewer rows to the layers, beyond tables of tokens.
+
+        Where it is not, only fused operations keep a plan from costing more than the ordinary computation: on plain
+        PyTorch, keys and values are copied out of their tables.
+        """
+        return self.config.n_layers == 1 or self._layout(len(self) if size is None else size).n_tables > 0
+
     def _rows(self, batch: Tensor) -> PlannedRows:
-        size = len(batch)
+        return self._layout(len(batch)).rows(batch)
+
+    def _layout(self, size: int) -> _Layout:
         if size not in self._layouts:
             self._layouts[size] = _Layout(self, size)
-        return self._layouts[size].rows(batch)
+        return self._layouts[size]
 
 
 class _Layout:

@@ -115,8 +115,11 @@ class Ensemble:
 
     def _is_planned(self) -> bool:
         """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
-        dropout = self.dropout > 0 and self.model.training
-        return bool(self.plans["train"]) and not dropout and backend.current() != "reference"
+        plans = self.plans["train"]
+        if not plans or (self.dropout and self.model.training) or backend.current() == "reference":
+            return False
+        fused = backend.extension() is not None and self.flat.dtype is torch.float32
+        return fused or all(plan.shares(min(self.schedule.batch_size or len(plan), len(plan))) for plan in plans)
 
     def _gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses [E] and gradients [E, P] on the rows `chosen` [E, B] of the training set, or on all of it."""

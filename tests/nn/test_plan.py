@@ -112,6 +112,16 @@ def test_equal_rows_are_computed_once():
     assert rows.output.shape == (200,)
 
 
+def test_whether_a_plan_shares_anything():
+    two, data = replace(SMALL, n_layers=2), enumerated(7)
+    assert Plan(two, data).shares()
+    assert Plan(two, data).shares(len(data))
+    assert not Plan(two, data).shares(1)
+    assert not Plan(two, torch.arange(60).view(20, 3)).shares()
+    assert not Plan(replace(two, causal=False), data).shares()
+    assert Plan(SMALL, torch.arange(60).view(20, 3)).shares()  # one layer: only one position goes through it
+
+
 def test_the_whole_data_set_is_planned_once():
     plan = Plan(SMALL, enumerated(7))
     assert plan.rows() is plan.rows()
