@@ -27,7 +27,7 @@ class RowIndex:
         if index.ndim not in (1, 2):
             raise ValueError(f"index must be [R] or [R, S], got {tuple(index.shape)}")
         self.n_rows = checks.integer("n_rows", n_rows, minimum=0)
-        self.index = index.contiguous()
+        self.index = index.clone(memory_format=torch.contiguous_format)
         self.is_padded = False
         if index.numel() == 0:
             return
