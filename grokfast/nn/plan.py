@@ -158,7 +158,7 @@ class _Layout:
         if self.last_table is None:
             last, output = self._last(batch), None
         else:
-            last, output = self.last_table, RowIndex(plan.prefix_ids[batch, -1], len(plan.some_rows[-1]))
+            last, output = self.last_table, RowIndex.trusted(plan.prefix_ids[batch, -1], len(plan.some_rows[-1]))
         layers: list[LayerRows] = []
         if n_layers > 1:
             layers.append(self._inner("before", batch))
@@ -182,8 +182,8 @@ class _Layout:
             own = sources.rows(batch)  # [B, T]
             keys = torch.cat([keys, own.masked_fill(self.future, -1).flatten(0, 1)])
             query = torch.cat([query, own[:, self.n_tables :].T.flatten()])
-        at = RowIndex(query, sources.n_rows) if name == "before" else None
-        return LayerRows(first=0, keys=RowIndex(keys, sources.n_rows), query=at)
+        at = RowIndex.trusted(query, sources.n_rows) if name == "before" else None
+        return LayerRows(first=0, keys=RowIndex.trusted(keys, sources.n_rows), query=at)
 
     def _last(self, batch: Tensor) -> LayerRows:
         """The layer that computes the last position of these rows of the data set only."""
@@ -192,8 +192,8 @@ class _Layout:
         first = sources.offsets[-1]
         query = None
         if self.config.n_layers == 1:
-            query = RowIndex(keys[:, -1] - first, sources.n_rows - first)
-        return LayerRows(first=first, keys=RowIndex(keys, sources.n_rows), query=query)
+            query = RowIndex.trusted(keys[:, -1] - first, sources.n_rows - first)
+        return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=query)
 
 
 class _Sources:

@@ -28,15 +28,21 @@ class RowIndex:
             raise ValueError(f"index must be [R] or [R, S], got {tuple(index.shape)}")
         self.n_rows = checks.integer("n_rows", n_rows, minimum=0)
         self.index = index.clone(memory_format=torch.contiguous_format)
-        self.is_padded = False
         if index.numel() == 0:
             return
         low, high = (int(edge) for edge in index.aminmax())
-        self.is_padded = low == -1 and index.ndim == 2
-        if (low < 0 and not self.is_padded) or high >= n_rows:
+        is_padded = low == -1 and index.ndim == 2
+        if (low < 0 and not is_padded) or high >= n_rows:
             raise IndexError(f"index must be in [0, {n_rows}), got {low if low < 0 else high}")
-        if self.is_padded and ((index[:, 0] < 0).any() or ((index[:, 1:] >= 0) & (index[:, :-1] < 0)).any()):
+        if is_padded and ((index[:, 0] < 0).any() or ((index[:, 1:] >= 0) & (index[:, :-1] < 0)).any()):
             raise ValueError("index must have the used entries of a row first, at least one; -1 stands before another")
+
+    @classmethod
+    def trusted(cls, index: Tensor, n_rows: int) -> RowIndex:
+        """Of an index that is right by construction and stays as it is: nothing is checked or copied."""
+        self = cls.__new__(cls)
+        self.index, self.n_rows = index.contiguous(), n_rows
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -50,6 +50,6 @@ def plot_comparison(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(which="major", color="0.92", lw=0.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
-    figure.legend(loc="upper right", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
+    figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
     figure.savefig(path, format="png", dpi=100)
     return Path(path)

@@ -102,6 +102,10 @@ class Ensemble:
             p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
             offset += size
         self.n_parameters = offset
+        names = [name for name, _ in self.model.named_parameters()]
+        of_models = zip(*(p.detach().unbind() for p in self.model.parameters()))
+        # each model's own parameters, for the gradient of one model at a time
+        self._own = [{n: p.requires_grad_() for n, p in zip(names, of_model)} for of_model in of_models]
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
@@ -132,9 +136,9 @@ class Ensemble:
     def _planned_gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same by the plans, model after model, so that only one model's activations are held."""
         targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
-        grad, losses = torch.zeros_like(self.flat), []
-        for e in range(len(self.flat)):
-            weights = {name: p.detach()[e].requires_grad_() for name, p in self.model.named_parameters()}
+        grad, losses = torch.empty_like(self.flat), []
+        grad[:, self.n_parameters :] = 0
+        for e, weights in enumerate(self._own):
             loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
             grads = torch.autograd.grad(loss, list(weights.values()))
             torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
@@ -185,8 +189,7 @@ class Ensemble:
         if not self._is_planned():
             return ops.classify(self.model(inputs), targets, loss=self.loss)
         results = []
-        for e in range(len(self.flat)):
-            weights = {name: p[e] for name, p in self.model.named_parameters()}
+        for e, weights in enumerate(self._own):
             results.append(self._planned_loss(split, e, weights, targets))
         losses, accuracies = zip(*results)
         return torch.cat(losses), torch.cat(accuracies)
