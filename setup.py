@@ -23,6 +23,8 @@ CPU_SOURCES = [
     "csrc/cpu/update.cpp",
     "csrc/cpu/pair_embed.cpp",
     "csrc/cpu/classify.cpp",
+    "csrc/cpu/rows.cpp",
+    "csrc/cpu/gathered_attention.cpp",
     "csrc/cuda/update_like_cuda.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/update.cu"]

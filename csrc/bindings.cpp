@@ -122,6 +122,90 @@ PYBIND11_MODULE(_C, m) {
       },
       py::call_guard<py::gil_scoped_release>());
 
+  m.def(
+      "group_readers",
+      [](int64_t index, int64_t n, int64_t rows, int64_t start, int64_t items) {
+        group_readers(pointer<int64_t>(index), n, rows, pointer<int64_t>(start), pointer<int64_t>(items));
+      },
+      py::call_guard<py::gil_scoped_release>());
+  py::class_<Readers>(m, "Readers").def(py::init([](int64_t start, int64_t items, int64_t rows) {
+    return Readers{pointer<int64_t>(start), pointer<int64_t>(items), rows};
+  }));
+  m.def(
+      "sum_readers",
+      [](int64_t x, const Readers& readers, int64_t out, int64_t width, int threads) {
+        sum_readers(pointer<float>(x), readers, pointer<float>(out), width, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "activate_forward",
+      [](int64_t z, int64_t bias, int64_t slope, int64_t rows, int64_t width, int activation, int threads) {
+        activate_forward(pointer<float>(z), pointer<float>(bias), pointer<float>(slope), rows, width,
+                         Activation(activation), threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "activate_backward",
+      [](int64_t grad, int64_t kept, int64_t grad_bias, int64_t rows, int64_t width, int activation, int threads) {
+        activate_backward(pointer<float>(grad), pointer<float>(kept), pointer<float>(grad_bias), rows, width,
+                          Activation(activation), threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "add_rows",
+      [](int64_t out, int64_t table, int64_t index, int64_t bias, int64_t rows, int64_t width, int threads) {
+        add_rows(pointer<float>(out), pointer<float>(table), pointer<int64_t>(index), pointer<float>(bias), rows, width,
+                 threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  py::class_<GatheredAttention>(m, "GatheredAttention")
+      .def(py::init([](int64_t q, int64_t kv, int64_t stride_q, int64_t stride_kv, int64_t query, int64_t keys,
+                       int64_t rows, int64_t slots, int64_t n_queries, int64_t n_keys, int64_t heads, int64_t d_head) {
+        return GatheredAttention{pointer<float>(q),
+                                 pointer<float>(kv),
+                                 stride_q,
+                                 stride_kv,
+                                 pointer<int64_t>(query),
+                                 pointer<int64_t>(keys),
+                                 rows,
+                                 slots,
+                                 n_queries,
+                                 n_keys,
+                                 heads,
+                                 d_head};
+      }));
+  m.def(
+      "layer_norm_forward",
+      [](int64_t x, int64_t weight, int64_t bias, int64_t out, int64_t stats, int64_t rows, int64_t width, float eps,
+         int threads) {
+        layer_norm_forward(pointer<float>(x), pointer<float>(weight), pointer<float>(bias), pointer<float>(out),
+                           pointer<float>(stats), rows, width, eps, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "layer_norm_backward",
+      [](int64_t x, int64_t weight, int64_t stats, int64_t grad, int64_t grad_x, int64_t grad_weight, int64_t grad_bias,
+         int64_t rows, int64_t width, int threads) {
+        layer_norm_backward(pointer<float>(x), pointer<float>(weight), pointer<float>(stats), pointer<float>(grad),
+                            pointer<float>(grad_x), pointer<float>(grad_weight), pointer<float>(grad_bias), rows, width,
+                            threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "gathered_attention_forward",
+      [](const GatheredAttention& a, int64_t out, int64_t weights, int threads) {
+        gathered_attention_forward(a, pointer<float>(out), pointer<float>(weights), threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "gathered_attention_backward",
+      [](const GatheredAttention& a, const Readers& by_query, const Readers& by_key, int64_t weights, int64_t grad_out,
+         int64_t grad_q, int64_t grad_kv, int threads) {
+        gathered_attention_backward(a, by_query, by_key, pointer<float>(weights), pointer<float>(grad_out),
+                                    pointer<float>(grad_q), pointer<float>(grad_kv), threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+
 #if defined(GROKFAST_WITH_CUDA)
   m.attr("with_cuda") = true;
   m.def("cuda_device_count", &cuda_device_count);

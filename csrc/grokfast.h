@@ -59,7 +59,7 @@ struct DeviceTables {
 void update_like_cuda(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
                       const DeviceTables& tables, bool large_tables);
 
-enum class Activation : int { identity = 0, relu = 1, square = 2, abs = 3 };
+enum class Activation : int { identity = 0, relu = 1, square = 2, abs = 3, gelu = 4 };
 
 // out[e, n, :] = act(w_a[e, a[e, n]] + w_b[e, b[e, n]] + bias[e]); models of the tables lie `stride_*` floats apart.
 struct PairTables {
@@ -77,6 +77,44 @@ enum class Loss : int { cross_entropy = 0, mse = 1 };
 // Mean loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes].
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
               float* accuracy_out, int64_t models, int64_t n, int64_t classes, int threads);
+
+// Who reads row k of a table: items[start[k] .. start[k + 1]), in increasing order; null items are 0, 1, 2, ...
+struct Readers {
+  const int64_t *start, *items;
+  int64_t rows;
+};
+// Fills start [rows + 1] and items [n] for an index [n] into `rows` rows; negative entries read nothing.
+void group_readers(const int64_t* index, int64_t n, int64_t rows, int64_t* start, int64_t* items);
+// out[k, :] = sum of x[i, :] over the readers i of row k.
+void sum_readers(const float* x, const Readers& readers, float* out, int64_t width, int threads);
+
+// z <- act(z + bias), relu or gelu; slope receives the gelu's derivative unless null, as bias may be.
+void activate_forward(float* z, const float* bias, float* slope, int64_t rows, int64_t width, Activation activation,
+                      int threads);
+// grad <- grad * act', from the relu's output or the gelu's slope; grad_bias receives its column sums unless null.
+void activate_backward(float* grad, const float* kept, float* grad_bias, int64_t rows, int64_t width,
+                       Activation activation, int threads);
+// out[r, :] += table[index[r], :] + bias; a null index is 0, 1, 2, ..., and one of table and bias may be null.
+void add_rows(float* out, const float* table, const int64_t* index, const float* bias, int64_t rows, int64_t width,
+              int threads);
+
+// out = (x - mean) / sqrt(variance + eps) * weight + bias row by row; stats [rows, 2] receives the mean and the factor.
+void layer_norm_forward(const float* x, const float* weight, const float* bias, float* out, float* stats, int64_t rows,
+                        int64_t width, float eps, int threads);
+void layer_norm_backward(const float* x, const float* weight, const float* stats, const float* grad, float* grad_x,
+                         float* grad_weight, float* grad_bias, int64_t rows, int64_t width, int threads);
+
+// out[r] = sum_j w[r, j] v[keys[r, j]] with w = softmax over j of q[query[r]] k[keys[r, j]] / sqrt(d_head), per head.
+struct GatheredAttention {
+  const float *q, *kv;          // [n_queries, heads * d_head], [n_keys, 2 * heads * d_head]: keys, then values
+  int64_t stride_q, stride_kv;  // floats from row to row, of their gradients, too
+  const int64_t *query, *keys;  // [rows] or null: 0, 1, 2, ...; [rows, slots], the keys of a row first, -1 from there
+  int64_t rows, slots, n_queries, n_keys, heads, d_head;
+};
+void gathered_attention_forward(const GatheredAttention& a, float* out, float* weights, int threads);
+void gathered_attention_backward(const GatheredAttention& a, const Readers& by_query, const Readers& by_key,
+                                 const float* weights, const float* grad_out, float* grad_q, float* grad_kv,
+                                 int threads);
 
 #if defined(GROKFAST_WITH_CUDA)
 int cuda_device_count();

@@ -52,12 +52,14 @@ def operations() -> list[tuple[str, str, str]]:
         ("gradfilter_ema, gradfilter_ma", "any", "PyTorch, O(1) in the window"),
         ("ops.pair_embed", "CPU fp32", fast if not why else costs),
         ("ops.classify", "CPU fp32", fast if not why else costs),
+        ("ops.gathered_attention, ops.mlp, ops.layer_norm", "CPU fp32", fast if not why else costs),
         (
             "matrix products",
             "any",
             f"PyTorch ({'MKL' if torch.backends.mkl.is_available() else 'its own BLAS'} on CPU)",
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
+        ("training a GrokTransformer", "CPU", _transformer()),
     ]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", i)
@@ -70,6 +72,12 @@ def operations() -> list[tuple[str, str, str]]:
         rows.append(("GrokFast + other optimizers", f"{device}, fp32, bf16, fp16", f"{launch} for the filter"))
         rows.append(("every other operation", str(device), "plain PyTorch"))
     return rows
+
+
+def _transformer() -> str:
+    if backend.current() == "reference":
+        return "every position of every row: GROKFAST_BACKEND=reference"
+    return "each distinct prefix once, and one position of the last layer (not under dropout)"
 
 
 def _version(package: str) -> str | None:

@@ -1,35 +1,12 @@
 // Loss, accuracy and the gradient of the logits in one pass over each row: softmax cross entropy, or mean squared error
 // against the one-hot answer (torch's `mean`: over rows and classes). A row is right when the answer has the first of
 // the largest logits. Sums are in double, those of rows in row order: the same bits for any number of threads.
-#include <cstring>
 #include <vector>
 
-#include "../grokfast.h"
+#include "vector_math.h"
 
 namespace grokfast {
 namespace {
-
-// e^x for x <= 0 to about 1 ulp (Cephes' expf): x = k ln 2 + r, a polynomial in r, k added to the exponent.
-// Below the smallest normal result it is 0; NaN stays NaN.
-GF_INLINE float exp_nonpositive(float x) {
-  const float clamped = x < -87.3f ? -87.3f : x;
-  const float shifted = clamped * 1.44269504088896341f + 12582912.f;  // 1.5 * 2^23 rounds to an integer
-  const float k = shifted - 12582912.f;
-  const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
-  float y = 1.9875691500e-4f;
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits - 0x4B400000u + 127u) << 23;  // 0x4B400000 is 1.5 * 2^23
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return x < -87.3f ? 0.f : y * scale;
-}
 
 GF_CLONES bool answer_is_first_largest(const float* __restrict x, int64_t classes, int64_t answer) {
   const float own = x[answer];

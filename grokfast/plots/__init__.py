@@ -1,5 +1,6 @@
 """Every figure. matplotlib is imported when one is drawn."""
 
+from grokfast.plots.comparison import plot_comparison
 from grokfast.plots.curves import plot_curves
 
-__all__ = ["plot_curves"]
+__all__ = ["plot_comparison", "plot_curves"]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grokfast import ops, tasks
-from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast import backend, ops, tasks
+from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
+from grokfast.nn.planned import logits_of
 from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.experiment import Experiment
@@ -74,6 +75,10 @@ class Ensemble:
             self.model = GrokTransformer(common.model, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
         self.model.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
+        self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
+        if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
+            self.plans["train"] = [Plan(common.model, x) for x in self.train_inputs.unbind()]
+            self.plans["test"] = [Plan(common.model, x) for x in self.test_inputs.unbind()]
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
@@ -96,30 +101,74 @@ class Ensemble:
             size = p[0].numel()
             p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
             offset += size
+        self.n_parameters = offset
+        names = [name for name, _ in self.model.named_parameters()]
+        of_models = zip(*(p.detach().unbind() for p in self.model.parameters()))
+        # each model's own parameters, for the gradient of one model at a time
+        self._own = [{n: p.requires_grad_() for n, p in zip(names, of_model)} for of_model in of_models]
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
         self.model.train()
-        x, y = self._batch()
-        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
-        loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
-        grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
-        grad = self._flatten(grads)
-        finite = torch.isfinite(loss.detach() + grad.sum(1))
+        chosen = self._chosen()
+        loss, grad = self._planned_gradient(chosen) if self._is_planned() else self._gradient(chosen)
+        finite = torch.isfinite(loss + grad.sum(1))
         self.diverged_at = torch.where((self.diverged_at < 0) & ~finite, self.steps, self.diverged_at)
         with torch.no_grad():
             self.optimizer.step(self.flat, grad)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def _is_planned(self) -> bool:
+        """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
+        plans = self.plans["train"]
+        if not plans or (self.dropout and self.model.training) or backend.current() == "reference":
+            return False
+        fused = backend.extension() is not None and self.flat.dtype is torch.float32
+        return fused or all(plan.shares(min(self.schedule.batch_size or len(plan), len(plan))) for plan in plans)
+
+    def _gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Losses [E] and gradients [E, P] on the rows `chosen` [E, B] of the training set, or on all of it."""
+        x, y = self._batch(chosen)
+        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
+        loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
+        grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
+        return loss.detach(), self._flatten(grads)
+
+    def _planned_gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same by the plans, model after model, so that only one model's activations are held."""
+        targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
+        grad, losses = torch.empty_like(self.flat), []
+        grad[:, self.n_parameters :] = 0
+        for e, weights in enumerate(self._own):
+            loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
+            grads = torch.autograd.grad(loss, list(weights.values()))
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
+            losses.append(loss.detach())
+        return torch.cat(losses), grad
+
+    def _planned_loss(
+        self, split: str, e: int, weights: dict[str, Tensor], targets: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss [1] and accuracy [1] of model e with these weights."""
+        assert isinstance(self.model, GrokTransformer)
+        logits = logits_of(self.model, weights, self.plans[split][e].rows(chosen))
+        return ops.classify(logits[None], targets[e : e + 1], loss=self.loss)
+
+    def _chosen(self) -> Tensor | None:
+        """The training rows of this step's batch, [E, B]; None: all of them."""
         size, rows = self.schedule.batch_size, self.train_targets.shape[1]
         if size is None or size >= rows:
-            return self.train_inputs, self.train_targets
+            return None
         epoch, k = divmod(self.steps, -(-rows // size))
         if self._order[0] != epoch:  # a function of seed and epoch alone, so that a resumed run has the same batches
             seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in self.experiments]
             orders = [torch.randperm(rows, generator=generator(seed, "batches", epoch)) for seed in seeds]
             self._order = (epoch, torch.stack(orders).to(self.device))
-        chosen = self._order[1][:, k * size : (k + 1) * size]  # [E, B]
+        return self._order[1][:, k * size : (k + 1) * size]
+
+    def _batch(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the rows `chosen` [E, B] of the training set; None: of all of them."""
+        if chosen is None:
+            return self.train_inputs, self.train_targets
         models = torch.arange(len(chosen), device=self.device)[:, None]
         return self.train_inputs[models, chosen], self.train_targets[models, chosen]
 
@@ -127,16 +176,23 @@ class Ensemble:
     def evaluate(self) -> list[Record]:
         """Every run's losses, accuracies and weight norm now."""
         self.model.eval()
-        columns = [
-            *ops.classify(self.model(self.train_inputs), self.train_targets, loss=self.loss),
-            *ops.classify(self.model(self.test_inputs), self.test_targets, loss=self.loss),
-            self.flat.norm(dim=1),
-        ]
+        columns = [*self._measure("train"), *self._measure("test"), self.flat.norm(dim=1)]
         rows = torch.stack([column.double() for column in columns], 1).tolist()
         return [
             Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
             for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
         ]
+
+    def _measure(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] on the training or the test set."""
+        inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
+        if not self._is_planned():
+            return ops.classify(self.model(inputs), targets, loss=self.loss)
+        results = []
+        for e, weights in enumerate(self._own):
+            results.append(self._planned_loss(split, e, weights, targets))
+        losses, accuracies = zip(*results)
+        return torch.cat(losses), torch.cat(accuracies)
 
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change."""
@@ -145,6 +201,7 @@ class Ensemble:
         for name in ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at"):
             setattr(self, name, getattr(self, name)[index])
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
+        self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
         self.optimizer.keep(index)
         self._order = (-1, torch.empty(0))
         self._bind(self.flat[index])

@@ -123,7 +123,7 @@ class Experiment:
         seed: of the initialisation, and of what task and schedule leave at None: split, label noise, batch order.
         precision: "float32" or "float64", of parameters and products.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
-        engine: "auto" uses the fast paths, "reference" plain PyTorch everywhere.
+        engine: "auto" uses the fast paths, "reference" plain PyTorch everywhere, every position of every row.
 
     Raises TypeError or ValueError naming the field.
     """

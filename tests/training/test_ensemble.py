@@ -20,6 +20,10 @@ CASES = {
         }
     ),
     "mlp minibatch noise": TINY.override({"schedule.batch_size": 20, "task.label_noise": 0.2, "filter": MA(4)}),
+    "transformer": Experiment.preset("nanda").override({"task.p": 11, "model.d_model": 16, "model.d_mlp": 24}),
+    "transformer minibatch": Experiment.preset("grokfast").override(
+        {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24, "schedule.batch_size": 20}
+    ),
     "transformer dropout": Experiment.preset("nanda").override({"task.p": 11, "model": SMALL_TRANSFORMER}),
 }
 
@@ -53,6 +57,41 @@ def test_runs_together_are_each_alone_bit_for_bit(case, engine):
             alone = advance([experiment], 12)
             assert torch.equal(together.flat[i], alone.flat[0])
             assert records[i] == alone.evaluate()[0]
+
+
+@pytest.mark.parametrize("batch_size", [None, 25])
+@pytest.mark.parametrize("preset", ["nanda", "power", "grokfast"])
+def test_planned_training_is_ordinary_training(preset, batch_size):
+    """In fp64, to rounding; the large eps because Adam makes a step of a gradient that is nothing but rounding."""
+    small = {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24, "schedule.batch_size": batch_size}
+    experiment = Experiment.preset(preset).override({**small, "precision": "float64", "optimizer.eps": 1e-3})
+    planned = advance([experiment, experiment.override({"seed": 1})], 12)
+    assert planned._is_planned()
+    with backend.using("reference"):
+        ordinary = advance([experiment, experiment.override({"seed": 1})], 12)
+        assert not ordinary._is_planned()
+        expected = ordinary.evaluate()
+    torch.testing.assert_close(planned.flat, ordinary.flat, rtol=1e-9, atol=1e-11)
+    for got, right in zip(planned.evaluate(), expected):
+        assert got == pytest.approx(right, rel=1e-9)
+
+
+def test_dropout_is_not_planned_for_but_evaluation_is():
+    ensemble = Ensemble([CASES["transformer dropout"]])
+    ensemble.model.train()
+    assert not ensemble._is_planned()
+    ensemble.model.eval()
+    assert ensemble._is_planned()
+
+
+def test_planned_training_without_the_extension(monkeypatch):
+    experiments = [CASES[case].override({"optimizer.eps": 1e-3}) for case in ("transformer", "transformer minibatch")]
+    with_it = [advance([experiment], 5) for experiment in experiments]
+    monkeypatch.setattr(backend, "_load", lambda: (None, "hidden"))
+    for experiment, expected in zip(experiments, with_it):
+        ensemble = advance([experiment], 5)
+        assert ensemble._is_planned()
+        torch.testing.assert_close(ensemble.flat, expected.flat, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -138,7 +177,7 @@ def test_minibatches_are_a_new_permutation_each_epoch():
     for _ in range(2):
         seen = []
         for _ in range(-(-rows // 30)):
-            x, y = ensemble._batch()
+            x, y = ensemble._batch(ensemble._chosen())
             assert torch.equal((x[0].sum(1)) % 13, y[0])
             seen.append(x[0])
             ensemble.optimizer.steps += 1

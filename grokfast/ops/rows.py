@@ -1,0 +1,97 @@
+"""Which row of a table each row of an output reads, and the way back: who reads each row of the table."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from grokfast import backend, checks
+
+
+class RowIndex:
+    """index [R], or [R, S] for up to S rows each, into a table of `n_rows`; immutable, made once and used often.
+
+    In [R, S] the rows that are read come first, at least one of them; -1 fills up what follows.
+
+    Raises:
+        TypeError, ValueError: index is no int64 tensor of one or two axes, n_rows is negative, or an unused entry
+            stands before a used one.
+        IndexError: an entry is outside [0, n_rows).
+    """
+
+    def __init__(self, index: Tensor, n_rows: int) -> None:
+        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+            raise TypeError(f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
+        if index.ndim not in (1, 2):
+            raise ValueError(f"index must be [R] or [R, S], got {tuple(index.shape)}")
+        self.n_rows = checks.integer("n_rows", n_rows, minimum=0)
+        self.index = index.clone(memory_format=torch.contiguous_format)
+        if index.numel() == 0:
+            return
+        low, high = (int(edge) for edge in index.aminmax())
+        is_padded = low == -1 and index.ndim == 2
+        if (low < 0 and not is_padded) or high >= n_rows:
+            raise IndexError(f"index must be in [0, {n_rows}), got {low if low < 0 else high}")
+        if is_padded and ((index[:, 0] < 0).any() or ((index[:, 1:] >= 0) & (index[:, :-1] < 0)).any()):
+            raise ValueError("index must have the used entries of a row first, at least one; -1 stands before another")
+
+    @classmethod
+    def trusted(cls, index: Tensor, n_rows: int) -> RowIndex:
+        """Of an index that is right by construction and stays as it is: nothing is checked or copied."""
+        self = cls.__new__(cls)
+        self.index, self.n_rows = index.contiguous(), n_rows
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.index.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """[R] or [R, S]."""
+        return self.index.shape
+
+    @functools.cached_property
+    def readers(self) -> tuple[Tensor, Tensor]:
+        """start [n_rows + 1], items: flat positions in `index` grouped by row, items[start[k] : start[k + 1]] read k.
+
+        In increasing order within a group: sums over them have one order. Made by the extension: CPU only.
+        """
+        start, items = self.index.new_empty(self.n_rows + 1), self.index.new_empty(self.index.numel())
+        backend.load_extension().group_readers(
+            self.index.data_ptr(), self.index.numel(), self.n_rows, start.data_ptr(), items.data_ptr()
+        )
+        return start, items
+
+
+def threads_for(t: Tensor) -> int:
+    """For one pass over `t`: one thread where waking another costs more than it saves, 10 to 50 µs."""
+    return torch.get_num_threads() if t.numel() >= 1 << 17 else 1
+
+
+def sum_readers(x: Tensor, index: RowIndex | None, out: Tensor) -> Tensor:
+    """out[k] = the sum of x's rows that read row k, in their order: x [R, d], out [n_rows, d]; [d] without an index.
+
+    By the extension: contiguous CPU fp32 tensors only, as for add_rows.
+    """
+    extension = backend.load_extension()
+    if index is None:
+        start, items = torch.tensor([0, len(x)]), None
+    else:
+        start, items = index.readers
+    readers = extension.Readers(start.data_ptr(), 0 if items is None else items.data_ptr(), len(start) - 1)
+    extension.sum_readers(x.data_ptr(), readers, out.data_ptr(), x.shape[1], threads_for(x))
+    return out
+
+
+def add_rows(out: Tensor, bias: Tensor | None, skip: Tensor | None, index: RowIndex | None = None) -> None:
+    """out += bias + skip[index] in one pass: out [R, d], bias [d] or None, skip [n_rows, d] or None."""
+    if bias is None and skip is None:
+        return
+    bias, skip = (None if t is None else t.contiguous() for t in (bias, skip))
+    backend.load_extension().add_rows(
+        out.data_ptr(), 0 if skip is None else skip.data_ptr(), 0 if index is None else index.index.data_ptr(),
+        0 if bias is None else bias.data_ptr(), *out.shape, threads_for(out),
+    )  # fmt: skip

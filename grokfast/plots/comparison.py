@@ -1,0 +1,55 @@
+"""The picture of several recipes side by side: accuracy against the step, every run a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grokfast.plots.curves import _FEW, _accuracy_axis, _columns, _step_axis
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
+
+
+def plot_comparison(
+    arms: Mapping[str, Sequence[Mapping[str, np.ndarray]]], path: str | Path, *, title: str, threshold: float = 0.99
+) -> Path:
+    """Draw the runs of each arm (columns of `RunStore.curves`) as a PNG of 1200 × 600 pixels, and return its path.
+
+    An arm has one colour: test accuracy is a full line, training accuracy a dotted one. Up to seven arms of any number
+    of runs; `threshold` is the accuracy to mark.
+
+    Raises ValueError if there is no arm, an arm without runs, more than seven, or a run whose columns are missing,
+    empty or of different lengths, OSError if the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not 1 <= len(arms) <= len(_COLORS):
+        raise ValueError(f"arms must be 1 to {len(_COLORS)}, got {len(arms)}")
+    if empty := [name for name, runs in arms.items() if not runs]:
+        raise ValueError(f"arms must have at least one run each; without one: {', '.join(empty)}")
+    columns = {name: [_columns(run) for run in runs] for name, runs in arms.items()}
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for (name, runs), color in zip(columns.items(), _COLORS):
+        width = 2.0 if len(runs) == 1 else 1.2
+        for i, run in enumerate(runs):
+            marker = "o" if len(run["step"]) <= _FEW else ""
+            style: dict[str, Any] = {"color": color, "marker": marker, "ms": 3}
+            axes.plot(run["step"], run["train_accuracy"], lw=width, ls=":", alpha=0.6, zorder=2, **style)
+            axes.plot(
+                run["step"], run["test_accuracy"], lw=width, label=name if i == 0 else "_nolegend_", zorder=3, **style
+            )
+    _step_axis(axes, np.concatenate([run["step"] for runs in columns.values() for run in runs]))
+    _accuracy_axis(axes, threshold)
+    axes.set_ylabel("accuracy: test (full), training (dotted)", fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(which="major", color="0.92", lw=0.8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
+    figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
+    figure.savefig(path, format="png", dpi=100)
+    return Path(path)
