@@ -1,0 +1,40 @@
+"""act(x W_inᵀ + b_in) W_outᵀ + b_out in plain PyTorch, any float precision and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from grokfast.ops.dispatch import product
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "squared_relu": lambda z: F.relu(z).square(),
+    "square": torch.square,
+}
+
+
+def mlp(
+    x: Tensor,
+    w_in: Tensor,
+    b_in: Tensor | None,
+    w_out: Tensor,
+    b_out: Tensor | None,
+    activation: str,
+    residual: bool,
+    precision: str,
+) -> Tensor:
+    """x [..., d], w_in [h, d], w_out [o, h] -> [..., o]; of an ensemble x [E, N, d], weights [E, ...] -> [E, N, o]."""
+    y = _linear(ACTIVATIONS[activation](_linear(x, w_in, b_in, precision)), w_out, b_out, precision)
+    return x + y if residual else y
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> Tensor:
+    if weight.ndim == 2 and (precision != "bf16" or x.dtype != torch.float32):
+        return F.linear(x, weight, bias)
+    y = product(x, weight.mT, precision)
+    return y if bias is None else y + bias.unsqueeze(-2)
