@@ -26,7 +26,11 @@ from triton.compiler import ASTSource
 
 from benchmarks.interleave import machine
 
-MODULES = ("grokfast.optim.kernels", "grokfast.ops.mlp.kernels")
+MODULES = (
+    "grokfast.optim.kernels",
+    "grokfast.ops.mlp.kernels",
+    "grokfast.ops.linear_cross_entropy.kernels",
+)
 
 
 def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:

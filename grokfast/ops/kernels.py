@@ -116,6 +116,11 @@ def adjacent(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def n_splits(n_rows: int, n_models: int, tiles: int) -> int:
+    """Into how many parts the rows go for the gradients of weights: enough to fill a GPU, of 64 rows at least."""
+    return max(1, min(-(-n_rows // 64), 512 // (tiles * n_models)))
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run a kernel on the device of its first argument, on that device's current stream."""
     device = arguments[0].device

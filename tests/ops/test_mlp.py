@@ -272,7 +272,8 @@ def test_bad_input_is_named(change, error, message):
 
 
 def test_configurations(triton):
-    from grokfast.ops.mlp.kernels import configuration, n_splits
+    from grokfast.ops.kernels import n_splits
+    from grokfast.ops.mlp.kernels import configuration
 
     for kernel in ("fwd", "bwd_data", "bwd_w_in", "bwd_w_out"):
         for precision in ("ieee", "tf32x3", "tf32", "bf16", "fp16"):

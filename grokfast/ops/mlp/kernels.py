@@ -22,6 +22,7 @@ from grokfast.ops.kernels import (
     matmul_nn,
     matmul_nt,
     matmul_tt,
+    n_splits,
     store_tile,
 )
 
@@ -178,11 +179,6 @@ def configuration(kernel: str, precision: str, d_in: int, hidden: int, d_out: in
         "BD": min(128, max(narrowest, triton.next_power_of_2(width))),
         "num_warps": 8,
     }
-
-
-def n_splits(n_rows: int, n_models: int, tiles: int) -> int:
-    """Into how many parts the rows go for the gradients of weights: enough to fill a GPU, of 64 rows at least."""
-    return max(1, min(-(-n_rows // 64), 512 // (tiles * n_models)))
 
 
 def forward(
