@@ -30,6 +30,7 @@ MODULES = (
     "grokfast.optim.kernels",
     "grokfast.ops.mlp.kernels",
     "grokfast.ops.linear_cross_entropy.kernels",
+    "grokfast.ops.attention.kernels",
 )
 
 

@@ -57,13 +57,18 @@ def load_vector(p, at, n):
 
 
 @triton.jit
-def store_tile(p, rows, columns, stride, n_rows, n_columns, tile):
-    """Round a tile [R, C] to the matrix's type and write it."""
-    mask = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    if p.dtype.element_ty == tl.bfloat16:
+def store_at(pointers, mask, tile):
+    """Round a tile to the type of the memory and write it."""
+    if pointers.dtype.element_ty == tl.bfloat16:
         tile = _to_bf16(tile)
-    pointers = p + rows[:, None] * stride + columns[None, :]
-    tl.store(pointers, tile.to(p.dtype.element_ty), mask=mask)
+    tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_tile(p, rows, columns, stride, n_rows, n_columns, tile):
+    """Write a tile [R, C] of a matrix."""
+    mask = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    store_at(p + rows[:, None] * stride + columns[None, :], mask, tile)
 
 
 @triton.jit
@@ -125,4 +130,4 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     """Run a kernel on the device of its first argument, on that device's current stream."""
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, enable_fp_fusion=True, **constants)
+        kernel[grid](*arguments, num_stages=2, enable_fp_fusion=True, **constants)
