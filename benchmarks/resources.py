@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,19 @@ from triton.compiler import ASTSource
 
 from benchmarks.interleave import machine
 
-MODULES = ("grokfast.optim.kernels",)
+MODULES = (
+    "grokfast.optim.kernels",
+    "grokfast.ops.mlp.kernels",
+    "grokfast.ops.linear_cross_entropy.kernels",
+    "grokfast.ops.attention.kernels",
+)
 
 
 def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability."""
     kernel, constants = config["kernel"], config["constants"]
     signature = {**config["signature"], **dict.fromkeys(constants, "constexpr")}
-    aligned = [name for name, kind in config["signature"].items() if kind.startswith("*")]
+    aligned = [name for name, kind in config["signature"].items() if kind.startswith("*")] + config.get("aligned", [])
     attrs = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     options = {"num_warps": config["num_warps"], "num_stages": config.get("num_stages", 2), "enable_fp_fusion": True}
     options |= {"maxnreg": config["maxnreg"]} if "maxnreg" in config else {}
@@ -57,13 +64,20 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     }
 
 
+def _row(module: str, i: int, capability: int) -> dict[str, Any]:
+    return compile_offline(importlib.import_module(module).shipped()[i], capability)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there as JSON")
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
     args = parser.parse_args()
-    configs = [config for name in MODULES for config in importlib.import_module(name).shipped()]
-    rows = [compile_offline(config, capability) for capability in args.capability for config in configs]
+    places = [(name, i) for name in MODULES for i in range(len(importlib.import_module(name).shipped()))]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
+        rows = list(
+            workers.map(_row, *zip(*((*place, cap) for cap in args.capability for place in places)), chunksize=4)
+        )
     for row in rows:
         print(
             f"sm_{row['sm']:<4} {row['registers']:>4} registers {row['spilled_bytes']:>5} bytes spilled "

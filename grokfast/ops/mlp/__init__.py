@@ -1,4 +1,4 @@
-"""A network of one hidden layer: two matrix products, and one pass over memory between and after them."""
+"""Two linear layers and what is between them, without the hidden layer in memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from grokfast import backend, checks
+from grokfast import checks
+from grokfast.ops import dispatch
+from grokfast.ops.mlp import cpu
 from grokfast.ops.mlp.reference import ACTIVATIONS
 from grokfast.ops.mlp.reference import mlp as reference
-from grokfast.ops.rows import add_rows, sum_readers, threads_for
 
-_IN_EXTENSION = {"relu": 1, "gelu": 4}
+MAX_WIDTH = 512  # of x and y: the kernels make the hidden layer anew for every 128 columns
 
 
 def mlp(
@@ -25,100 +25,145 @@ def mlp(
     *,
     activation: str = "relu",
     skip: Tensor | None = None,
+    precision: str = "ieee",
+    backend: str | None = None,
 ) -> Tensor:
-    """skip + act(x w_inᵀ + b_in) w_outᵀ + b_out: x [N, d], w_in [h, d], b_in [h], w_out [o, h], b_out [o] -> [N, o].
+    """y = skip + act(x W_inᵀ + b_in) W_outᵀ + b_out; weights as in nn.Linear, skip often x itself.
 
-    activation: "relu", or "gelu" (the exact one, with erf). skip [N, o] is often x itself.
-    The gradients of the biases are sums over rows in a fixed order. On CPU fp32 tensors with the extension the hidden
-    layer is kept once (relu) or with its slope (gelu), and its gradient is worked out in place; differentiable once.
-    Raises ValueError naming the argument.
+    x [..., d], w_in [h, d], b_in [h] or None, w_out [o, h], b_out [o] or None, skip [..., o] or None -> [..., o].
+    An ensemble has a leading E everywhere: x [E, ..., d], w_in [E, h, d], b_in [E, h], w_out [E, o, h], b_out [E, o].
+
+    activation: "relu", "gelu" (with erf), "squared_relu" (relu(z)²; So et al. 2021, arXiv 2109.08668) or "square" (z²).
+    precision: of the products of fp32 tensors, "ieee", "tf32x3", "tf32" or "bf16", with sums in fp32; 16-bit tensors
+    are multiplied as they are. The plain path leaves the first three to torch. Under autocast tensors take its dtype.
+    backend: "triton", "reference" (plain PyTorch) or None, chosen by grokfast.backend.
+
+    The kernels take fp32, bf16 and fp16 and d and o up to 512, need no memory for the hidden layer, give the same bits
+    for the same input, and are differentiable once. On CPU fp32 tensors (one model, relu or gelu) the C++ extension
+    does what is between the products in one pass, differentiable once, too; backend "reference" any number of times.
+    Raises TypeError or ValueError naming the argument.
     """
     _check(x, w_in, b_in, w_out, b_out, activation, skip)
-    tensors = [t for t in (x, w_in, b_in, w_out, b_out, skip) if t is not None]
-    if backend.extension() is None or not all(map(backend.plain, tensors)):
-        return reference(x, w_in, b_in, w_out, b_out, activation, skip)
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _MLP.apply(x, w_in, b_in, w_out, b_out, skip, _IN_EXTENSION[activation], wanted)
+    dispatch.check_options(precision, backend)
+    residual = skip is x
+    x, w_in, b_in, w_out, b_out, skip = dispatch.autocast(x, w_in, b_in, w_out, b_out, skip)  # type: ignore[assignment]
+    skip = x if residual else skip
+    is_ensemble = w_in.ndim == 3
+    width = max(w_in.shape[-1], w_out.shape[-2])
+    obstacle = f"they take a width up to {MAX_WIDTH}, got {width}" if width > MAX_WIDTH else ""
+    if not dispatch.uses_triton("mlp", x, backend, obstacle):
+        return _plain(x, w_in, b_in, w_out, b_out, activation, skip, precision, backend)
+    precision = dispatch.kernel_precision(x.dtype, precision)
+    if is_ensemble:
+        y = _mlp(x.flatten(1, -2), w_in, b_in, w_out, b_out, activation, residual, precision)
+        y = y.unflatten(1, x.shape[1:-1])
+    else:
+        rows = x.reshape(1, -1, x.shape[-1])
+        weights = (None if t is None else t.unsqueeze(0) for t in (w_in, b_in, w_out, b_out))
+        y = _mlp(rows, *weights, activation, residual, precision).view(*x.shape[:-1], w_out.shape[0])
+    return y if skip is None or residual else y + skip
+
+
+def _plain(
+    x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None, activation: str,
+    skip: Tensor | None, precision: str, backend: str | None,
+) -> Tensor:  # fmt: skip
+    """By the C++ extension where it fits, else the reference."""
+    if w_in.ndim == 3:
+        rows = (None if t is None else t.flatten(1, -2) for t in (x, skip))
+    else:
+        rows = (None if t is None else t.reshape(-1, t.shape[-1]) for t in (x, skip))
+    flat, flat_skip = rows
+    assert flat is not None
+    flat_skip = flat if skip is x else flat_skip
+    own = backend is None and precision != "bf16" and w_in.ndim == 2
+    if own and cpu.fits(activation, x, w_in, b_in, w_out, b_out, skip):
+        y = cpu.mlp(flat, w_in, b_in, w_out, b_out, activation, flat_skip)
+    else:
+        y = reference(flat, w_in, b_in, w_out, b_out, activation, flat_skip, precision)
+    return y.view(*x.shape[:-1], w_out.shape[-2])
 
 
 def _check(
-    x: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
+    x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None, activation: str,
     skip: Tensor | None,
-) -> None:
+) -> None:  # fmt: skip
     checks.choice("activation", activation, ACTIVATIONS)
-    if x.ndim != 2 or not x.is_floating_point():
-        raise ValueError(f"x must be [N, d] of a float dtype, got {tuple(x.shape)} {x.dtype}")
-    for name, matrix in (("w_in", w_in), ("w_out", w_out)):
-        if matrix.ndim != 2:
-            raise ValueError(f"{name} must be a matrix, got {tuple(matrix.shape)}")
-    (n, d), h, o = x.shape, len(w_in), len(w_out)
-    shapes = {"w_in": (h, d), "b_in": (h,), "w_out": (o, h), "b_out": (o,), "skip": (n, o)}
-    given = {"w_in": w_in, "b_in": b_in, "w_out": w_out, "b_out": b_out, "skip": skip}
-    for name, t in given.items():
-        if t is None:
-            continue
-        if t.shape != shapes[name]:
-            raise ValueError(f"{name} must be {list(shapes[name])}, got {tuple(t.shape)}")
-        if t.dtype != x.dtype or t.device != x.device:
-            raise ValueError(f"{name} must be {x.dtype} on {x.device} as x is, got {t.dtype} on {t.device}")
+    dispatch.check_tensor("x", x, ["...", "d"], x)
+    models = dispatch.check_models("x", x, "w_in", w_in)
+    dispatch.check_tensor("w_in", w_in, [*models, "h", x.shape[-1]], x)
+    hidden = w_in.shape[-2]
+    dispatch.check_tensor("w_out", w_out, [*models, "o", hidden], x)
+    for name, bias, n in (("b_in", b_in, hidden), ("b_out", b_out, w_out.shape[-2])):
+        if bias is not None:
+            dispatch.check_tensor(name, bias, [*models, n], x)
+    if skip is not None:
+        dispatch.check_tensor("skip", skip, [*x.shape[:-1], w_out.shape[-2]], x)
+    if 0 in (*w_in.shape, *w_out.shape):
+        raise ValueError(f"w_in and w_out must not be empty, got {tuple(w_in.shape)} and {tuple(w_out.shape)}")
 
 
-class _MLP(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w_in: Tensor,
-        b_in: Tensor | None,
-        w_out: Tensor,
-        b_out: Tensor | None,
-        skip: Tensor | None,
-        activation: int,
-        wanted: bool,
-    ) -> Tensor:
-        hidden = x @ w_in.T
-        slope = torch.empty_like(hidden) if wanted and activation == _IN_EXTENSION["gelu"] else None
-        bias = None if b_in is None else b_in.contiguous()
-        backend.load_extension().activate_forward(
-            hidden.data_ptr(), 0 if bias is None else bias.data_ptr(), 0 if slope is None else slope.data_ptr(),
-            *hidden.shape, activation, threads_for(hidden),
-        )  # fmt: skip
-        out = hidden @ w_out.T
-        add_rows(out, b_out, skip)
-        ctx.save_for_backward(x, w_in, w_out, hidden, slope)
-        ctx.activation = activation
-        ctx.skip_is_x = skip is x
-        return out
+@torch.library.custom_op(
+    "grokfast::mlp",
+    mutates_args=(),
+    schema="(Tensor x, Tensor w_in, Tensor? b_in, Tensor w_out, Tensor? b_out, str activation, bool residual, "
+    "str precision) -> Tensor",
+)
+def _mlp(
+    x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
+    activation: str, residual: bool, precision: str,
+) -> Tensor:  # fmt: skip
+    """The kernels: x [E, N, d] -> [E, N, o]."""
+    from grokfast.ops.mlp import kernels
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_in, w_out, hidden, slope = ctx.saved_tensors
-        need_x, need_w_in, need_b_in, need_w_out, need_b_out, need_skip, _, _ = ctx.needs_input_grad
-        grad = grad.contiguous()
-        grad_w_out = grad.T @ hidden if need_w_out else None
-        grad_hidden = grad @ w_out
-        grad_b_in = grad.new_empty(len(w_in)) if need_b_in else None
-        backend.load_extension().activate_backward(
-            grad_hidden.data_ptr(), (hidden if slope is None else slope).data_ptr(),
-            0 if grad_b_in is None else grad_b_in.data_ptr(), *grad_hidden.shape, ctx.activation,
-            threads_for(grad_hidden),
-        )  # fmt: skip
-        grad_x = None
-        if need_x:  # where x is the skip, too, its whole gradient is one product onto the other part
-            grad_x = torch.addmm(grad, grad_hidden, w_in) if ctx.skip_is_x else grad_hidden @ w_in
-        return (
-            grad_x,
-            grad_hidden.T @ x if need_w_in else None,
-            grad_b_in,
-            grad_w_out,
-            sum_readers(grad, None, grad.new_empty(len(w_out))) if need_b_out else None,
-            grad if need_skip and not ctx.skip_is_x else None,
-            None,
-            None,
-        )
+    return kernels.forward(x, w_in, b_in, w_out, b_out, activation, residual, precision)
+
+
+@torch.library.custom_op(
+    "grokfast::mlp_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor w_in, Tensor? b_in, Tensor w_out, str activation, bool residual, "
+    "str precision, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _mlp_backward(
+    grad: Tensor, x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor,
+    activation: str, residual: bool, precision: str, wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, w_in, b_in, w_out; empty where `wanted` (x, w_in or b_in, w_out) is False."""
+    from grokfast.ops.mlp import kernels
+
+    return kernels.backward(grad, x, w_in, b_in, w_out, activation, residual, precision, wanted)
+
+
+@_mlp.register_fake
+def _(x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None, *options: Any) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], w_out.shape[1])
+
+
+@_mlp_backward.register_fake
+def _(grad: Tensor, x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    wants_x, wants_in, wants_out = options[-1]
+    return (
+        x.new_empty(x.shape if wants_x else 0),
+        x.new_empty(w_in.shape if wants_in else 0),
+        x.new_empty(b_in.shape if wants_in and b_in is not None else 0),
+        x.new_empty(w_out.shape if wants_out else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.activation, ctx.residual, ctx.precision = inputs
+    ctx.save_for_backward(*tensors[:4])
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, w_in, b_in, w_out = ctx.saved_tensors
+    of_x, of_w_in, of_b_in, of_w_out, of_b_out, *_ = ctx.needs_input_grad
+    wanted = [of_x, of_w_in or of_b_in, of_w_out]
+    grads = _mlp_backward(grad, x, w_in, b_in, w_out, ctx.activation, ctx.residual, ctx.precision, wanted)
+    kept = [g if needed else None for g, needed in zip(grads, (of_x, of_w_in, of_b_in, of_w_out))]
+    return *kept, grad.sum(1) if of_b_out else None, None, None, None
+
+
+_mlp.register_autograd(_differentiate, setup_context=_save)
+dispatch.refuse_second_derivative("mlp", _mlp_backward)

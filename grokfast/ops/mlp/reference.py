@@ -1,13 +1,21 @@
-"""One hidden layer and a skip connection in plain PyTorch, any float precision and device."""
+"""skip + act(x W_inᵀ + b_in) W_outᵀ + b_out in plain PyTorch, any float precision and device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+from grokfast.ops.dispatch import product
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "squared_relu": lambda z: F.relu(z).square(),
+    "square": torch.square,
+}
 
 
 def mlp(
@@ -18,7 +26,15 @@ def mlp(
     b_out: Tensor | None,
     activation: str,
     skip: Tensor | None,
+    precision: str,
 ) -> Tensor:
-    """x [N, d], w_in [h, d], b_in [h] or None, w_out [o, h], b_out [o] or None, skip [N, o] or None -> [N, o]."""
-    y = F.linear(ACTIVATIONS[activation](F.linear(x, w_in, b_in)), w_out, b_out)
-    return y if skip is None else y + skip
+    """x [..., d], w_in [h, d], w_out [o, h] -> [..., o]; of an ensemble x [E, N, d], weights [E, ...] -> [E, N, o]."""
+    y = _linear(ACTIVATIONS[activation](_linear(x, w_in, b_in, precision)), w_out, b_out, precision)
+    return y if skip is None else skip + y
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> Tensor:
+    if weight.ndim == 2 and (precision != "bf16" or x.dtype != torch.float32):
+        return F.linear(x, weight, bias)
+    y = product(x, weight.mT, precision)
+    return y if bias is None else y + bias.unsqueeze(-2)

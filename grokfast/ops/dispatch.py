@@ -1,0 +1,111 @@
+"""What operations with Triton kernels do at their door: check tensors, follow autocast, choose an implementation."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grokfast import backend as backends
+from grokfast import checks
+
+PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_options(precision: str, backend: str | None) -> None:
+    """Raise ValueError unless both are known."""
+    checks.choice("precision", precision, PRECISIONS)
+    if backend is not None:
+        checks.choice("backend", backend, ("reference", "triton"))
+
+
+def check_tensor(name: str, t: Tensor, shape: Sequence[int | str], like: Tensor) -> None:
+    """Raise TypeError or ValueError unless `t` is a float tensor of `shape`, with dtype and device of `like`.
+
+    A letter stands for any size; "..." in front for any axes.
+    """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {t!r} ({type(t).__name__})")
+    sizes = [size for size in shape if size != "..."]
+    has_rank = t.ndim >= len(sizes) if "..." in shape else t.ndim == len(sizes)
+    last = t.shape[t.ndim - len(sizes) :] if has_rank else ()
+    if not has_rank or any(isinstance(size, int) and size != n for size, n in zip(sizes, last)):
+        raise ValueError(f"{name} must be [{', '.join(map(str, shape))}], got {tuple(t.shape)}")
+    if not t.is_floating_point():
+        raise TypeError(f"{name} must be of a float dtype, got {t.dtype}")
+    if t.dtype != like.dtype:
+        raise ValueError(f"{name} must be {like.dtype} as the first argument is, got {t.dtype}")
+    if t.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} as the first argument is, got {t.device}")
+
+
+def check_models(name: str, x: Tensor, weight_name: str, weight: Tensor) -> list[int]:
+    """[E] where `weight` has three axes, else []; raise ValueError unless `x` has that leading axis, too."""
+    if not isinstance(weight, Tensor) or weight.ndim != 3:
+        return []
+    if x.ndim < 3 or len(x) != len(weight):
+        sizes = f"[{len(weight)}, ..., {weight.shape[-1]}] as {weight_name} is {tuple(weight.shape)}"
+        raise ValueError(f"{name} must be {sizes}, got {tuple(x.shape)}")
+    return [len(weight)]
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in autocast's dtype where it is on; fp64 stays, as in torch's own linear layers."""
+    device = next(t for t in tensors if t is not None).device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype) for t in tensors]
+
+
+def product(a: Tensor, b: Tensor, precision: str) -> Tensor:
+    """a b. "bf16" rounds fp32 matrices, and what comes out, to bf16; the others leave it to torch's own setting."""
+    if precision == "bf16" and a.dtype == torch.float32:
+        return (a.bfloat16() @ b.bfloat16()).to(a.dtype)
+    return a @ b
+
+
+def kernel_precision(dtype: torch.dtype, precision: str) -> str:
+    """What the kernels' products are made in: 16-bit tensors are multiplied as they are, whatever `precision` says."""
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, precision)
+
+
+def uses_triton(op: str, first: Tensor, backend: str | None, obstacle: str) -> bool:
+    """Whether ops.`op` runs its kernels on tensors like `first`; `obstacle` says what these do not take, or is empty.
+
+    Raises ValueError where backend "triton" was demanded and cannot be had. With None the choice is that of
+    grokfast.backend, and an obstacle is said once.
+    """
+    if first.dtype not in KERNEL_DTYPES:
+        obstacle = f"they take no {first.dtype}"
+    return _uses_triton(op, first.device, backend, backends.current(), obstacle)
+
+
+@torch.compiler.assume_constant_result
+def _uses_triton(op: str, device: torch.device, backend: str | None, current: str, obstacle: str) -> bool:
+    if backend == "reference":
+        return False
+    found, why = backends._device_kernels(device, backend or current)
+    if backend == "triton" and (found != "triton" or obstacle):
+        raise ValueError(f"backend 'triton' cannot run ops.{op} here: {why or obstacle}")
+    if found == "triton" and obstacle:
+        _say_once(f"ops.{op} runs on plain PyTorch: its kernels cannot be used, {obstacle}")
+    return found == "triton" and not obstacle
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    warnings.warn(message, stacklevel=5)
+
+
+def refuse_second_derivative(op: str, backward: torch.library.CustomOpDef) -> None:
+    """Let the backward of a backward raise RuntimeError."""
+
+    def refuse(ctx: object, *grads: Tensor) -> None:
+        raise RuntimeError(f"the kernels of ops.{op} are differentiable once; backend='reference' any number of times")
+
+    backward.register_autograd(refuse)

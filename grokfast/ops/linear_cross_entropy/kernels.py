@@ -1,0 +1,259 @@
+"""A linear classifier's loss in Triton: logits exist in tiles of rows by classes, forward and again in the backward.
+
+Of a row the forward keeps its largest logit and its sum of exp(z - largest), s(z) or (z - one-hot)². The gradient of
+the weights is summed over the rows of one split after the other, and over the splits in their order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from grokfast.ops.kernels import adjacent, dot, launch, load_tile, load_vector, matmul_nt, n_splits, store_tile
+
+
+@triton.jit
+def _stable(z):
+    """s(z) of StableMax."""
+    return tl.where(z < 0, 1 / (1 - tl.minimum(z, 0.0)), z + 1)
+
+
+@triton.jit
+def _grad_logits(z, is_target, largest, total, V: tl.constexpr, LOSS: tl.constexpr):
+    """The derivative of a row's loss by its logits; `largest` and `total` broadcast over z."""
+    if LOSS == "cross_entropy":
+        grad = tl.exp(z - largest) / total - tl.where(is_target, 1.0, 0.0)
+    elif LOSS == "stablemax":
+        stable = _stable(z)
+        slope = tl.where(z < 0, stable * stable, 1.0)
+        grad = slope / total - tl.where(is_target, slope / stable, 0.0)
+    else:
+        grad = (z - tl.where(is_target, 1.0, 0.0)) * (2 / V)
+    return grad
+
+
+@triton.jit
+def _load_row(p_grad, p_target, p_norm, n_all, rows, n_rows, V: tl.constexpr):
+    """Of rows [BM]: gradient of the loss, NaN where the target is out of range, target, largest logit, sum."""
+    grad = load_vector(p_grad, rows, n_rows)
+    target = tl.load(p_target + rows, mask=rows < n_rows, other=0)
+    grad = tl.where((target >= 0) & (target < V), grad, float("nan"))
+    largest = load_vector(p_norm, rows, n_rows)
+    total = tl.load(p_norm + n_all + rows, mask=rows < n_rows, other=1)
+    return grad, target, largest, total
+
+
+@triton.jit
+def linear_cross_entropy_fwd_kernel(
+    p_x, p_weight, p_target, p_loss, p_right, p_norm, n_rows, n_models, x_model, x_row, weight_model, weight_row,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(1).to(tl.int64)
+    n_all = n_models.to(tl.int64) * n_rows
+    at = i_model * n_rows + i_row
+    p_x += i_model * x_model + i_row * x_row
+    p_weight += i_model * weight_model
+    n_rows = (n_rows - i_row).to(tl.int32)
+    rows = tl.arange(0, BM)
+    exists = rows < n_rows
+    target = tl.load(p_target + at + rows, mask=exists, other=0)
+    largest, total = tl.full([BM], float("-inf"), tl.float32), tl.zeros([BM], tl.float32)
+    best, at_target = tl.zeros([BM], tl.int32), tl.zeros([BM], tl.float32)
+    for i_class in range(0, V, BV):
+        classes = i_class + tl.arange(0, BV)
+        z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
+        is_class = (classes < V)[None, :]
+        is_target = classes[None, :] == target[:, None]
+        at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
+        z_or_inf = tl.where(is_class, z, float("-inf"))
+        block_largest = tl.max(z_or_inf, 1)
+        first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
+        best = tl.where(block_largest > largest, first, best)
+        now = tl.maximum(largest, block_largest)
+        if LOSS == "cross_entropy":
+            total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
+        elif LOSS == "stablemax":
+            total += tl.sum(tl.where(is_class, _stable(z), 0.0), 1)
+        else:
+            error = z - tl.where(is_target, 1.0, 0.0)
+            total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
+        largest = now
+    if LOSS == "cross_entropy":
+        loss = tl.log(total) - (at_target - largest)
+    elif LOSS == "stablemax":
+        loss = tl.log(total) - tl.log(_stable(at_target))
+    else:
+        loss = total / V
+    loss = tl.where((target >= 0) & (target < V), loss, float("nan"))
+    tl.store(p_loss + at + rows, loss, mask=exists)
+    tl.store(p_right + at + rows, tl.where(best == target, 1.0, 0.0), mask=exists)
+    tl.store(p_norm + at + rows, largest, mask=exists)
+    tl.store(p_norm + n_all + at + rows, total, mask=exists)
+
+
+@triton.jit
+def linear_cross_entropy_bwd_x_kernel(
+    p_grad, p_x, p_weight, p_target, p_norm, p_grad_x, n_rows, n_models, x_model, x_row, weight_model, weight_row,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
+    n_all = n_models.to(tl.int64) * n_rows
+    at = i_model * n_rows + i_row
+    p_x += i_model * x_model + i_row * x_row
+    p_weight += i_model * weight_model
+    n_rows = (n_rows - i_row).to(tl.int32)
+    rows, columns = tl.arange(0, BM), tl.program_id(1) * BD + tl.arange(0, BD)
+    grad, target, largest, total = _load_row(p_grad + at, p_target + at, p_norm + at, n_all, rows, n_rows, V)
+    acc = tl.zeros([BM, BD], tl.float32)
+    for i_class in range(0, V, BV):
+        classes = i_class + tl.arange(0, BV)
+        z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
+        is_target = classes[None, :] == target[:, None]
+        z = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * grad[:, None]
+        weight = load_tile(p_weight, classes, columns, weight_row, V, D)  # [BV, BD]
+        acc = dot(tl.where((classes < V)[None, :], z, 0.0), weight, acc, PRECISION)
+    store_tile(p_grad_x + at * D, rows, columns, D, n_rows, D, acc)
+
+
+@triton.jit
+def linear_cross_entropy_bwd_weight_kernel(
+    p_grad, p_x, p_weight, p_target, p_norm, p_grad_weight,
+    n_rows, rows_per_split, n_models, x_model, x_row, weight_model, weight_row,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Partials of a split of rows: [splits, E, V, D]."""
+    i_split, i_model = tl.program_id(2) // n_models, (tl.program_id(2) % n_models).to(tl.int64)
+    begin = i_split.to(tl.int64) * rows_per_split
+    n_all = n_models.to(tl.int64) * n_rows
+    at = i_model * n_rows + begin
+    p_x += i_model * x_model + begin * x_row
+    p_weight += i_model * weight_model
+    n_rows = tl.minimum(n_rows - begin, rows_per_split).to(tl.int32)
+    classes, columns = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1) * BD + tl.arange(0, BD)
+    acc = tl.zeros([BV, BD], tl.float32)
+    for i_row in range(0, n_rows, BM):
+        rows = tl.arange(0, BM)
+        left = n_rows - i_row
+        grad, target, largest, total = _load_row(p_grad + at, p_target + at, p_norm + at, n_all, rows, left, V)
+        z = matmul_nt(p_weight, classes, weight_row, V, p_x, rows, x_row, left, D, BK, PRECISION)  # [BV, BM]
+        is_target = classes[:, None] == target[None, :]
+        z = _grad_logits(z, is_target, largest[None, :], total[None, :], V, LOSS) * grad[None, :]
+        acc = dot(z, load_tile(p_x, rows, columns, x_row, left, D), acc, PRECISION)
+        p_x += BM * x_row
+        at += BM
+    store_tile(p_grad_weight + (i_split * n_models + i_model) * V * D, classes, columns, D, V, D, acc)
+
+
+def configuration(kernel: str, precision: str, d: int, classes: int) -> dict[str, int]:
+    """Rows BM, classes BV and columns BD of a tile, steps BK of the inner products, warps; none of these spills.
+
+    kernel: "fwd", "bwd_x" or "bwd_weight".
+    """
+    if precision == "ieee":
+        rows, columns, step = 32, 32, 16 if kernel == "bwd_weight" else 32
+    elif precision == "tf32x3":
+        rows, columns, step = (32, 32, 16) if kernel == "bwd_weight" else (64, 32, 16)
+    else:
+        rows, columns, step = (32, 64, 32) if kernel == "bwd_weight" else (64, 64, 32)
+    tile = {
+        "BM": rows,
+        "BV": min(columns, max(16, triton.next_power_of_2(classes))),
+        "BK": min(step, max(16, triton.next_power_of_2(d))),
+        "BD": min(128, max(16, triton.next_power_of_2(d))),
+        "num_warps": 8,
+    }
+    if kernel == "fwd":
+        del tile["BD"]
+    return tile
+
+
+def forward(x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x [E, N, d], weight [E, V, d], target [E, N] -> loss [E, N], right [E, N], norm [2, E, N]."""
+    (n_models, n_rows, d), classes = x.shape, weight.shape[1]
+    x, weight, target = adjacent(x), adjacent(weight), target.contiguous()
+    values, right, norm = (
+        torch.empty(*lead, n_models, n_rows, dtype=torch.float32, device=x.device) for lead in ((), (), (2,))
+    )
+    tile = configuration("fwd", precision, d, classes)
+    launch(
+        linear_cross_entropy_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models),
+        x, weight, target, values, right, norm, n_rows, n_models, *x.stride()[:2], *weight.stride()[:2],
+        D=d, V=classes, LOSS=loss, PRECISION=precision, **tile,
+    )  # fmt: skip
+    return values, right, norm
+
+
+def backward(
+    grad: Tensor, x: Tensor, weight: Tensor, target: Tensor, norm: Tensor, loss: str, precision: str, wanted: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight from that of the rows' losses [E, N]; empty where not `wanted`."""
+    (n_models, n_rows, d), classes = x.shape, weight.shape[1]
+    x, weight = adjacent(x), adjacent(weight)
+    tensors = grad.contiguous(), x, weight, target.contiguous(), norm
+    strides = *x.stride()[:2], *weight.stride()[:2]
+    constants = {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision}
+    grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
+    if wanted[0]:
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        tile = configuration("bwd_x", precision, d, classes)
+        grid = triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d, tile["BD"]), n_models
+        launch(
+            linear_cross_entropy_bwd_x_kernel, grid, *tensors, grad_x, n_rows, n_models, *strides, **constants, **tile
+        )
+    if wanted[1]:
+        tile = configuration("bwd_weight", precision, d, classes)
+        tiles = triton.cdiv(classes, tile["BV"]), triton.cdiv(d, tile["BD"])
+        splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
+        partials = torch.empty(splits, n_models, classes, d, dtype=torch.float32, device=x.device)
+        launch(
+            linear_cross_entropy_bwd_weight_kernel, (*tiles, splits * n_models), *tensors, partials,
+            n_rows, triton.cdiv(n_rows, splits), n_models, *strides, **constants, **tile,
+        )  # fmt: skip
+        grad_weight = partials.sum(0).to(x.dtype)
+    return grad_x, grad_weight
+
+
+def shipped() -> list[dict[str, Any]]:
+    """Configurations at the usual sizes and at odd ones, for the offline check of registers and spills."""
+    strides = ["x_model", "x_row", "weight_model", "weight_row"]
+    backward = ["p_grad", "p_x", "p_weight", "p_target", "p_norm"]
+    kernels = {
+        "fwd": (
+            linear_cross_entropy_fwd_kernel,
+            ["p_x", "p_weight", "p_target", "p_loss", "p_right", "p_norm"],
+            ["n_rows", "n_models", *strides],
+        ),
+        "bwd_x": (linear_cross_entropy_bwd_x_kernel, [*backward, "p_grad_x"], ["n_rows", "n_models", *strides]),
+        "bwd_weight": (
+            linear_cross_entropy_bwd_weight_kernel,
+            [*backward, "p_grad_weight"],
+            ["n_rows", "rows_per_split", "n_models", *strides],
+        ),
+    }
+    sizes = [(128, 113, "cross_entropy", p, "*fp32") for p in ("ieee", "tf32x3", "tf32", "bf16")]
+    sizes += [(128, 113, "cross_entropy", "bf16", "*bf16"), (128, 113, "mse", "tf32", "*fp32")]
+    sizes += [(97, 97, "stablemax", p, "*fp32") for p in ("ieee", "tf32x3", "tf32", "bf16")]
+    configs = []
+    for d, classes, loss, precision, kind in sizes:
+        for name, (kernel, tensors, numbers) in kernels.items():
+            tile = configuration(name, precision, d, classes)
+            warps = tile.pop("num_warps")
+            kinds = {"p_x": kind, "p_weight": kind, "p_grad_x": kind, "p_target": "*i64"}
+            configs.append(
+                {
+                    "name": f"linear_cross_entropy {name}, {precision}, {kind[1:]}, {d}-{classes} {loss}",
+                    "kernel": kernel,
+                    "signature": {t: kinds.get(t, "*fp32") for t in tensors} | dict.fromkeys(numbers, "i32"),
+                    "constants": {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, **tile},
+                    "aligned": strides if d == 128 else [],
+                    "num_warps": warps,
+                }
+            )
+    return configs
