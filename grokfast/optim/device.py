@@ -143,9 +143,10 @@ class Rows:
         self._numbers: tuple[bytes, bytes] | None = None
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    def tables(self, hyper: array[float], overrides: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """(hyper, overrides) on the device: 16 numbers a row, and 4 scalars of the device or None a row."""
+    def tables(self, hyper: array[float], overrides: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
+        """(hyper, overrides) on the device: 16 numbers a row, and 4 scalars of the device or None a row, or no such."""
         addresses = array("q", (0 if t is None else t.data_ptr() for t in overrides))
+        addresses = addresses or array("q", bytes(8 * 4 * (len(hyper) // HYPER_COUNT)))
         numbers = hyper.tobytes(), addresses.tobytes()
         if self._tables is not None and numbers == self._numbers:
             tables = self._tables

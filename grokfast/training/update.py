@@ -41,6 +41,9 @@ class FlatOptimizer:
             self.state["ring"] = _new_ring(flat, filter)
             names = [*names, "sum"]
         self.state |= {name: torch.zeros_like(flat) for name in names}
+        self._rates: list[float] = []
+        self._hyper = array("d")
+        self._is_warm = False  # rates and rows are those of every further step
         self._on_device = _OnDevice(flat.device)
 
     def keep(self, models: Tensor) -> None:
@@ -48,6 +51,7 @@ class FlatOptimizer:
         for name, tensor in self.state.items():
             kept = tensor[models.to(tensor.device)]
             self.state[name] = kept.pin_memory() if tensor.is_pinned() else kept
+        self._is_warm = False
         self.configs = [self.configs[i] for i in models.tolist()]
         self.filters = [self.filters[i] for i in models.tolist()]
 
@@ -56,23 +60,39 @@ class FlatOptimizer:
         self.steps += 1
         if self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
-        rates = [c.lr * (min(1.0, (self.steps - 1) / c.warmup) if c.warmup else 1.0) for c in self.configs]
+        is_warm = self.steps > max(c.warmup for c in self.configs)
+        if not (is_warm and self._is_warm):
+            self._set_rates()
+        self._is_warm = is_warm
         if flat.dtype in dtypes(flat.device):
-            self._launch(flat, grad, rates)
+            self._launch(flat, grad)
         elif backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
-            self._one_pass(flat, grad, rates)
+            self._one_pass(flat, grad)
         else:
-            self._reference(flat, grad, rates)
+            self._reference(flat, grad, self._rates)
 
-    def _one_pass(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
+    def _set_rates(self) -> None:
+        """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""
+        t = self.steps - 1
+        self._rates = [c.lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for c in self.configs]
+        self._hyper = array("d")
+        for config, own, rate in zip(self.configs, self.filters, self._rates):
+            self._hyper.extend(
+                hyper_row(
+                    own, lr=rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
+                    decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
+                )
+            )  # fmt: skip
+
+    def _one_pass(self, flat: Tensor, grad: Tensor) -> None:
         is_first = self.steps == 1 and "momentum_buffer" in self.state
         entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
         module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
         ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
-        rule, hyper = RULES[self.configs[0].name], self._hyper(rates)
-        module.update(rule, kind, entries, hyper, self.steps, threads, ring_type=ring)
+        rule = RULES[self.configs[0].name]
+        module.update(rule, kind, entries, self._hyper, self.steps, threads, ring_type=ring)
 
-    def _launch(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
+    def _launch(self, flat: Tensor, grad: Tensor) -> None:
         counted = self._on_device.counted(len(flat), self.steps - 1)
         key = tuple(t.data_ptr() for t in (flat, grad, *counted, *self.state.values())), backend.current()
         launch = self._on_device.launches.get(key)
@@ -87,23 +107,11 @@ class FlatOptimizer:
                 self._on_device.uploads,
             )  # fmt: skip
             self._on_device.remember(key, launch)
-        launch(*self._on_device.rows.tables(self._hyper(rates), [None] * (4 * len(flat))))
+        launch(*self._on_device.rows.tables(self._hyper))
         self._on_device.steps = self.steps
 
     def _kind(self) -> int:
         return 0 if self.filters[0] is None else FILTERS[type(self.filters[0])]
-
-    def _hyper(self, rates: Sequence[float]) -> array[float]:
-        """A row of csrc/update_rules.h's `Hyper` for every model."""
-        hyper = array("d")
-        for config, own, rate in zip(self.configs, self.filters, rates):
-            hyper.extend(
-                hyper_row(
-                    own, lr=rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
-                    decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
-                )
-            )  # fmt: skip
-        return hyper
 
     def _entries(
         self, flat: Tensor, grad: Tensor, steps: Sequence[int], counts: Sequence[int], is_first: bool
