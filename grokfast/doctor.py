@@ -55,8 +55,17 @@ def operations() -> list[tuple[str, str, str]]:
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
     ]
+    fused = "ops.mlp, ops.attention, ops.linear_cross_entropy"
+    rows.append((fused, "CPU", "plain PyTorch"))
     if torch.cuda.is_available():
-        rows.append(("every operation", "CUDA", "plain PyTorch: there are no GPU kernels yet"))
+        device = torch.device("cuda", torch.cuda.current_device())
+        found, why_not = backend.device_kernels(device), backend.why_no_device_kernels(device)
+        rows.append(
+            (fused, "CUDA", "Triton" if found == "triton" else f"plain PyTorch, {why_not or 'no CUDA kernels'}")
+        )
+        update = {"triton": "Triton, one launch", "cuda": "CUDA extension, one launch"}
+        rows.append(("GrokFast + AdamW, Adam, SGD, Lion", "CUDA", update.get(found or "", f"plain PyTorch, {why_not}")))
+        rows.append(("every other operation", "CUDA", "plain PyTorch"))
     return rows
 
 

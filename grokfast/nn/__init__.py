@@ -1,6 +1,7 @@
-"""Small models with a leading ensemble axis."""
+"""Drop-in layers for anybody's model, and small models with a leading ensemble axis."""
 
+from grokfast.nn.layers import MLP, Attention
 from grokfast.nn.mlp import PairMLP, PairMLPConfig
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 
-__all__ = ["GrokTransformer", "PairMLP", "PairMLPConfig", "TransformerConfig"]
+__all__ = ["MLP", "Attention", "GrokTransformer", "PairMLP", "PairMLPConfig", "TransformerConfig"]
