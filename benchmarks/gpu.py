@@ -20,9 +20,27 @@ import torch
 from benchmarks.interleave import machine
 
 # (name, command, seconds at most); {out} is DIR.
-PARTS = [
-    ("tests", [sys.executable, "-m", "pytest", "-q", "tests/optim", "tests/training/test_update.py"], 240),
-    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 150),
+PARTS: list[tuple[str, list[str], int]] = [
+    (
+        "tests",
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "tests/ops",
+            "tests/nn/test_layers.py",
+            "tests/optim",
+            "tests/training/test_update.py",
+        ],
+        170,
+    ),
+    (
+        "operations",
+        [sys.executable, "-m", "benchmarks.bench_ops", "--seconds", "140", "--out", "{out}/gpu-ops.json"],
+        180,
+    ),
+    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 120),
 ]
 
 
@@ -50,11 +68,12 @@ def tables(out: Path) -> list[str]:
                 "",
                 f"## {result['title']}: {section}",
                 "",
-                "| | ms | host ms | ratio | GB/s |",
-                "|---|---|---|---|---|",
+                "| | ms | host ms | ratio | GB/s | TFLOP/s |",
+                "|---|---|---|---|---|---|",
             ]
             for row in rows:
-                cells = row["name"], row["median_ms"], row.get("host_ms", ""), row["ratio"], row.get("GB_per_s", "")
+                rates = row.get("GB_per_s", ""), row.get("TFLOP_per_s", "")
+                cells = row["name"], row["median_ms"], row.get("host_ms", ""), row["ratio"], *rates
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 

@@ -24,7 +24,7 @@ import grokfast
 class Contender:
     """`step` is timed, `repeat` times in a row; `prepare` runs before, untimed. On a GPU a round ends when it is idle.
 
-    `bytes`: what a step has to move at least.
+    `bytes` and `flops`: what a step has to move and to compute at least.
     """
 
     step: Callable[[], Any]
@@ -32,6 +32,7 @@ class Contender:
     repeat: int = 1
     is_on_gpu: bool = False
     bytes: int = 0
+    flops: int = 0
 
 
 def interleave(
@@ -39,7 +40,7 @@ def interleave(
 ) -> list[dict[str, Any]]:
     """A row per contender: its times in ms (p20, median, p80) and the median of its per-round ratios to `baseline`.
 
-    On a GPU also how long the host was busy, and the bytes moved per second, in GB/s.
+    On a GPU also how long the host was busy; bytes moved per second in GB/s, and TFLOP/s, where they are known.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     host: dict[str, list[float]] = {name: [] for name in contenders}
@@ -76,6 +77,8 @@ def interleave(
             row["host_ms"] = round(statistics.median(host[name]) * 1e3, 4)
         if one.bytes:
             row["GB_per_s"] = round(one.bytes / median / 1e9, 1)
+        if one.flops:
+            row["TFLOP_per_s"] = round(one.flops / median / 1e12, 3)
         rows.append(row)
     return rows
 
@@ -122,6 +125,7 @@ def report(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | No
         for row in rows:
             more = [f"host {row['host_ms']:.3f} ms"] if "host_ms" in row else []
             more += [f"{row['GB_per_s']:,.0f} GB/s"] if "GB_per_s" in row else []
+            more += [f"{row['TFLOP_per_s']:,.2f} TFLOP/s"] if "TFLOP_per_s" in row else []
             print(
                 f"  {row['name']:<44} {row['median_ms']:>10.3f} ms  {row['ratio']:>7.2f} ×  {'  '.join(more)}".rstrip()
             )

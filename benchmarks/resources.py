@@ -35,8 +35,11 @@ MODULES = (
 
 
 def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
-    """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability."""
-    kernel, constants = config["kernel"], config["constants"]
+    """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability.
+
+    As at a launch, pointers and the numbers in "aligned" are multiples of 16, and those in "ones" are known to be 1.
+    """
+    kernel, constants = config["kernel"], config["constants"] | dict.fromkeys(config.get("ones", []), 1)
     signature = {**config["signature"], **dict.fromkeys(constants, "constexpr")}
     aligned = [name for name, kind in config["signature"].items() if kind.startswith("*")] + config.get("aligned", [])
     attrs = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}

@@ -61,15 +61,16 @@ def operations() -> list[tuple[str, str, str]]:
         ("GrokTransformer", "any", "plain PyTorch"),
         ("training a GrokTransformer", "CPU", _transformer()),
     ]
+    fused = "ops.mlp, ops.attention, ops.linear_cross_entropy"
+    rows.append((fused, "CPU", "plain PyTorch" if why else "plain PyTorch; ops.mlp in fp32 with the C++ extension"))
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", i)
         kernels, missing = backend.device_kernels(device), backend.why_no_device_kernels(device)
         by = {"triton": "Triton", "cuda": "CUDA extension", None: f"plain PyTorch, {missing}"}[kernels]
         launch = f"{by}, one launch" if kernels else by
-        rows.append(
-            ("GrokFast + AdamW, Adam, SGD, Lion", f"{device}, fp32, bf16, fp16", f"{launch} for filter and update")
-        )
-        rows.append(("GrokFast + other optimizers", f"{device}, fp32, bf16, fp16", f"{launch} for the filter"))
+        rows.append(("GrokFast + AdamW, Adam, SGD, Lion", str(device), f"{launch} for filter and update"))
+        rows.append(("GrokFast + other optimizers", str(device), f"{launch} for the filter"))
+        rows.append((fused, str(device), "Triton" if kernels == "triton" else f"plain PyTorch {missing}".strip()))
         rows.append(("every other operation", str(device), "plain PyTorch"))
     return rows
 

@@ -198,6 +198,21 @@ def test_doctor_names_backends_and_reasons(capsys, monkeypatch):
     assert "GROKFAST_BACKEND=reference" in capsys.readouterr().out
 
 
+def test_bench_compares_every_operation(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("torch.compile", lambda function: function)  # minutes on a busy machine
+    for name, value in (("ROWS", 8), ("WIDTH", 16), ("HIDDEN", 16)):
+        monkeypatch.setattr(f"grokfast.bench.{name}", value)
+    assert main(["bench", "--seconds", "0.001"]) == 0
+    said = capsys.readouterr().out
+    for operation in ("mlp", "attention", "linear_cross_entropy"):
+        assert f"ops.{operation}, forward and backward" in said
+    for word in ("eager", "torch.compile", "grokfast, ieee", "1.00 × as fast", "█"):
+        assert word in said
+    assert main(["bench", "--models", "0"]) == 2
+    assert "--models must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_python_m_grokfast_shows_help():
     shown = subprocess.run(
         [sys.executable, "-m", "grokfast", "run", "nanda", "--help"],

@@ -85,7 +85,6 @@ def uses_triton(op: str, first: Tensor, backend: str | None, obstacle: str) -> b
     return _uses_triton(op, first.device, backend, backends.current(), obstacle)
 
 
-@torch.compiler.assume_constant_result
 def _uses_triton(op: str, device: torch.device, backend: str | None, current: str, obstacle: str) -> bool:
     if backend == "reference":
         return False
@@ -95,6 +94,10 @@ def _uses_triton(op: str, device: torch.device, backend: str | None, current: st
     if found == "triton" and obstacle:
         _say_once(f"ops.{op} runs on plain PyTorch: its kernels cannot be used, {obstacle}")
     return found == "triton" and not obstacle
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler.
+_uses_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

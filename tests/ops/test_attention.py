@@ -10,6 +10,7 @@ from grokfast.ops.attention import _attention, _attention_backward
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, of the NaN that are meant
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from grokfast.ops.linear_cross_entropy.reference import LOSSES
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, of the NaN that are meant
 
 
 @pytest.fixture

@@ -53,13 +53,14 @@ def linear_cross_entropy(
     obstacle = f"they take d up to {MAX_WIDTH}, got {width}" if width > MAX_WIDTH else ""
     if dispatch.uses_triton("linear_cross_entropy", x, backend, obstacle):
         tensors = (x, weight, target) if x.ndim == 3 else (x[None], weight[None], target[None])
-        rows, is_right, _ = _linear_cross_entropy(*tensors, loss, dispatch.kernel_precision(x.dtype, precision))
-        rows, is_right = rows.view(target.shape), is_right.detach().view(target.shape)
+        rows, right, _ = _linear_cross_entropy(*tensors, loss, dispatch.kernel_precision(x.dtype, precision))
+        rows, is_right = rows.view(target.shape), right.detach().view(target.shape) if return_accuracy else None
     else:
-        rows, is_right = reference(x, weight, target, loss, precision)
+        rows, is_right = reference(x, weight, target, loss, precision, return_accuracy)
     if reduction != "none":
-        rows, is_right = rows.mean(-1) if reduction == "mean" else rows.sum(-1), is_right.mean(-1)
-    return (rows, is_right) if return_accuracy else rows
+        rows = rows.mean(-1) if reduction == "mean" else rows.sum(-1)
+        is_right = None if is_right is None else is_right.mean(-1)
+    return rows if is_right is None else (rows, is_right)
 
 
 def _check(x: Tensor, weight: Tensor, target: Tensor, loss: str, reduction: str, return_accuracy: bool) -> None:

@@ -11,11 +11,13 @@ from grokfast.ops.dispatch import product
 LOSSES = ("cross_entropy", "stablemax", "mse")
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str) -> tuple[Tensor, Tensor]:
-    """x [..., N, d], weight [..., V, d], target [..., N] -> loss and 1 (right) or 0 of rows [..., N]."""
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_accuracy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """x [..., N, d], weight [..., V, d], target [..., N] -> loss and, if asked, 1 (right) or 0 of rows [..., N]."""
     logits = product(x, weight.mT, precision)
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits  # [..., N, V]
-    is_right = (logits.detach().argmax(-1) == target).to(logits.dtype)
+    is_right = (logits.detach().argmax(-1) == target).to(logits.dtype) if with_accuracy else None
     if loss == "mse":
         return (logits - F.one_hot(target, logits.shape[-1])).square().mean(-1), is_right
     if loss == "stablemax":

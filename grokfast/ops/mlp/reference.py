@@ -34,7 +34,7 @@ def mlp(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> Tensor:
-    if weight.ndim == 2 and (precision != "bf16" or x.dtype != torch.float32):
-        return F.linear(x, weight, bias)
-    y = product(x, weight.mT, precision)
-    return y if bias is None else y + bias.unsqueeze(-2)
+    if bias is None or (precision == "bf16" and x.dtype == torch.float32):
+        y = product(x, weight.mT, precision)
+        return y if bias is None else y + bias.unsqueeze(-2)
+    return F.linear(x, weight, bias) if weight.ndim == 2 else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)

@@ -1,0 +1,192 @@
+"""`MLP` and `Attention`: drop-in layers for anybody's model over grokfast.ops, with torch's parameter names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grokfast import checks
+from grokfast.ops import attention, mlp
+from grokfast.ops.dispatch import check_options
+from grokfast.ops.mlp.reference import ACTIVATIONS
+
+
+class MLP(nn.Module):
+    """y = act(x W₁ᵀ + b₁) W₂ᵀ + b₂, and + x with `residual`: x [..., d_model] -> [..., d_model].
+
+    Parameters as in nn.TransformerEncoderLayer: linear1.weight [d_hidden, d_model], linear1.bias [d_hidden],
+    linear2.weight [d_model, d_hidden], linear2.bias [d_model], initialised as nn.Linear does. On a GPU both layers are
+    one kernel and the hidden one is never in memory; see ops.mlp for activation, precision and backend.
+    Raises TypeError or ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_hidden: int,
+        activation: str = "relu",
+        bias: bool = True,
+        *,
+        residual: bool = False,
+        precision: str = "ieee",
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("d_model", d_model), ("d_hidden", d_hidden)):
+            checks.integer(name, value, minimum=1)
+        checks.boolean("bias", bias)
+        self._set(activation, residual, precision, backend)
+        self.linear1 = nn.Linear(d_model, d_hidden, bias, device, dtype)
+        self.linear2 = nn.Linear(d_hidden, d_model, bias, device, dtype)
+
+    def _set(self, activation: str, residual: bool, precision: str, backend: str | None) -> None:
+        self.activation = checks.choice("activation", activation, ACTIVATIONS)
+        self.residual = checks.boolean("residual", residual)
+        check_options(precision, backend)
+        self.precision, self.backend = precision, backend
+
+    @classmethod
+    def from_linear(
+        cls, stack: nn.Sequential, *, residual: bool = False, precision: str = "ieee", backend: str | None = None
+    ) -> MLP:
+        """The same layers, and the same parameters (an optimizer that has them goes on), of a stack.
+
+        stack: nn.Linear(d, h), then nn.ReLU, nn.GELU with erf or nn.Module of `to_linear`, then nn.Linear(h, o); with
+        `residual` o = d. Raises TypeError or ValueError for any other.
+        """
+        if not isinstance(stack, nn.Sequential):
+            raise TypeError(f"stack must be an nn.Sequential, got {type(stack).__name__}")
+        layers = list(stack)
+        name = _activation_name(layers[1]) if len(layers) == 3 else None
+        first, second = layers[0] if layers else None, layers[-1] if layers else None
+        if name is None or not isinstance(first, nn.Linear) or not isinstance(second, nn.Linear):
+            found = ", ".join(map(repr, layers))
+            raise ValueError(f"stack must be nn.Linear, nn.ReLU or nn.GELU (with erf), nn.Linear, got {found}")
+        if second.in_features != first.out_features or (residual and second.out_features != first.in_features):
+            raise ValueError(f"stack must be layers that fit one another and the residual, got {first!r}, {second!r}")
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._set(name, residual, precision, backend)
+        made.linear1, made.linear2 = first, second
+        return made
+
+    def to_linear(self) -> nn.Sequential:
+        """nn.Sequential(linear1, activation, linear2) with the same parameters, without the residual."""
+        torchs = {"relu": nn.ReLU, "gelu": nn.GELU}
+        activation = torchs[self.activation]() if self.activation in torchs else Activation(self.activation)
+        return nn.Sequential(self.linear1, activation, self.linear2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] -> [..., d_model]."""
+        return mlp(
+            x, self.linear1.weight, self.linear1.bias, self.linear2.weight, self.linear2.bias,
+            activation=self.activation, skip=x if self.residual else None,
+            precision=self.precision, backend=self.backend,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}, residual={self.residual}, precision={self.precision!r}"
+
+
+class Activation(nn.Module):
+    """An activation of ops.mlp that torch has no module for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = checks.choice("name", name, ACTIVATIONS)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return ACTIVATIONS[self.name](z)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+def _activation_name(module: nn.Module) -> str | None:
+    if isinstance(module, nn.ReLU):
+        return "relu"
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else None
+    return module.name if isinstance(module, Activation) else None
+
+
+class Attention(nn.Module):
+    """Self-attention over short sequences: x [B, T, d_model] -> [B, T, d_model].
+
+    y = concat(softmax(q_h k_hᵀ / √dh) v_h) W_oᵀ + b_o over the heads h, with dh = d_model / n_heads.
+
+    Parameters as in nn.MultiheadAttention: in_proj_weight [3 d_model, d_model] and in_proj_bias [3 d_model] of q, k and
+    v, out_proj.weight [d_model, d_model], out_proj.bias [d_model], and its initialisation; state dicts are
+    interchangeable. With `causal` position t sees positions 0..t. On a GPU scores, softmax and their backward are one
+    kernel each for T up to 64; see ops.attention for precision, which is that of its products, and backend.
+    Raises TypeError or ValueError naming the argument.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        causal: bool = True,
+        bias: bool = True,
+        *,
+        precision: str = "ieee",
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        checks.integer("d_model", d_model, minimum=1)
+        checks.integer("n_heads", n_heads, minimum=1)
+        if d_model % n_heads:
+            raise ValueError(f"d_model must be a multiple of n_heads, got {d_model} and {n_heads}")
+        checks.boolean("causal", causal)
+        checks.boolean("bias", bias)
+        check_options(precision, backend)
+        self.d_model, self.n_heads, self.causal = d_model, n_heads, causal
+        self.precision, self.backend = precision, backend
+        torchs = nn.MultiheadAttention(d_model, n_heads, bias=bias, device=device, dtype=dtype)
+        self.in_proj_weight, self.in_proj_bias = torchs.in_proj_weight, torchs.in_proj_bias
+        self.out_proj: nn.Linear = torchs.out_proj
+
+    @classmethod
+    def from_multihead(
+        cls, layer: nn.MultiheadAttention, *, causal: bool = True, precision: str = "ieee", backend: str | None = None
+    ) -> Attention:
+        """The same layer with the same parameters (an optimizer that has them goes on); batch first, whatever it was.
+
+        Raises TypeError or ValueError where `layer` has what is not here: dropout, other sizes of k and v, added keys.
+        """
+        if not isinstance(layer, nn.MultiheadAttention):
+            raise TypeError(f"layer must be an nn.MultiheadAttention, got {type(layer).__name__}")
+        if layer.dropout or layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
+            raise ValueError("layer must have no dropout, kdim, vdim, add_bias_kv or add_zero_attn, got one with")
+        made = cls(
+            layer.embed_dim, layer.num_heads, causal, layer.in_proj_bias is not None,
+            precision=precision, backend=backend, device="meta",
+        )  # fmt: skip
+        made.in_proj_weight, made.in_proj_bias, made.out_proj = layer.in_proj_weight, layer.in_proj_bias, layer.out_proj
+        return made
+
+    def to_multihead(self) -> nn.MultiheadAttention:
+        """nn.MultiheadAttention(batch_first=True) with the same parameters; a causal mask is an argument there."""
+        has_bias = self.in_proj_bias is not None
+        made = nn.MultiheadAttention(self.d_model, self.n_heads, bias=has_bias, batch_first=True, device="meta")
+        made.in_proj_weight, made.in_proj_bias = self.in_proj_weight, self.in_proj_bias
+        made.out_proj = self.out_proj  # type: ignore[assignment]
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., T, d_model] -> [..., T, d_model]."""
+        if x.ndim < 2 or x.shape[-1] != self.d_model:
+            raise ValueError(f"x must be [..., T, {self.d_model}], got {tuple(x.shape)}")
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = (t.transpose(-2, -3) for t in qkv.unbind(-3))  # [..., H, T, dh]
+        out = attention(q, k, v, causal=self.causal, precision=self.precision, backend=self.backend)
+        return self.out_proj(out.transpose(-2, -3).flatten(-2))
+
+    def extra_repr(self) -> str:
+        return f"{self.d_model}, n_heads={self.n_heads}, causal={self.causal}, precision={self.precision!r}"
