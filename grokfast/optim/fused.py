@@ -7,25 +7,22 @@ that it may be saved, loaded and continued by torch (on a GPU with the step coun
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grokfast import backend
-from grokfast.filters import MA
-from grokfast.optim.device_step import DeviceSteps, Histories, key_of
+from grokfast.optim.passes import Histories, Passes, key_of
 from grokfast.optim.settings import Setting
-from grokfast.optim.slots import FILTER_ONLY, FILTERS, RULES, Work, entry, fits, group_rows, slots_of
+from grokfast.optim.slots import FILTER_ONLY, RULES, Work, group_rows
 
 
 def step(
     optimizer: torch.optim.Optimizer,
     settings: Sequence[Setting],
     histories: Histories,
-    device_steps: DeviceSteps,
+    passes: Passes,
     *,
     capturable: bool,
 ) -> bool:
@@ -40,21 +37,21 @@ def step(
     for group, setting in zip(optimizer.param_groups, settings):
         if setting.filter is None or group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
             return False
-    return _run(rule, optimizer, settings, optimizer.state, histories, device_steps, capturable) is not None
+    return _run(rule, optimizer, settings, optimizer.state, histories, passes, capturable) is not None
 
 
 def filtered(
     optimizer: torch.optim.Optimizer,
     settings: Sequence[Setting],
     histories: Histories,
-    device_steps: DeviceSteps,
+    passes: Passes,
     *,
     capturable: bool,
 ) -> list[Tensor] | None:
     """The filtered gradients of `work_of(...)` in one pass, the histories advanced; None, nothing changed, where it
     cannot be. They may lie where the last call's lay.
     """
-    return _run(FILTER_ONLY, optimizer, settings, {}, histories, device_steps, capturable)
+    return _run(FILTER_ONLY, optimizer, settings, {}, histories, passes, capturable)
 
 
 def _run(
@@ -63,40 +60,29 @@ def _run(
     settings: Sequence[Setting],
     states: Any,
     histories: Histories,
-    device_steps: DeviceSteps,
+    passes: Passes,
     capturable: bool,
 ) -> list[Tensor] | None:
-    """One pass; None, nothing changed, where it does not apply. Parameters on GPUs and on the CPU together do not."""
+    """One pass; None, nothing changed, where it does not apply."""
     groups = optimizer.param_groups
     if any(s.filter is not None and s.filter.lamb == 0 and "lamb" not in s.tensors for s in settings):
         return None
     params = [p for group in groups for p in group["params"]]
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    is_on_device = bool(params) and backend.device_kernels(params[0].device) is not None
-    work: list[Work] = []
-    if is_on_device:
-        key = key_of(rule, groups, settings, params, capturable)
-        made = device_steps.again(key, states, histories)
-        if made is None:
-            work = work_of(optimizer, settings)
-            made = device_steps.make(key, rule, work, states, histories, capturable) if work else None
-            if made is None:
-                return [] if not work else None
-        outs, changed = device_steps.run(made, _hyper(optimizer, settings), _overrides(groups, settings)), made.params
-    else:
+    key = key_of(rule, groups, settings, params, capturable)
+    made = passes.again(key, states, histories)
+    if made is None:
         work = work_of(optimizer, settings)
-        if capturable or backend.extension() is None:
+        if not work:
+            return []
+        made = passes.make(key, rule, work, states, histories, capturable)
+        if made is None:
             return None
-        if not all(
-            w.param.is_cpu and fits(rule, w, states.get(w.param), histories.get(w.param), (torch.float32,))
-            for w in work
-        ):
-            return None
-        outs = _run_on_cpu(rule, work, states, histories, _hyper(optimizer, settings)) if work else []
-        changed = [w.param for w in work]
+    hyper = group_rows(optimizer, [setting.filter for setting in settings])
+    outs = passes.run(made, hyper, _overrides(groups, settings))
     if rule != FILTER_ONLY:
-        torch.autograd.graph.increment_version(changed)
+        torch.autograd.graph.increment_version(made.params)
     return outs
 
 
@@ -116,23 +102,6 @@ def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     return bool(
         "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     )
-
-
-def _run_on_cpu(
-    rule: int, work: Sequence[Work], states: Any, histories: Histories, hyper: array[float]
-) -> list[Tensor]:
-    filter, entries = work[0].filter, array("q")
-    outs = [torch.empty_like(w.param) for w in work] if rule == FILTER_ONLY else []
-    for i, w in enumerate(work):
-        entries.extend(entry(w, slots_of(rule, w, states, histories), outs[i] if outs else None))
-    ring = int(isinstance(filter, MA) and filter.ring == "bfloat16")
-    module, threads = backend.load_extension(), torch.get_num_threads()
-    module.update(rule, FILTERS[type(filter)], entries, hyper, 0, threads, ring_type=ring)
-    return outs
-
-
-def _hyper(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> array[float]:
-    return group_rows(optimizer, [setting.filter for setting in settings])
 
 
 def _can_read_lr(group: dict[str, Any]) -> bool:

@@ -14,8 +14,8 @@ from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
 from grokfast.optim.device import is_capturing
-from grokfast.optim.device_step import DeviceSteps
 from grokfast.optim.history import ALL_KEYS, COUNT_KEY, RING_KEY, init_state, new_ring, require_dense, require_state
+from grokfast.optim.passes import Passes
 from grokfast.optim.reference import filter_gradient
 from grokfast.optim.settings import Setting, check_group, setting_of
 from grokfast.optim.sharding import is_sharded
@@ -74,7 +74,7 @@ class GrokFast(torch.optim.Optimizer):
     write_grad: bool
     _is_capturable: bool
     _is_blank: bool  # filter_state was made for a checkpoint to fill; no gradient has been seen
-    _device_steps: DeviceSteps
+    _passes: Passes
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class GrokFast(torch.optim.Optimizer):
         self._note_start()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_device_steps": DeviceSteps()})
+        super().__setstate__({**state, "_passes": Passes()})
 
     @property
     def capturable(self) -> bool:
@@ -192,7 +192,7 @@ class GrokFast(torch.optim.Optimizer):
                 with torch.enable_grad():
                     loss = closure()
             if self.write_grad or not fused.step(
-                self.optimizer, self._settings(), self.filter_state, self._device_steps, capturable=self.capturable
+                self.optimizer, self._settings(), self.filter_state, self._passes, capturable=self.capturable
             ):
                 self._filter_then_step()
         self._count_step()
@@ -264,9 +264,7 @@ class GrokFast(torch.optim.Optimizer):
         work = fused.work_of(self.optimizer, settings)
         grads = None
         if not to_keep:
-            grads = fused.filtered(
-                self.optimizer, settings, self.filter_state, self._device_steps, capturable=capturable
-            )
+            grads = fused.filtered(self.optimizer, settings, self.filter_state, self._passes, capturable=capturable)
         if grads is None:
             grads = []
             for w in work:

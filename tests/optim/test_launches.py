@@ -71,7 +71,7 @@ def by_hand(make, filter, grads, dtype, sizes=SIZES, start_dtype=None):
 
 
 def is_launched(optimizer):
-    return any(made.launches for made in optimizer._device_steps.made.values())
+    return any(made.launches for made in optimizer._passes.made.values())
 
 
 @pytest.mark.parametrize("filter", FILTERS)
@@ -212,23 +212,23 @@ def test_launches_are_found_again_but_not_after_memory_moved(kernels):
         p.grad = grad
     for _ in range(3):
         optimizer.step()
-    (made,) = optimizer._device_steps.made.values()
+    (made,) = optimizer._passes.made.values()
 
     def steps_of(change):
         change()
         optimizer.step()
-        return list(optimizer._device_steps.made.values())
+        return list(optimizer._passes.made.values())
 
     assert steps_of(lambda: None) == [made]
     moved = params[0]
     other = moved.detach().clone()
     assert made not in steps_of(lambda: setattr(moved, "data", other))[1:]
-    newest = list(optimizer._device_steps.made.values())[-1]
+    newest = list(optimizer._passes.made.values())[-1]
     fresh = torch.zeros_like(moved)
     optimizer.state[moved]["exp_avg"] = fresh
     optimizer.step()
     assert fresh.any()  # the new tensor was written, not the one that was there
-    assert newest not in optimizer._device_steps.made.values()
+    assert newest not in optimizer._passes.made.values()
 
 
 def test_the_same_steps_give_the_same_bits(kernels):

@@ -1,4 +1,4 @@
-"""The launches that an optimizer's step on GPUs consists of, found again by the addresses that they read."""
+"""The passes over memory that an optimizer's step consists of, found again by the addresses that they work on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _address, _gradient = Tensor.data_ptr, attrgetter("grad")
 Histories = dict[Tensor, dict[str, Any]]
 
 
-class DeviceSteps:
+class Passes:
     """One for each optimizer; not copied or saved with it."""
 
     def __init__(self) -> None:
@@ -31,29 +31,32 @@ class DeviceSteps:
         self.made: dict[tuple[Any, ...], Made] = {}
 
     def again(self, key: tuple[Any, ...], states: Any, histories: Histories) -> Made | None:
-        """The launches made for `key` before, if they are still right."""
+        """What was made for `key` before, if it is still right."""
         known = self.made.get(key)
         return known if known is not None and known.is_current(states, histories) else None
 
     def make(
         self, key: tuple[Any, ...], rule: int, work: Sequence[Work], states: Any, histories: Histories, capturable: bool
     ) -> Made | None:
-        """New launches, or None, nothing changed, where no kernel fits."""
+        """New ones, or None, nothing changed, where no kernel fits."""
         for w in work:
-            if not fits(rule, w, states.get(w.param), histories.get(w.param), dtypes(w.param.device)):
+            if not fits(rule, w, states.get(w.param), histories.get(w.param), _dtypes(w.param.device, capturable)):
                 return None
         made = Made(rule, work, states, histories, capturable, self.uploads)
         self.made.pop(key, None)
         if len(self.made) >= _KEPT_AT_MOST:
             self.made.pop(next(iter(self.made)))
-        self.made[key] = made
+        if not made.has_first:
+            self.made[key] = made
         return made
 
     def run(self, made: Made, hyper: array[float], overrides: Sequence[Tensor | None]) -> list[Tensor]:
-        """Launch, with the rows of hyper-parameters and their overrides, four a row.
+        """Run, with the rows of hyper-parameters and, on devices, their overrides, four a row.
 
         Where only the filter runs: returns the filtered gradients, in order; the next step writes there anew.
         """
+        for one_pass in made.on_cpu:
+            one_pass(hyper)
         for launch in made.launches:
             rows = self.rows.setdefault(launch.device, Rows(launch.device, self.uploads))
             launch(*rows.tables(hyper, overrides))
@@ -62,7 +65,7 @@ class DeviceSteps:
 
 
 class Made:
-    """Launches, and what must still hold for them to be right: the addresses in their key, and these tensors."""
+    """Passes, and what must still hold for them to be right: the addresses in their key, and these tensors."""
 
     def __init__(
         self, rule: int, work: Sequence[Work], states: Any, histories: Histories, capturable: bool, uploads: Uploads
@@ -71,15 +74,22 @@ class Made:
         window, is_bf16 = (filter.window_size, filter.ring == "bfloat16") if isinstance(filter, MA) else (1, False)
         ring = torch.bfloat16 if is_bf16 else torch.float32
         self.outs = [torch.empty_like(w.param) for w in work] if rule == FILTER_ONLY else []
-        self.launches = []
+        self.launches: list[Launch] = []
+        self.on_cpu: list[CpuPass] = []
+        self.has_first = False  # a momentum buffer begins: the next step is another
         self.params = [w.param for w in work]
         for device, dtype in dict.fromkeys((w.param.device, w.param.dtype) for w in work):
-            entries = array("q")
+            on_device = backend.device_kernels(device) is not None
+            entries, kind = array("q"), FILTERS[type(filter)]
             for i, w in enumerate(work):
                 if (w.param.device, w.param.dtype) == (device, dtype):
-                    slots = slots_of(rule, w, states, histories, on_device=True, capturable=capturable)
+                    slots = slots_of(rule, w, states, histories, on_device=on_device, capturable=capturable)
                     entries.extend(entry(w, slots, self.outs[i] if self.outs else None))
-            self.launches.append(Launch(rule, FILTERS[type(filter)], entries, window, ring, dtype, device, uploads))
+                    self.has_first |= slots.is_first
+            if on_device:
+                self.launches.append(Launch(rule, kind, entries, window, ring, dtype, device, uploads))
+            else:
+                self.on_cpu.append(CpuPass(rule, kind, entries, is_bf16))
         self.dicts = [*states.values(), *histories.values()]
         self.tensors = list(chain.from_iterable(map(dict.values, self.dicts)))
         self.memory = [t.untyped_storage() for t in self.tensors if isinstance(t, Tensor)]  # stays while this does
@@ -94,18 +104,38 @@ class Made:
         )
 
 
+class CpuPass:
+    """The update of CPU fp32 tensors, in the extension."""
+
+    def __init__(self, rule: int, filter: int, entries: array[int], is_bf16: bool) -> None:
+        self.update = backend.load_extension().update
+        self.arguments, self.ring = (rule, filter, entries), int(is_bf16)
+
+    def __call__(self, hyper: array[float]) -> None:
+        self.update(*self.arguments, hyper, 0, torch.get_num_threads(), ring_type=self.ring)
+
+
+def _dtypes(device: torch.device, capturable: bool) -> tuple[torch.dtype, ...]:
+    """Parameters that a kernel takes on a device."""
+    if device.type == "cpu" and backend.device_kernels(device) is None:
+        return (torch.float32,) if backend.extension() is not None and not capturable else ()
+    return dtypes(device)
+
+
 def key_of(
     rule: int, groups: Sequence[dict[str, Any]], settings: Sequence[Setting], params: Sequence[Tensor], capturable: bool
 ) -> tuple[Any, ...]:
-    """What a launch depends on that may differ at the next step, but for state and history: above all, addresses."""
+    """What a pass depends on that may differ at the next step, but for state and history: above all, addresses."""
     grads = list(map(_gradient, params))
     try:
         gradients: tuple[Any, ...] = (*map(Tensor.is_contiguous, grads), *map(_address, grads))
-    except TypeError:  # some have no gradient
-        gradients = tuple(g is not None and (g.is_contiguous(), g.data_ptr()) for g in grads)
+    except (TypeError, RuntimeError):  # some have no gradient, or a sparse one
+        dense = [g is not None and g.layout is torch.strided for g in grads]
+        gradients = tuple(is_dense and (g.is_contiguous(), g.data_ptr()) for g, is_dense in zip(grads, dense))
     filter = next((s.filter for s in settings if s.filter is not None), None)
     per_group = (
         (len(group["params"]), bool(group.get("momentum")), s.filter is None) for group, s in zip(groups, settings)
     )
     ring = (filter.window_size, filter.ring) if isinstance(filter, MA) else None
-    return (rule, capturable, backend.current(), type(filter), ring, *per_group, *map(_address, params), *gradients)
+    engine = backend.current(), backend.extension()
+    return (rule, capturable, *engine, type(filter), ring, *per_group, *map(_address, params), *gradients)
