@@ -141,8 +141,10 @@ def configuration(precision: str, t: int, d_head: int) -> dict[str, int]:
         "BK": min(width, max(16, triton.next_power_of_2(d_head))),
         "num_warps": {16: 1, 32: 4, 64: 8}[rows],
     }
-    if precision == "ieee" and rows == 32:
-        tile["maxnreg"] = 168  # left to itself, ptxas spills a few
+    if precision in ("ieee", "tf32x3") and rows == 64:
+        tile["maxnreg"] = 255  # left to itself, ptxas takes fewer and spills some
+    elif precision == "ieee" and rows == 32:
+        tile["maxnreg"] = 168
     return tile
 
 
