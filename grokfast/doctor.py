@@ -61,8 +61,8 @@ def operations() -> list[tuple[str, str, str]]:
         ("GrokTransformer", "any", "plain PyTorch"),
         ("training a GrokTransformer", "CPU", _transformer()),
     ]
+    rows.append(("ops.attention, ops.linear_cross_entropy", "CPU", "plain PyTorch"))
     fused = "ops.mlp, ops.attention, ops.linear_cross_entropy"
-    rows.append((fused, "CPU", "plain PyTorch" if why else "plain PyTorch; ops.mlp in fp32 with the C++ extension"))
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", i)
         kernels, missing = backend.device_kernels(device), backend.why_no_device_kernels(device)

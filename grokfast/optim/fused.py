@@ -70,17 +70,24 @@ def _run(
     params = [p for group in groups for p in group["params"]]
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    key = key_of(rule, groups, settings, params, capturable)
-    made = passes.again(key, states, histories)
+    has_grad = [p.grad is not None for p in params]
+    key = key_of(rule, groups, settings, params, has_grad, capturable)
+    grads = [
+        p.grad
+        for group, setting in zip(groups, settings)
+        if setting.filter is not None
+        for p in group["params"]
+        if p.grad is not None
+    ]
+    if not grads:
+        return []
+    made = passes.again(key, grads, states, histories)
     if made is None:
-        work = work_of(optimizer, settings)
-        if not work:
-            return []
-        made = passes.make(key, rule, work, states, histories, capturable)
+        made = passes.make(key, rule, work_of(optimizer, settings), states, histories, capturable)
         if made is None:
             return None
     hyper = group_rows(optimizer, [setting.filter for setting in settings])
-    outs = passes.run(made, hyper, _overrides(groups, settings))
+    outs = passes.run(made, grads, hyper, _overrides(groups, settings))
     if rule != FILTER_ONLY:
         torch.autograd.graph.increment_version(made.params)
     return outs

@@ -176,6 +176,25 @@ def test_differentiable_is_left_to_the_inner_step(took):
     assert torch.equal(p, torch.zeros(3))
 
 
+def test_new_gradients_at_every_step_find_what_was_made(took, monkeypatch):
+    """As zero_grad(set_to_none=True) has it; and a transposed one in the place of another is read right."""
+    params = start([(40, 40), (7,)])
+    opt = GrokFast(AdamW(params, lr=1e-2), MA(3))
+    steps(opt, params, n=2)
+    monkeypatch.setattr(type(opt._passes), "make", None)
+    steps(opt, params, n=5, first=2)
+    took("one pass", steps=7)
+    monkeypatch.undo()
+    twin = start([(40, 40), (7,)])
+    other = GrokFast(AdamW(twin, lr=1e-2), MA(3))
+    steps(other, twin, n=7)
+    for some, p in ((opt, params[0]), (other, twin[0])):
+        grad = gradient((40, 40), 99)
+        p.grad = grad.t() if some is opt else grad.t().contiguous()
+        some.step()
+    torch.testing.assert_close(params[0].detach(), twin[0].detach())
+
+
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
 def test_a_parameter_listed_twice_is_left_to_the_inner_step(took):
     (p,) = start([(40_000,)])
