@@ -70,24 +70,21 @@ def _run(
     params = [p for group in groups for p in group["params"]]
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    has_grad = [p.grad is not None for p in params]
-    key = key_of(rule, groups, settings, params, has_grad, capturable)
-    grads = [
-        p.grad
-        for group, setting in zip(groups, settings)
-        if setting.filter is not None
-        for p in group["params"]
-        if p.grad is not None
-    ]
-    if not grads:
+    grads = [p.grad for p in params]
+    key = key_of(rule, groups, settings, params, [g is not None for g in grads], capturable)
+    if any(setting.filter is None for setting in settings):
+        filters = [setting.filter for group, setting in zip(groups, settings) for _ in group["params"]]
+        grads = [g for g, filter in zip(grads, filters) if filter is not None]
+    present = [g for g in grads if g is not None]
+    if not present:
         return []
-    made = passes.again(key, grads, states, histories)
+    made = passes.again(key, present, states, histories)
     if made is None:
         made = passes.make(key, rule, work_of(optimizer, settings), states, histories, capturable)
         if made is None:
             return None
     hyper = group_rows(optimizer, [setting.filter for setting in settings])
-    outs = passes.run(made, grads, hyper, _overrides(groups, settings))
+    outs = passes.run(made, present, hyper, _overrides(groups, settings))
     if rule != FILTER_ONLY:
         torch.autograd.graph.increment_version(made.params)
     return outs
