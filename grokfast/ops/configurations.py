@@ -31,8 +31,7 @@ def choose(
 ) -> dict[str, int]:
     """The tile of a kernel on tensors like `like`: from the table of its GPU, else `own`."""
     table = _on_trial[-1] if _on_trial else _table(like.device)
-    found = table.get(key(kernel, like.dtype, precision, shape, rows)) if table else None
-    return own if found is None else dict(found)
+    return dict(table.get(key(kernel, like.dtype, precision, shape, rows), own)) if table else own
 
 
 def key(kernel: str, dtype: torch.dtype, precision: str, shape: Sequence[int], rows: int) -> str:
