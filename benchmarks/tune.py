@@ -166,7 +166,7 @@ def is_as_good(results: Sequence[Tensor], problem: Problem) -> bool:
 
 
 def seconds_of(problem: Problem, name: str, tile: Tile, timer: Timer) -> float | None:
-    """How long it takes; None where the tile cannot be had, spills or gives wrong results, also on NaN-filled memory."""
+    """How long it takes; None where the tile cannot be had, spills or is wrong. Memory is filled with NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kernels.watched = []
     with configurations.trying({name: tile}):

@@ -63,8 +63,10 @@ def using(name: str) -> Iterator[None]:
 
 
 def extension() -> ModuleType | None:
-    """grokfast._C, or None where it is not built, plain PyTorch is asked for, or torch.compile is tracing."""
-    return None if torch.compiler.is_compiling() or current() == "reference" else _load()[0]
+    """grokfast._C, or None where it is not built, plain PyTorch is asked for, or torch.compile or torch.func works."""
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        return None
+    return None if current() == "reference" else _load()[0]
 
 
 def device_kernels(device: torch.device) -> str | None:

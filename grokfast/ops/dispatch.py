@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,15 @@ def uses_triton(op: str, first: Tensor, backend: str | None, obstacle: str) -> b
     """
     if first.dtype not in KERNEL_DTYPES:
         obstacle = f"they take no {first.dtype}"
+    if not torch.compiler.is_compiling() and _differentiates():
+        obstacle = "they are not for torch.func.grad, vjp or jvp; Tensor.backward and torch.func.vmap are"
     return _uses_triton(op, first.device, backend, backends.current(), obstacle)
+
+
+def _differentiates() -> bool:
+    """Whether a transform of torch.func other than vmap is at work, which torch.library's operations do not take."""
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key().name in ("Grad", "Jvp") for transform in transforms)
 
 
 def _uses_triton(op: str, device: torch.device, backend: str | None, current: str, obstacle: str) -> bool:
@@ -108,6 +117,28 @@ _uses_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @functools.cache
 def _say_once(message: str) -> None:
     warnings.warn(message, stacklevel=5)
+
+
+def fold_vmap(*ops: torch.library.CustomOpDef) -> None:
+    """Let torch.func.vmap fold its axis into the leading one, which all tensors of `ops` have: that of models."""
+    for op in ops:
+        op.register_vmap(functools.partial(_folded, op))
+
+
+def _folded(op: torch.library.CustomOpDef, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    n = info.batch_size
+
+    def fold(value: Any, dim: Any) -> Any:
+        if isinstance(value, (list, tuple)) and any(isinstance(t, Tensor) for t in value):
+            return [fold(*pair) for pair in zip(value, dim)]
+        if not isinstance(value, Tensor):
+            return value
+        return (value.expand(n, *value.shape) if dim is None else value.movedim(dim, 0)).flatten(0, 1)
+
+    results = op(*map(fold, arguments, in_dims))
+    if isinstance(results, Tensor):
+        return results.unflatten(0, (n, len(results) // n)), 0
+    return tuple(t.unflatten(0, (n, len(t) // n)) for t in results), (0,) * len(results)
 
 
 def refuse_second_derivative(op: str, backward: torch.library.CustomOpDef) -> None:

@@ -204,9 +204,9 @@ def test_opcheck(triton):
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
     for with_logits in (False, True):
         torch.library.opcheck(_linear_cross_entropy, (*leaves, target, "stablemax", "ieee", with_logits))
-    rows, _, norm, logits = _linear_cross_entropy(x, weight, target, "cross_entropy", "ieee", True)
+    rows, _, *norm, logits = _linear_cross_entropy(x, weight, target, "cross_entropy", "ieee", True)
     for wanted, of_logits in (([True, True], torch.rand_like(logits)), ([False, True], None)):
-        arguments = (torch.rand_like(rows), of_logits, x, weight, target, norm, "cross_entropy", "ieee", wanted)
+        arguments = (torch.rand_like(rows), of_logits, x, weight, target, *norm, "cross_entropy", "ieee", wanted)
         torch.library.opcheck(_linear_cross_entropy_backward, arguments)
 
 

@@ -105,3 +105,4 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _attention.register_autograd(_differentiate, setup_context=_save)
 dispatch.refuse_second_derivative("attention", _attention_backward)
+dispatch.fold_vmap(_attention, _attention_backward)

@@ -106,6 +106,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _layer_norm.register_autograd(_differentiate, setup_context=_save)
 dispatch.refuse_second_derivative("layer_norm", _layer_norm_backward)
+dispatch.fold_vmap(_layer_norm, _layer_norm_backward)
 
 
 class _LayerNorm(torch.autograd.Function):

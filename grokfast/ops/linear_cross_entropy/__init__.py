@@ -63,7 +63,7 @@ def linear_cross_entropy(
     if dispatch.uses_triton("linear_cross_entropy", x, backend, obstacle):
         tensors = (x, weight, target) if x.ndim == 3 else (x[None], weight[None], target[None])
         precision = dispatch.kernel_precision(x.dtype, precision)
-        rows, right, _, logits = _linear_cross_entropy(*tensors, loss, precision, return_logits)
+        rows, right, _, _, logits = _linear_cross_entropy(*tensors, loss, precision, return_logits)
         rows, right, logits = rows.view(target.shape), right.detach().view(target.shape), logits.view(*target.shape, -1)
     else:
         logits = logits_of(x, weight, precision)
@@ -106,12 +106,12 @@ def _check(x: Tensor, weight: Tensor, target: Tensor, loss: str, reduction: str)
     "grokfast::linear_cross_entropy",
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor target, str loss, str precision, bool with_logits) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _linear_cross_entropy(
     x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_logits: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The kernels: x [E, N, d] -> fp32 loss [E, N], right or not [E, N], for the backward norm [2, E, N], and logits.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The kernels: x [E, N, d] -> fp32 loss, right or not, for the backward largest logit and sum [E, N], and logits.
 
     These are [E, N, V], or [E, N, 0].
     """
@@ -123,25 +123,25 @@ def _linear_cross_entropy(
 @torch.library.custom_op(
     "grokfast::linear_cross_entropy_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor? grad_logits, Tensor x, Tensor weight, Tensor target, Tensor norm, str loss, "
-    "str precision, bool[] wanted) -> (Tensor, Tensor)",
+    schema="(Tensor grad, Tensor? grad_logits, Tensor x, Tensor weight, Tensor target, Tensor largest, "
+    "Tensor total, str loss, str precision, bool[] wanted) -> (Tensor, Tensor)",
 )
 def _linear_cross_entropy_backward(
-    grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, target: Tensor, norm: Tensor,
-    loss: str, precision: str, wanted: list[bool],
+    grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, target: Tensor, largest: Tensor,
+    total: Tensor, loss: str, precision: str, wanted: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of x and weight from those of the rows' losses [E, N] and of the logits; empty where not `wanted`."""
     from grokfast.ops.linear_cross_entropy import kernels
 
-    return kernels.backward(grad, grad_logits, x, weight, target, norm, loss, precision, wanted)
+    return kernels.backward(grad, grad_logits, x, weight, target, largest, total, loss, precision, wanted)
 
 
 @_linear_cross_entropy.register_fake
 def _(x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_logits: bool) -> tuple[Tensor, ...]:
     models, n = target.shape
     classes = weight.shape[1] if with_logits else 0
-    shapes = (models, n), (models, n), (2, models, n), (models, n, classes)
-    return tuple(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    rows = tuple(x.new_empty(models, n, dtype=torch.float32) for _ in range(4))
+    return *rows, x.new_empty(models, n, classes, dtype=torch.float32)
 
 
 @_linear_cross_entropy_backward.register_fake
@@ -152,15 +152,13 @@ def _(grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, *rest
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.loss, ctx.precision, ctx.with_logits = inputs
-    ctx.save_for_backward(*tensors, output[2])
+    ctx.save_for_backward(*tensors, *output[2:4])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    ctx: Any, grad: Tensor | None, _right: Tensor | None, _norm: Tensor | None, grad_logits: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    wanted, norm = list(ctx.needs_input_grad[:2]), ctx.saved_tensors[3]
-    grad = torch.zeros_like(norm[0]) if grad is None else grad
+def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    wanted, grad_logits = list(ctx.needs_input_grad[:2]), others[-1]
+    grad = torch.zeros_like(ctx.saved_tensors[-1]) if grad is None else grad
     grad_logits = grad_logits if ctx.with_logits else None
     grads = _linear_cross_entropy_backward(grad, grad_logits, *ctx.saved_tensors, ctx.loss, ctx.precision, wanted)
     return *(g if needed else None for g, needed in zip(grads, wanted)), None, None, None, None
@@ -168,3 +166,4 @@ def _differentiate(
 
 _linear_cross_entropy.register_autograd(_differentiate, setup_context=_save)
 dispatch.refuse_second_derivative("linear_cross_entropy", _linear_cross_entropy_backward)
+dispatch.fold_vmap(_linear_cross_entropy, _linear_cross_entropy_backward)

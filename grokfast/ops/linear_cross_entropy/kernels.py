@@ -195,41 +195,37 @@ def configuration(kernel: str, precision: str, d: int, classes: int) -> dict[str
 
 def forward(
     x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_logits: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [E, N, d], weight [E, V, d], target [E, N] -> loss [E, N], right [E, N], norm [2, E, N], logits [E, N, V].
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x [E, N, d], weight [E, V, d], target [E, N] -> loss, right, largest logit and sum [E, N], logits [E, N, V].
 
-    All are fp32; without `with_logits` these are empty.
+    All are fp32; without `with_logits` the last is [E, N, 0].
     """
     (n_models, n_rows, d), classes = x.shape, weight.shape[1]
     x, weight, target = adjacent(x), adjacent(weight), target.contiguous()
-    values, right, norm, logits = (
-        torch.empty(shape, dtype=torch.float32, device=x.device)
-        for shape in (
-            (n_models, n_rows),
-            (n_models, n_rows),
-            (2, n_models, n_rows),
-            (n_models, n_rows, classes if with_logits else 0),
-        )
+    values, right, largest, total = (
+        torch.empty(n_models, n_rows, dtype=torch.float32, device=x.device) for _ in range(4)
     )
+    logits = values.new_empty(n_models, n_rows, classes if with_logits else 0)
     tile = _tile("fwd", x, classes, precision)
     launch(
         linear_cross_entropy_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models),
-        x, weight, target, values, right, *norm, logits, n_rows, *x.stride()[:2], *weight.stride()[:2],
+        x, weight, target, values, right, largest, total, logits, n_rows, *x.stride()[:2], *weight.stride()[:2],
         D=d, V=classes, LOSS=loss, PRECISION=precision, LOGITS=with_logits, **tile,
     )  # fmt: skip
-    return values, right, norm, logits
+    return values, right, largest, total, logits
 
 
 def backward(
-    grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, target: Tensor, norm: Tensor,
-    loss: str, precision: str, wanted: list[bool],
+    grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, target: Tensor, largest: Tensor,
+    total: Tensor, loss: str, precision: str, wanted: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of x and weight from those of the rows' losses [E, N] and of logits [E, N, V]; empty if unwanted."""
     (n_models, n_rows, d), classes = x.shape, weight.shape[1]
-    x, weight, grad = adjacent(x), adjacent(weight), grad.contiguous()
-    tensors = grad, x, weight, target.contiguous(), *norm, grad if grad_logits is None else grad_logits.contiguous()
+    x, weight, grad, with_logits = adjacent(x), adjacent(weight), grad.contiguous(), grad_logits is not None
+    grad_logits = grad if grad_logits is None else grad_logits.contiguous()
+    tensors = grad, x, weight, target.contiguous(), largest.contiguous(), total.contiguous(), grad_logits
     strides = *x.stride()[:2], *weight.stride()[:2]
-    constants = {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, "LOGITS": grad_logits is not None}
+    constants = {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, "LOGITS": with_logits}
     grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
     if wanted[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)

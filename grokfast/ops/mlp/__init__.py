@@ -41,6 +41,7 @@ def mlp(
     The kernels take fp32, bf16 and fp16 and d and o up to 512, need no memory for the hidden layer, give the same bits
     for the same input, and are differentiable once. On CPU fp32 tensors (one model, relu or gelu) the C++ extension
     does what is between the products in one pass, differentiable once, too; backend "reference" any number of times.
+    Under torch.func.vmap the kernels take its axis as one of models; torch.func.grad and its kin get plain PyTorch.
     Raises TypeError or ValueError naming the argument.
     """
     _check(x, w_in, b_in, w_out, b_out, activation, skip)
@@ -167,3 +168,4 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _mlp.register_autograd(_differentiate, setup_context=_save)
 dispatch.refuse_second_derivative("mlp", _mlp_backward)
+dispatch.fold_vmap(_mlp, _mlp_backward)

@@ -143,6 +143,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _pair_embed.register_autograd(_differentiate, setup_context=_save)
 dispatch.refuse_second_derivative("pair_embed", _pair_embed_backward)
+dispatch.fold_vmap(_pair_embed, _pair_embed_backward)
 
 
 class _PairEmbed(torch.autograd.Function):
