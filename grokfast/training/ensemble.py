@@ -10,6 +10,7 @@ from torch import Tensor
 from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
+from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.experiment import Experiment
@@ -128,10 +129,43 @@ class Ensemble:
     def _gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses [E] and gradients [E, P] on the rows `chosen` [E, B] of the training set, or on all of it."""
         x, y = self._batch(chosen)
+        if self._is_by_pieces():
+            grad = torch.empty_like(self.flat)
+            grad[:, self.n_parameters :] = 0
+            loss, _ = self._by_pieces(x, y, grad)
+            return loss, grad
         dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
         loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
         grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
         return loss.detach(), self._flatten(grads)
+
+    def _is_by_pieces(self) -> bool:
+        """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
+        config = self.model.config
+        is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
+        return is_shallow and pair_rows.fits(config.activation, self.flat)
+
+    def _by_pieces(self, pairs: Tensor, targets: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] of PairMLPs on rows [E, N, 2]; `grad` [E, P] receives the gradients."""
+        results = []
+        for e, (own, y) in enumerate(zip(pairs, targets)):
+            a, b = own.T.contiguous()
+            grads = None if grad is None else self._pair_weights(grad[e])
+            results.append(
+                pair_rows.gradient(
+                    self._pair_weights(self.flat[e]), grads, a, b, y.contiguous(),
+                    activation=self.model.config.activation, loss=self.loss,
+                )
+            )  # fmt: skip
+        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).unbind(1)
+        return loss, accuracy
+
+    def _pair_weights(self, row: Tensor) -> pair_rows.Weights:
+        """A model's parameters, or their gradients, in its row [P]."""
+        sizes = [p[0].numel() for p in self.model.parameters()]
+        parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
+        by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
+        return pair_rows.Weights(*(by_name.get(name) for name in pair_rows.Weights._fields))  # type: ignore[arg-type]
 
     def _planned_gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same by the plans, model after model, so that only one model's activations are held."""
@@ -186,6 +220,8 @@ class Ensemble:
     def _measure(self, split: str) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E] on the training or the test set."""
         inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
+        if self._is_by_pieces():
+            return self._by_pieces(inputs, targets)
         if not self._is_planned():
             return ops.classify(self.model(inputs), targets, loss=self.loss)
         results = []
