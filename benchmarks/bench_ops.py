@@ -13,7 +13,6 @@ import argparse
 import gc
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,14 @@ def contenders(case: Case, models: int, backward: bool, on_gpu: bool) -> dict[st
     eager = case.step(case.theirs, backward)
     steps = {"eager": eager}
     if on_gpu:
-        steps["eager, tf32"] = in_tf32(eager)
-        for precision in PRECISIONS:
-            ours = partial(case.ours, precision=precision, backend="triton")
-            steps[f"grokfast, {precision}"] = case.step(ours, backward)
+        if case.has_products:
+            steps["eager, tf32"] = in_tf32(eager)
+        ours = {name: case.step(step, backward) for name, step in case.variants(PRECISIONS, backend="triton").items()}
+        steps |= ours
         if models == 1:
             steps["eager in a CUDA graph"] = captured(eager)
-            steps["grokfast, ieee, in a CUDA graph"] = captured(steps["grokfast, ieee"])
+            first = next(iter(ours))
+            steps[f"{first}, in a CUDA graph"] = captured(ours[first])
     else:
         steps["grokfast"] = case.step(case.ours, backward)
     if backward:

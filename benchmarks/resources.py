@@ -31,6 +31,8 @@ MODULES = (
     "grokfast.ops.mlp.kernels",
     "grokfast.ops.linear_cross_entropy.kernels",
     "grokfast.ops.attention.kernels",
+    "grokfast.ops.pair_embed.kernels",
+    "grokfast.ops.layer_norm.kernels",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,13 @@ class Case:
     theirs: Callable[..., Tensor]
     flops: int
     bytes: int
+    has_products: bool = True
+
+    def variants(self, precisions: Sequence[str], **options: Any) -> dict[str, Callable[..., Tensor]]:
+        """Ours by name, in each precision if there are products."""
+        if not self.has_products:
+            return {"grokfast": partial(self.ours, **options)}
+        return {f"grokfast, {name}": partial(self.ours, precision=name, **options) for name in precisions}
 
     def step(self, function: Callable[..., Tensor], backward: bool) -> Callable[[], Any]:
         """`function` on the inputs, and with `backward` the gradients of all of them."""
@@ -75,10 +82,46 @@ def linear_cross_entropy(models: int, device: str) -> Case:
     return Case(tensors, ours, theirs, 2 * tensors[0].numel() * CLASSES, 4 * models * WIDTH * (ROWS + CLASSES))
 
 
+def pair_embed(models: int, device: str) -> Case:
+    tensors = [
+        _random(models, CLASSES, HIDDEN, device=device),
+        _random(models, CLASSES, HIDDEN, device=device),
+        _random(models, HIDDEN, device=device),
+    ]
+    pairs = torch.randint(CLASSES, (1, ROWS, 2), device=device).expand(models, -1, -1)
+    index = ops.PairIndex(pairs, CLASSES, CLASSES)
+    number = torch.arange(models, device=device)[:, None]
+
+    def theirs(w_a: Tensor, w_b: Tensor, bias: Tensor) -> Tensor:
+        return (w_a[number, pairs[..., 0]] + w_b[number, pairs[..., 1]] + bias[:, None]).relu()
+
+    def ours(w_a: Tensor, w_b: Tensor, bias: Tensor, **options: Any) -> Tensor:
+        return ops.pair_embed(w_a, w_b, index, bias, activation="relu", **options)
+
+    numbers = models * ROWS * HIDDEN
+    return Case(tensors, ours, theirs, 3 * numbers, 4 * (numbers + 2 * tensors[0].numel()), has_products=False)
+
+
+def layer_norm(models: int, device: str) -> Case:
+    tensors = [
+        _random(models, ROWS, WIDTH, device=device),
+        _random(models, WIDTH, device=device),
+        _random(models, WIDTH, device=device),
+    ]
+
+    def theirs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * weight[:, None] + bias[:, None]
+
+    numbers = tensors[0].numel()
+    return Case(tensors, ops.layer_norm, theirs, 8 * numbers, 8 * numbers, has_products=False)
+
+
 CASES: dict[str, Callable[[int, str], Case]] = {
     "mlp": mlp,
     "attention": attention,
     "linear_cross_entropy": linear_cross_entropy,
+    "pair_embed": pair_embed,
+    "layer_norm": layer_norm,
 }
 
 
@@ -89,7 +132,7 @@ def measure(models: int, device: str, seconds: float) -> Iterator[tuple[str, str
         case = make(models, device)
         for backward in (False, True):
             ways = {"eager": case.theirs, "torch.compile": torch.compile(case.theirs)}
-            ways |= {f"grokfast, {precision}": partial(case.ours, precision=precision) for precision in precisions}
+            ways |= case.variants(precisions)
             for how, function in ways.items():
                 what = f"ops.{name}, {'forward and backward' if backward else 'forward'}"
                 try:

@@ -205,7 +205,7 @@ def test_bench_compares_every_operation(capsys, monkeypatch):
         monkeypatch.setattr(f"grokfast.bench.{name}", value)
     assert main(["bench", "--seconds", "0.001"]) == 0
     said = capsys.readouterr().out
-    for operation in ("mlp", "attention", "linear_cross_entropy"):
+    for operation in ("mlp", "attention", "linear_cross_entropy", "pair_embed", "layer_norm"):
         assert f"ops.{operation}, forward and backward" in said
     for word in ("eager", "torch.compile", "grokfast, ieee", "1.00 × as fast", "█"):
         assert word in said

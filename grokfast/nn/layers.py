@@ -8,17 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokfast import checks
+from grokfast.nn.ensemble import linear
+from grokfast.nn.stacking import Linears, Stackable, stacked
 from grokfast.ops import attention, mlp
 from grokfast.ops.dispatch import check_options
 from grokfast.ops.mlp.reference import ACTIVATIONS
 
 
-class MLP(nn.Module):
+class MLP(Stackable):
     """y = act(x W₁ᵀ + b₁) W₂ᵀ + b₂, and + x with `residual`: x [..., d_model] -> [..., d_model].
 
     Parameters as in nn.TransformerEncoderLayer: linear1.weight [d_hidden, d_model], linear1.bias [d_hidden],
     linear2.weight [d_model, d_hidden], linear2.bias [d_model], initialised as nn.Linear does. On a GPU both layers are
     one kernel and the hidden one is never in memory; see ops.mlp for activation, precision and backend.
+
+    With `n_models` E every parameter has a leading E, and x [E, ..., d_model] -> [E, ..., d_model]; model e starts as
+    the e-th of E layers made one after the other. `MLP.stack` makes it from E layers, `unstack` gives them back.
     Raises TypeError or ValueError naming the argument.
     """
 
@@ -32,6 +37,7 @@ class MLP(nn.Module):
         residual: bool = False,
         precision: str = "ieee",
         backend: str | None = None,
+        n_models: int | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -40,8 +46,12 @@ class MLP(nn.Module):
             checks.integer(name, value, minimum=1)
         checks.boolean("bias", bias)
         self._set(activation, residual, precision, backend)
-        self.linear1 = nn.Linear(d_model, d_hidden, bias, device, dtype)
-        self.linear2 = nn.Linear(d_hidden, d_model, bias, device, dtype)
+        self.n_models = _n_models(n_models)
+        sizes, kind = ((d_model, d_hidden), (d_hidden, d_model)), {"bias": bias, "device": device, "dtype": dtype}
+        of_models = [[nn.Linear(*size, **kind) for size in sizes] for _ in range(n_models or 1)]
+        self.linear1: nn.Linear | Linears
+        self.linear2: nn.Linear | Linears
+        self.linear1, self.linear2 = of_models[0] if n_models is None else map(Linears, zip(*of_models))
 
     def _set(self, activation: str, residual: bool, precision: str, backend: str | None) -> None:
         self.activation = checks.choice("activation", activation, ACTIVATIONS)
@@ -75,13 +85,17 @@ class MLP(nn.Module):
         return made
 
     def to_linear(self) -> nn.Sequential:
-        """nn.Sequential(linear1, activation, linear2) with the same parameters, without the residual."""
+        """nn.Sequential(linear1, activation, linear2) with the same parameters, without the residual.
+
+        Raises ValueError where there are `n_models`.
+        """
+        self._refuse_many()
         torchs = {"relu": nn.ReLU, "gelu": nn.GELU}
         activation = torchs[self.activation]() if self.activation in torchs else Activation(self.activation)
         return nn.Sequential(self.linear1, activation, self.linear2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] -> [..., d_model]."""
+        """[..., d_model] -> [..., d_model]; [E, ..., d_model] of `n_models`."""
         return mlp(
             x, self.linear1.weight, self.linear1.bias, self.linear2.weight, self.linear2.bias,
             activation=self.activation, skip=x if self.residual else None,
@@ -89,7 +103,8 @@ class MLP(nn.Module):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return f"activation={self.activation!r}, residual={self.residual}, precision={self.precision!r}"
+        settings = f"activation={self.activation!r}, residual={self.residual}, precision={self.precision!r}"
+        return settings if self.n_models is None else f"{settings}, n_models={self.n_models}"
 
 
 class Activation(nn.Module):
@@ -106,6 +121,10 @@ class Activation(nn.Module):
         return self.name
 
 
+def _n_models(value: int | None) -> int | None:
+    return None if value is None else checks.integer("n_models", value, minimum=1)
+
+
 def _activation_name(module: nn.Module) -> str | None:
     if isinstance(module, nn.ReLU):
         return "relu"
@@ -114,7 +133,7 @@ def _activation_name(module: nn.Module) -> str | None:
     return module.name if isinstance(module, Activation) else None
 
 
-class Attention(nn.Module):
+class Attention(Stackable):
     """Self-attention over short sequences: x [B, T, d_model] -> [B, T, d_model].
 
     y = concat(softmax(q_h k_hᵀ / √dh) v_h) W_oᵀ + b_o over the heads h, with dh = d_model / n_heads.
@@ -123,8 +142,13 @@ class Attention(nn.Module):
     v, out_proj.weight [d_model, d_model], out_proj.bias [d_model], and its initialisation; state dicts are
     interchangeable. With `causal` position t sees positions 0..t. On a GPU scores, softmax and their backward are one
     kernel each for T up to 64; see ops.attention for precision, which is that of its products, and backend.
+
+    With `n_models` E every parameter has a leading E, and x [E, ..., T, d_model] -> [E, ..., T, d_model]; see MLP.
     Raises TypeError or ValueError naming the argument.
     """
+
+    in_proj_weight: nn.Parameter
+    in_proj_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -135,6 +159,7 @@ class Attention(nn.Module):
         *,
         precision: str = "ieee",
         backend: str | None = None,
+        n_models: int | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -148,9 +173,14 @@ class Attention(nn.Module):
         check_options(precision, backend)
         self.d_model, self.n_heads, self.causal = d_model, n_heads, causal
         self.precision, self.backend = precision, backend
-        torchs = nn.MultiheadAttention(d_model, n_heads, bias=bias, device=device, dtype=dtype)
-        self.in_proj_weight, self.in_proj_bias = torchs.in_proj_weight, torchs.in_proj_bias
-        self.out_proj: nn.Linear = torchs.out_proj
+        self.n_models = _n_models(n_models)
+        kind = {"bias": bias, "device": device, "dtype": dtype}
+        torchs = [nn.MultiheadAttention(d_model, n_heads, **kind) for _ in range(n_models or 1)]
+        for name in ("in_proj_weight", "in_proj_bias"):
+            of_models = [getattr(layer, name) for layer in torchs]
+            self.register_parameter(name, of_models[0] if n_models is None else stacked(of_models))
+        out = [layer.out_proj for layer in torchs]
+        self.out_proj: nn.Linear | Linears = out[0] if n_models is None else Linears(out)
 
     @classmethod
     def from_multihead(
@@ -168,25 +198,35 @@ class Attention(nn.Module):
             layer.embed_dim, layer.num_heads, causal, layer.in_proj_bias is not None,
             precision=precision, backend=backend, device="meta",
         )  # fmt: skip
-        made.in_proj_weight, made.in_proj_bias, made.out_proj = layer.in_proj_weight, layer.in_proj_bias, layer.out_proj
+        made.register_parameter("in_proj_weight", layer.in_proj_weight)
+        made.in_proj_bias, made.out_proj = layer.in_proj_bias, layer.out_proj
         return made
 
     def to_multihead(self) -> nn.MultiheadAttention:
-        """nn.MultiheadAttention(batch_first=True) with the same parameters; a causal mask is an argument there."""
+        """nn.MultiheadAttention(batch_first=True) with the same parameters; a causal mask is an argument there.
+
+        Raises ValueError where there are `n_models`.
+        """
+        self._refuse_many()
         has_bias = self.in_proj_bias is not None
         made = nn.MultiheadAttention(self.d_model, self.n_heads, bias=has_bias, batch_first=True, device="meta")
-        made.in_proj_weight, made.in_proj_bias = self.in_proj_weight, self.in_proj_bias
+        made.in_proj_weight = self.in_proj_weight
+        made.register_parameter("in_proj_bias", self.in_proj_bias)
         made.out_proj = self.out_proj  # type: ignore[assignment]
         return made
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., T, d_model] -> [..., T, d_model]."""
-        if x.ndim < 2 or x.shape[-1] != self.d_model:
-            raise ValueError(f"x must be [..., T, {self.d_model}], got {tuple(x.shape)}")
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.n_heads, -1))
+        """[..., T, d_model] -> [..., T, d_model]; [E, ..., T, d_model] of `n_models`."""
+        shape = ["..." if self.n_models is None else f"{self.n_models}, ...", "T", self.d_model]
+        right_models = self.n_models is None or (x.ndim > 2 and len(x) == self.n_models)
+        if x.ndim < 2 or x.shape[-1] != self.d_model or not right_models:
+            raise ValueError(f"x must be [{', '.join(map(str, shape))}], got {tuple(x.shape)}")
+        into = F.linear if self.n_models is None else linear
+        qkv = into(x, self.in_proj_weight, self.in_proj_bias).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = (t.transpose(-2, -3) for t in qkv.unbind(-3))  # [..., H, T, dh]
         out = attention(q, k, v, causal=self.causal, precision=self.precision, backend=self.backend)
         return self.out_proj(out.transpose(-2, -3).flatten(-2))
 
     def extra_repr(self) -> str:
-        return f"{self.d_model}, n_heads={self.n_heads}, causal={self.causal}, precision={self.precision!r}"
+        settings = f"{self.d_model}, n_heads={self.n_heads}, causal={self.causal}, precision={self.precision!r}"
+        return settings if self.n_models is None else f"{settings}, n_models={self.n_models}"

@@ -103,9 +103,91 @@ def test_layers_compile_and_copy(make):
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
+MANY = [
+    lambda **o: MLP(12, 20, "gelu", **o),
+    lambda **o: MLP(12, 20, bias=False, residual=True, **o),
+    lambda **o: Attention(12, 3, **o),
+    lambda **o: Attention(12, 3, False, False, **o),
+]
+
+
+@pytest.mark.parametrize("make", MANY)
+def test_many_models_are_as_if_alone(make):
+    torch.manual_seed(0)
+    alone = [make() for _ in range(3)]
+    torch.manual_seed(0)
+    together = make(n_models=3)
+    x = torch.randn(3, 4, 5, 12)
+    out = together(x)
+    out.square().sum().backward()
+    for e, layer in enumerate(alone):
+        y = layer(x[e])
+        torch.testing.assert_close(out[e], y)
+        y.square().sum().backward()
+        for (name, one), many in zip(layer.named_parameters(), together.parameters()):
+            assert many.shape == (3, *one.shape), name
+            assert torch.equal(many[e], one)
+            torch.testing.assert_close(many.grad[e], one.grad)
+    assert [*together.state_dict()] == [*alone[0].state_dict()]
+    assert "n_models=3" in repr(together)
+    torch.testing.assert_close(copy.deepcopy(together)(x), out)
+
+
+@pytest.mark.parametrize("make", MANY)
+def test_stacked_and_unstacked_layers_are_the_same(make):
+    layers = [make().eval() for _ in range(2)]
+    next(layers[0].parameters()).requires_grad_(False)
+    next(layers[1].parameters()).requires_grad_(False)
+    stacked = type(layers[0]).stack(layers)
+    assert not stacked.training
+    assert [p.requires_grad for p in stacked.parameters()] == [p.requires_grad for p in layers[0].parameters()]
+    for layer, again in zip(layers, stacked.unstack()):
+        assert again.extra_repr() == layer.extra_repr()
+        assert again.n_models is None
+        pairs = zip(layer.state_dict().items(), again.state_dict().items())
+        assert all(a == b and torch.equal(s, t) and s is not t for (a, s), (b, t) in pairs)
+    other = type(layers[0]).stack(make() for _ in range(2))
+    other.load_state_dict(stacked.state_dict())
+    x = torch.randn(2, 5, 12)
+    assert torch.equal(other(x), stacked(x))
+
+
+@pytest.mark.parametrize("make", MANY)
+def test_kernels_train_many_models(make):
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer, x = make(n_models=2).to(device), torch.randn(2, 4, 5, 12).to(device)
+    grads = []
+    for name in ("triton", "reference"):
+        layer.backend = name
+        grads.append(torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())))
+    for got, expected in zip(*grads):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: MLP(3, 4, n_models=0), ValueError, "n_models must be at least 1, got 0"),
+        (lambda: Attention(12, 3, n_models=1.5), TypeError, "n_models must be an integer, got 1.5"),
+        (lambda: MLP.stack([]), ValueError, "layers must name at least one"),
+        (lambda: MLP.stack([MLP(3, 4), nn.Linear(3, 4)]), TypeError, r"layers\[1\] must be a MLP, got Linear"),
+        (lambda: MLP.stack([MLP(3, 4), MLP(3, 5)]), ValueError, r"layers\[1\] must have the settings and shapes of"),
+        (lambda: MLP.stack([MLP(3, 4), MLP(3, 4, "gelu")]), ValueError, r"layers\[1\] must have the settings"),
+        (
+            lambda: MLP.stack([MLP(3, 4, n_models=2)]),
+            ValueError,
+            r"layers\[0\] must be of one model, got .* n_models=2",
+        ),
+        (lambda: MLP(3, 4).unstack(), ValueError, "unstack needs a layer with n_models"),
+        (lambda: MLP(3, 4, n_models=2).to_linear(), ValueError, r"has n_models=2: unstack\(\) first"),
+        (lambda: Attention(12, 3, n_models=2).to_multihead(), ValueError, r"has n_models=2: unstack\(\) first"),
+        (lambda: MLP(3, 4, n_models=2)(torch.zeros(5, 3)), ValueError, r"x must be \[2, \.\.\., 3\]"),
+        (
+            lambda: Attention(12, 3, n_models=2)(torch.zeros(3, 5, 12)),
+            ValueError,
+            r"x must be \[2, ..., T, 12\], got \(3, 5, 12\)",
+        ),
         (lambda: MLP(0, 3), ValueError, "d_model must be at least 1, got 0"),
         (lambda: MLP(3, 4.0), TypeError, "d_hidden must be an integer, got 4.0"),
         (lambda: MLP(3, 4, "reul"), ValueError, r"activation must be one of .* \(did you mean 'relu'\?\)"),

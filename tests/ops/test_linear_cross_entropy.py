@@ -1,5 +1,7 @@
 """ops.linear_cross_entropy: the plain path against torch, the kernels (interpreted without a GPU) against fp64."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,7 @@ def test_kernels_are_as_good_as_torch(loss, reduction, precision, triton, judge,
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
-    ("n", "d", "classes"), [(1, 1, 1), (3, 5, 2), (63, 16, 97), (100, 33, 17), (5, 130, 64), (70, 7, 130)]
+    ("n", "d", "classes"), [(1, 1, 1), (3, 5, 2), (63, 16, 97), (100, 33, 17), (21, 130, 64), (70, 7, 130)]
 )
 def test_odd_sizes(n, d, classes, loss, triton, judge, poisoned):
     got, _, exact = compare(inputs(n, d, classes), judge, loss=loss, reduction="none")
@@ -200,23 +202,81 @@ def test_autocast(triton):
 def test_opcheck(triton):
     x, weight, target = (t.detach() for t in inputs(17, 16, 16, models=2))
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    torch.library.opcheck(_linear_cross_entropy, (*leaves, target, "stablemax", "ieee"))
-    rows, _, norm = _linear_cross_entropy(x, weight, target, "cross_entropy", "ieee")
-    for wanted in ([True, True], [False, True]):
-        arguments = (torch.rand_like(rows), x, weight, target, norm, "cross_entropy", "ieee", wanted)
+    for with_logits in (False, True):
+        torch.library.opcheck(_linear_cross_entropy, (*leaves, target, "stablemax", "ieee", with_logits))
+    rows, _, norm, logits = _linear_cross_entropy(x, weight, target, "cross_entropy", "ieee", True)
+    for wanted, of_logits in (([True, True], torch.rand_like(logits)), ([False, True], None)):
+        arguments = (torch.rand_like(rows), of_logits, x, weight, target, norm, "cross_entropy", "ieee", wanted)
         torch.library.opcheck(_linear_cross_entropy_backward, arguments)
+
+
+def with_logits(tensors, wants_loss=True, **options):
+    """Logits, and gradients of x and weight from the logits' and, if wanted, the loss's."""
+    loss, logits = linear_cross_entropy(*tensors, return_logits=True, **options)
+    g = torch.Generator().manual_seed(1)
+    total = (logits * torch.randn(logits.shape, generator=g).to(logits)).sum() + (loss.sum() if wants_loss else 0)
+    return [logits.detach(), *torch.autograd.grad(total, tensors[:2])]
+
+
+@pytest.mark.parametrize("models", [None, 2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_logits_on_request_and_their_gradient(loss, models, triton, judge, poisoned):
+    tensors = inputs(37, 24, 29, models)
+    for options in ({"reduction": "sum"}, {"wants_loss": False}):
+        options |= {"loss": loss}
+        got = with_logits(tensors, backend="triton", **options)
+        by_torch = with_logits(tensors, backend="reference", **options)
+        exact = with_logits(doubled(tensors), backend="reference", **options)
+        torch.testing.assert_close(exact[0], tensors[0].double() @ tensors[1].double().mT)
+        for one, two, truth in zip(got, by_torch, exact):
+            judge(one, two, truth, factor=3)
+    for name in ("triton", "reference", None):
+        loss_alone, accuracy, logits = linear_cross_entropy(
+            *tensors, loss=loss, return_accuracy=True, return_logits=True, backend=name
+        )
+        assert torch.equal(loss_alone, linear_cross_entropy(*tensors, loss=loss, backend=name))
+        assert torch.equal(accuracy, (logits.argmax(-1) == tensors[2]).float().mean(-1))
+        grads = torch.autograd.grad(loss_alone.sum(), tensors[:2])  # logits that nothing depends on
+        expected = torch.autograd.grad(linear_cross_entropy(*tensors, loss=loss, backend=name).sum(), tensors[:2])
+        assert all(map(torch.equal, grads, expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_16_bit_tensors_are_fp32(dtype, triton, judge, poisoned):
+    tensors = inputs(33, 32, 20, dtype=dtype)
+    got, by_torch = (with_logits(tensors, backend=name) for name in ("triton", "reference"))
+    for one, two, truth in zip(got, by_torch, with_logits(doubled(tensors), backend="reference")):
+        assert one.dtype == two.dtype
+        judge(one, two, truth, factor=3)
+    assert got[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("models", [None, 2])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_extension_is_as_good_as_torch(reduction, loss, models, compiled, judge, poisoned, monkeypatch):
+    tensors = [t.detach().cpu().requires_grad_(t.is_floating_point()) for t in inputs(63, 24, 29, models)]
+    options = {"loss": loss, "reduction": reduction}
+    got, by_torch = (run(tensors, backend=name, **options) for name in (None, "reference"))
+    assert torch.equal(got[1], by_torch[1])
+    for i in (0, 2, 3):
+        judge(got[i], by_torch[i], run(doubled(tensors), **options)[i], factor=3)
+    for one, two in zip(with_logits(tensors, **options), with_logits(tensors, **options, backend="reference")):
+        torch.testing.assert_close(one, two)
+    monkeypatch.delattr(sys.modules["grokfast.ops.linear_cross_entropy"], "loss_of")  # the plain path
+    assert torch.equal(run(tensors, **options)[0], got[0])
 
 
 @pytest.mark.parametrize("name", ["triton", "reference", None])
 def test_compiles_into_one_graph(name, triton):
     torch.compiler.reset()
-    options = {"return_accuracy": True, "backend": name}
+    options = {"return_accuracy": True, "return_logits": True, "backend": name}
     compiled = torch.compile(lambda *t: linear_cross_entropy(*t, **options), fullgraph=True, backend="aot_eager")
     tensors = inputs()
     got, expected = compiled(*tensors), linear_cross_entropy(*tensors, **options)
     torch.testing.assert_close(got, expected)
-    for one, two in zip(*(torch.autograd.grad(t[0], tensors[:2]) for t in (got, expected))):
-        torch.testing.assert_close(one, two)
+    for one, two in zip(*(torch.autograd.grad(t[0] + t[2].sum(), tensors[:2]) for t in (got, expected))):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
 def test_nan_is_not_hidden(triton):
@@ -237,7 +297,7 @@ def test_a_target_out_of_range(value, triton):
             with pytest.raises(IndexError, match=rf"^target must be in \[0, 29\), got {value}$"):
                 linear_cross_entropy(x, weight, target, backend=name)
     for loss in LOSSES:  # as on a GPU, where nobody looks
-        rows, right, _ = _linear_cross_entropy(x[None], weight[None], target[None], loss, "ieee")
+        rows, right, *_ = _linear_cross_entropy(x[None], weight[None], target[None], loss, "ieee", False)
         assert rows[0].isnan().nonzero().tolist() == [[7]]
         assert right[0, 7] == 0
         assert torch.autograd.grad(rows.sum(), x)[0].isnan().all(1).nonzero().tolist() == [[7]]
@@ -271,6 +331,7 @@ TARGET = torch.zeros(7, dtype=torch.int64)
         ({"loss": "mes"}, ValueError, r"loss must be one of .*'mes' \(did you mean 'mse'\?\)"),
         ({"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
         ({"return_accuracy": 1}, TypeError, r"return_accuracy must be True or False, got 1 \(int\)"),
+        ({"return_logits": None}, TypeError, r"return_logits must be True or False, got None \(NoneType\)"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
     ],
 )

@@ -1,4 +1,5 @@
 """A linear classifier's loss in Triton: logits exist in tiles of rows by classes, forward and again in the backward.
+Only on request are they written, too, and does the backward take a gradient of theirs.
 
 Of a row the forward keeps its largest logit and its sum of exp(z - largest), s(z) or (z - one-hot)². The gradient of
 the weights is summed over the rows of one split after the other, and over the splits in their order.
@@ -13,7 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.kernels import adjacent, dot, launch, load_tile, load_vector, matmul_nt, n_splits, store_tile
+from grokfast.ops.kernels import (
+    adjacent,
+    dot,
+    launch,
+    load_tile,
+    load_vector,
+    matmul_nt,
+    n_splits,
+    store_tile,
+    sum_splits,
+)
 
 
 @triton.jit
@@ -49,8 +60,9 @@ def _load_row(p_grad, p_target, p_largest, p_total, rows, n_rows, V: tl.constexp
 
 @triton.jit
 def linear_cross_entropy_fwd_kernel(
-    p_x, p_weight, p_target, p_loss, p_right, p_largest, p_total, n_rows, x_model, x_row, weight_model, weight_row,
-    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    p_x, p_weight, p_target, p_loss, p_right, p_largest, p_total, p_logits, n_rows,
+    x_model, x_row, weight_model, weight_row,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr, LOGITS: tl.constexpr,
     BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(1).to(tl.int64)
@@ -66,6 +78,8 @@ def linear_cross_entropy_fwd_kernel(
     for i_class in range(0, V, BV):
         classes = i_class + tl.arange(0, BV)
         z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
+        if LOGITS:
+            store_tile(p_logits + at * V, rows, classes, V, n_rows, V, z)
         is_class = (classes < V)[None, :]
         is_target = classes[None, :] == target[:, None]
         at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
@@ -97,8 +111,9 @@ def linear_cross_entropy_fwd_kernel(
 
 @triton.jit
 def linear_cross_entropy_bwd_x_kernel(
-    p_grad, p_x, p_weight, p_target, p_largest, p_total, p_grad_x, n_rows, x_model, x_row, weight_model, weight_row,
-    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    p_grad, p_x, p_weight, p_target, p_largest, p_total, p_grad_logits, p_grad_x, n_rows,
+    x_model, x_row, weight_model, weight_row,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr, LOGITS: tl.constexpr,
     BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
@@ -114,6 +129,8 @@ def linear_cross_entropy_bwd_x_kernel(
         z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
         is_target = classes[None, :] == target[:, None]
         z = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * grad[:, None]
+        if LOGITS:
+            z += load_tile(p_grad_logits + at * V, rows, classes, V, n_rows, V)
         weight = load_tile(p_weight, classes, columns, weight_row, V, D)  # [BV, BD]
         acc = dot(tl.where((classes < V)[None, :], z, 0.0), weight, acc, PRECISION)
     store_tile(p_grad_x + at * D, rows, columns, D, n_rows, D, acc)
@@ -121,9 +138,9 @@ def linear_cross_entropy_bwd_x_kernel(
 
 @triton.jit
 def linear_cross_entropy_bwd_weight_kernel(
-    p_grad, p_x, p_weight, p_target, p_largest, p_total, p_grad_weight,
+    p_grad, p_x, p_weight, p_target, p_largest, p_total, p_grad_logits, p_grad_weight,
     n_rows, rows_per_split, n_models, x_model, x_row, weight_model, weight_row,
-    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, V: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr, LOGITS: tl.constexpr,
     BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Partials of a split of rows: [splits, E, V, D]."""
@@ -144,6 +161,8 @@ def linear_cross_entropy_bwd_weight_kernel(
         z = matmul_nt(p_weight, classes, weight_row, V, p_x, rows, x_row, left, D, BK, PRECISION)  # [BV, BM]
         is_target = classes[:, None] == target[None, :]
         z = _grad_logits(z, is_target, largest[None, :], total[None, :], V, LOSS) * grad[None, :]
+        if LOGITS:
+            z += tl.trans(load_tile(p_grad_logits + at * V, rows, classes, V, left, V))
         acc = dot(z, load_tile(p_x, rows, columns, x_row, left, D), acc, PRECISION)
         p_x += BM * x_row
         at += BM
@@ -173,31 +192,43 @@ def configuration(kernel: str, precision: str, d: int, classes: int) -> dict[str
     return tile
 
 
-def forward(x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """x [E, N, d], weight [E, V, d], target [E, N] -> loss [E, N], right [E, N], norm [2, E, N]."""
+def forward(
+    x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_logits: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x [E, N, d], weight [E, V, d], target [E, N] -> loss [E, N], right [E, N], norm [2, E, N], logits [E, N, V].
+
+    All are fp32; without `with_logits` these are empty.
+    """
     (n_models, n_rows, d), classes = x.shape, weight.shape[1]
     x, weight, target = adjacent(x), adjacent(weight), target.contiguous()
-    values, right, norm = (
-        torch.empty(*lead, n_models, n_rows, dtype=torch.float32, device=x.device) for lead in ((), (), (2,))
+    values, right, norm, logits = (
+        torch.empty(shape, dtype=torch.float32, device=x.device)
+        for shape in (
+            (n_models, n_rows),
+            (n_models, n_rows),
+            (2, n_models, n_rows),
+            (n_models, n_rows, classes if with_logits else 0),
+        )
     )
     tile = configuration("fwd", precision, d, classes)
     launch(
         linear_cross_entropy_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models),
-        x, weight, target, values, right, *norm, n_rows, *x.stride()[:2], *weight.stride()[:2],
-        D=d, V=classes, LOSS=loss, PRECISION=precision, **tile,
+        x, weight, target, values, right, *norm, logits, n_rows, *x.stride()[:2], *weight.stride()[:2],
+        D=d, V=classes, LOSS=loss, PRECISION=precision, LOGITS=with_logits, **tile,
     )  # fmt: skip
-    return values, right, norm
+    return values, right, norm, logits
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, target: Tensor, norm: Tensor, loss: str, precision: str, wanted: list[bool]
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight from that of the rows' losses [E, N]; empty where not `wanted`."""
+    grad: Tensor, grad_logits: Tensor | None, x: Tensor, weight: Tensor, target: Tensor, norm: Tensor,
+    loss: str, precision: str, wanted: list[bool],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of x and weight from those of the rows' losses [E, N] and of logits [E, N, V]; empty if unwanted."""
     (n_models, n_rows, d), classes = x.shape, weight.shape[1]
-    x, weight = adjacent(x), adjacent(weight)
-    tensors = grad.contiguous(), x, weight, target.contiguous(), *norm
+    x, weight, grad = adjacent(x), adjacent(weight), grad.contiguous()
+    tensors = grad, x, weight, target.contiguous(), *norm, grad if grad_logits is None else grad_logits.contiguous()
     strides = *x.stride()[:2], *weight.stride()[:2]
-    constants = {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision}
+    constants = {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, "LOGITS": grad_logits is not None}
     grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
     if wanted[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -213,18 +244,18 @@ def backward(
             linear_cross_entropy_bwd_weight_kernel, (*tiles, splits * n_models), *tensors, partials,
             n_rows, triton.cdiv(n_rows, splits), n_models, *strides, **constants, **tile,
         )  # fmt: skip
-        grad_weight = partials.sum(0).to(x.dtype)
+        grad_weight = sum_splits(partials, x.dtype)
     return grad_x, grad_weight
 
 
 def shipped() -> list[dict[str, Any]]:
     """Configurations at the usual sizes and at odd ones, for the offline check of registers and spills."""
     strides = ["x_model", "x_row", "weight_model", "weight_row"]
-    backward = ["p_grad", "p_x", "p_weight", "p_target", "p_largest", "p_total"]
+    backward = ["p_grad", "p_x", "p_weight", "p_target", "p_largest", "p_total", "p_grad_logits"]
     kernels = {
         "fwd": (
             linear_cross_entropy_fwd_kernel,
-            ["p_x", "p_weight", "p_target", "p_loss", "p_right", "p_largest", "p_total"],
+            ["p_x", "p_weight", "p_target", "p_loss", "p_right", "p_largest", "p_total", "p_logits"],
             ["n_rows", *strides],
         ),
         "bwd_x": (linear_cross_entropy_bwd_x_kernel, [*backward, "p_grad_x"], ["n_rows", *strides]),
@@ -234,21 +265,22 @@ def shipped() -> list[dict[str, Any]]:
             ["n_rows", "rows_per_split", "n_models", *strides],
         ),
     }
-    sizes = [(128, 113, "cross_entropy", p, "*fp32") for p in ("ieee", "tf32x3", "tf32", "bf16")]
-    sizes += [(128, 113, "cross_entropy", "bf16", "*bf16")]
-    sizes += [(97, 97, "stablemax", p, "*fp32") for p in ("ieee", "tf32")]
+    sizes = [(128, 113, "cross_entropy", p, "*fp32", False) for p in ("ieee", "tf32x3", "tf32", "bf16")]
+    sizes += [(128, 113, "cross_entropy", "bf16", "*bf16", False), (128, 113, "cross_entropy", "ieee", "*fp32", True)]
+    sizes += [(97, 97, "stablemax", p, "*fp32", p == "tf32") for p in ("ieee", "tf32")]
     configs = []
-    for d, classes, loss, precision, kind in sizes:
+    for d, classes, loss, precision, kind, logits in sizes:
         for name, (kernel, tensors, numbers) in kernels.items():
             tile = configuration(name, precision, d, classes)
             warps = tile.pop("num_warps")
             kinds = {"p_x": kind, "p_weight": kind, "p_grad_x": kind, "p_target": "*i64"}
+            what = f"{d}-{classes} {loss}, with logits" if logits else f"{d}-{classes} {loss}"
             configs.append(
                 {
-                    "name": f"linear_cross_entropy {name}, {precision}, {kind[1:]}, {d}-{classes} {loss}",
+                    "name": f"linear_cross_entropy {name}, {precision}, {kind[1:]}, {what}",
                     "kernel": kernel,
                     "signature": {t: kinds.get(t, "*fp32") for t in tensors} | dict.fromkeys(numbers, "i32"),
-                    "constants": {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, **tile},
+                    "constants": {"D": d, "V": classes, "LOSS": loss, "PRECISION": precision, "LOGITS": logits, **tile},
                     "ones": ["n_models"] if d == 128 and "n_models" in numbers else [],
                     "aligned": strides if d == 128 else [],
                     "num_warps": warps,

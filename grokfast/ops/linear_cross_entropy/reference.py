@@ -11,12 +11,14 @@ from grokfast.ops.dispatch import product
 LOSSES = ("cross_entropy", "stablemax", "mse")
 
 
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, target: Tensor, loss: str, precision: str, with_accuracy: bool
-) -> tuple[Tensor, Tensor | None]:
-    """x [..., N, d], weight [..., V, d], target [..., N] -> loss and, if asked, 1 (right) or 0 of rows [..., N]."""
+def logits_of(x: Tensor, weight: Tensor, precision: str) -> Tensor:
+    """x Wᵀ: x [..., N, d], weight [..., V, d] -> [..., N, V], fp32 of 16-bit tensors."""
     logits = product(x, weight.mT, precision)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits  # [..., N, V]
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def loss_of(logits: Tensor, target: Tensor, loss: str, with_accuracy: bool) -> tuple[Tensor, Tensor | None]:
+    """logits [..., N, V], target [..., N] -> loss and, if asked, 1 (right) or 0 of rows [..., N]."""
     is_right = (logits.detach().argmax(-1) == target).to(logits.dtype) if with_accuracy else None
     if loss == "mse":
         return (logits - F.one_hot(target, logits.shape[-1])).square().mean(-1), is_right
