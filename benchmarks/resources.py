@@ -31,6 +31,7 @@ MODULES = (
     "grokfast.ops.mlp.kernels",
     "grokfast.ops.linear_cross_entropy.kernels",
     "grokfast.ops.attention.kernels",
+    "grokfast.training.kernels",
 )
 
 
