@@ -33,6 +33,7 @@ MODULES = (
     "grokfast.ops.attention.kernels",
     "grokfast.ops.pair_embed.kernels",
     "grokfast.ops.layer_norm.kernels",
+    "grokfast.training.kernels",
 )
 
 
