@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grokfast.filters import EMA, MA
 
 if TYPE_CHECKING:
-    from grokfast import nn, ops, optim, tasks
+    from grokfast import analysis, nn, ops, optim, tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore
     from grokfast.training import Experiment, RunResult, train
@@ -25,7 +25,7 @@ _LAZY = {
     "gradfilter_ma": "grokfast.optim",
     "train": "grokfast.training",
 }
-_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "plots")
+_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
 
 __all__ = [
     "EMA",
@@ -35,6 +35,7 @@ __all__ = [
     "GrokFastAdamW",
     "RunResult",
     "RunStore",
+    "analysis",
     "gradfilter_ema",
     "gradfilter_ma",
     "nn",
