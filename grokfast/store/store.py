@@ -187,6 +187,21 @@ class RunStore:
         columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
         return columns | {"step": columns["step"].astype(np.int64)}
 
+    def table(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
+        """A sweep's runs in its order, or all runs, as columns of one length: `pandas.DataFrame(table)` takes it.
+
+        run_id, status, phase, preset (text); every configuration key that differs between the runs, by its dotted name
+        (numbers float64 or int64, text, bool); t_memorize, t_generalize, diverged_at (float64, NaN where it did not
+        happen: censored at `steps`), steps, seconds, collapsed, and the final train_loss, test_loss, train_accuracy,
+        test_accuracy and weight_norm (NaN for runs that have not ended).
+        """
+        raise NotImplementedError
+
+    def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
+        """The curves of all runs of `table(sweep_id)` in one query, long-form: `run` (the row in the table, int64)
+        and the columns of `curves`, run after run."""
+        raise NotImplementedError
+
     def directory(self, run_id: str) -> Path:
         """The directory of the run's files."""
         self._key(run_id)
