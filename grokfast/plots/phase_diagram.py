@@ -11,10 +11,12 @@ import numpy as np
 
 from grokfast.analysis import CellSummary, summarize
 from grokfast.analysis.table import names, order
+from grokfast.store.records import Record
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
 _NEVER = "#E8E8E8"  # not on the colour scale
-_OUTCOME = ("run_id", "status", "phase", "t_memorize", "t_generalize", "steps", "collapsed", "seed")
+_OUTCOME = {*Record._fields, "run_id", "status", "phase", "preset", "t_memorize", "t_generalize", "diverged_at"}
+_OUTCOME |= {"steps", "seconds", "collapsed"}  # columns that say what happened, not what was varied
 _MAX_VALUES = 60  # an axis of more is no grid
 
 
@@ -222,16 +224,11 @@ def _notes(table: Any, cells: Sequence[CellSummary], keys: Sequence[str]) -> lis
     for count, what in ((sum(c.failed for c in cells), "failed"), (sum(c.unfinished for c in cells), "unfinished")):
         if count:
             said.append(f"{count:,} {what} run{'s' if count > 1 else ''} not shown")
-    pooled = [
-        name for name in names(table) if name not in (*keys, *_OUTCOME) and len(order(_hashable(table[name]))) > 1
-    ]
+    varied = [name for name in names(table) if name not in {*keys, *_OUTCOME} and not name.endswith("seed")]
+    pooled = [name for name in varied if len(set(map(str, table[name]))) > 1]
     if pooled:
         said.append(f"cells pool different values of {', '.join(pooled)}")
     return said
-
-
-def _hashable(values: Any) -> list[str]:
-    return [str(value) for value in values]
 
 
 def _label(value: Any) -> str:
