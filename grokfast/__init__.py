@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grokfast.filters import EMA, MA
 
 if TYPE_CHECKING:
-    from grokfast import nn, ops, optim, tasks
+    from grokfast import analysis, nn, ops, optim, tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore
     from grokfast.training import Experiment, RunResult, train
@@ -28,7 +28,7 @@ _LAZY = {
     "sweep": "grokfast.training.sweep",
     "train": "grokfast.training",
 }
-_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "plots")
+_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
 
 __all__ = [
     "EMA",
@@ -39,6 +39,7 @@ __all__ = [
     "RunResult",
     "RunStore",
     "SweepResult",
+    "analysis",
     "gradfilter_ema",
     "gradfilter_ma",
     "nn",
