@@ -178,7 +178,7 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` is the way back."""
-        return _to_plain(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
@@ -214,10 +214,11 @@ def _replace(node: Any, path: list[str], value: Any) -> Any:
     return dataclasses.replace(node, **{name: _replace(getattr(node, name), rest, value) if rest else value})
 
 
-def _to_plain(node: Any) -> Any:
+def to_plain(node: Any) -> Any:
+    """An experiment, a part of one or a value as JSON values."""
     if not dataclasses.is_dataclass(node):
         return list(node) if isinstance(node, tuple) else node
-    plain = {f.name: _to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    plain = {f.name: to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
     return plain if isinstance(node, Experiment) else {"kind": type(node).__name__, **plain}
 
 

@@ -103,31 +103,53 @@ def resume(
     stored = store.get(run_id)
     if stored.status in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
-    experiment = Experiment.from_dict(stored.config)
-    if stored.version != _version():
-        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {_version()}", stacklevel=2)
+    if stored.version != version():
+        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {version()}", stacklevel=2)
+    return go_on([run_id], store, observers=observers, checkpoint_every=checkpoint_every)[0]
+
+
+def go_on(
+    run_ids: Sequence[str],
+    store: RunStore,
+    *,
+    observers: Sequence[Observer] = (),
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> list[RunResult]:
+    """Train runs that the store has, from their checkpoints, to their ends, as an ensemble.
+
+    They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do.
+    """
+    experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
+    check_together(experiments)
     keep_freed_memory()
-    with _engine(experiment), _stop_requests() as stop:
-        ensemble = Ensemble([experiment])
-        run = _Run(number=0, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)
-        last = -1
-        if store.has_checkpoint(run_id):
-            tensors, meta = store.load_checkpoint(run_id)
-            ensemble.restore(0, tensors, int(meta["steps"]))
-            run.seconds_before, last = float(meta["seconds"]), ensemble.steps
-        store.truncate(run_id, last)
-        curves = store.curves(run_id)
-        for row in zip(*(curves[name].tolist() for name in Record._fields)):
-            run.take(Record(*row))
-        store.update(run_id, status="running")
-        return _Loop(ensemble, [run], store, observers, checkpoint_every, stop).run()[0]
+    with _engine(experiments[0]), _stop_requests() as stop:
+        ensemble = Ensemble(experiments)
+        runs = []
+        for i, (run_id, experiment) in enumerate(zip(run_ids, experiments)):
+            run = _Run(number=i, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)
+            tensors, meta = store.load_checkpoint(run_id) if store.has_checkpoint(run_id) else ({}, {})
+            steps = int(meta.get("steps", 0))
+            if i > 0 and steps != ensemble.steps:
+                raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {ensemble.steps}")
+            if tensors:
+                ensemble.restore(i, tensors, steps)
+                run.seconds_before = float(meta["seconds"])
+            store.truncate(run_id, steps if tensors else -1)
+            curves = store.curves(run_id)
+            for row in zip(*(curves[name].tolist() for name in Record._fields)):
+                run.take(Record(*row))
+            store.update(run_id, status="running")
+            runs.append(run)
+        return _Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights).run()
 
 
 def _create(store: RunStore, experiment: Experiment, device: torch.device) -> str:
-    return store.create(experiment.to_dict(), preset=experiment.name, version=_version(), device=str(device))
+    return store.create(experiment.to_dict(), preset=experiment.name, version=version(), device=str(device))
 
 
-def _version() -> str:
+def version() -> str:
+    """What a run's bits depend on, beside its experiment and device."""
     from grokfast import __version__
 
     return f"grokfast {__version__}, torch {torch.__version__}"
@@ -171,8 +193,9 @@ class _Loop:
         observers: Sequence[Observer],
         checkpoint_every: float,
         stop: threading.Event,
+        keep_weights: bool = True,
     ) -> None:
-        self.stop = stop
+        self.stop, self.keep_weights = stop, keep_weights
         self.ensemble, self.runs, self.living = ensemble, runs, list(runs)
         self.store, self.observers, self.checkpoint_every = store, observers, checkpoint_every
         self.begun = self.flushed = self.saved = time.monotonic()
@@ -276,7 +299,8 @@ class _Loop:
         )
         if store is not None and run.run_id is not None:
             self._flush_run(run)
-            store.save_weights(run.run_id, weights)
+            if self.keep_weights:
+                store.save_weights(run.run_id, weights)
             store.update(run.run_id, status=run.result.status, result=run.result.summary())
         for observer in self.observers:
             observer.finished(run.number, run.result)
