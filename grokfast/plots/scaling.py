@@ -27,11 +27,11 @@ def plot_scaling(
     """Draw t_generalize of the runs of `table` (see `analysis.summarize`) against its column `x`; return `path`.
 
     Both axes are logarithmic. A dot is a run, a triangle one that had not generalised when it ended, a cross one that
-    diverged before, both at their last step; a circle is the Kaplan-Meier median of the runs that share `x`, with its 95% interval, an arrow where that has no
-    upper end. `by`, a second column, gives a colour to each of its values. The lines are `fit_power_law` over `over`
-    (default: `x`, and `by` where its values are numbers), which is fitted to all runs, the censored ones as what they
-    are; where the runs do not determine one, the picture says so. Other parameters of the law stand at their geometric
-    means.
+    diverged before, both at their last step; a circle is the Kaplan-Meier median of the runs that share `x`, with its
+    95% interval, an arrow where that has no upper end. `by`, a second column, gives a colour to each of its values. The
+    lines are `fit_power_law` over `over` (default: `x`, and `by` where its values are numbers), which is fitted to all
+    runs, the censored ones as what they are; where the runs do not determine one, the picture says so. Other parameters
+    of the law stand at their geometric means.
 
     Raises ValueError for a column that is not there (with the nearest name), an empty table, values of `x` that are not
     positive, more than seven values of `by`, or `over` without `x`; OSError if the file cannot be written.
@@ -69,7 +69,14 @@ def plot_scaling(
     _axes(axes, x, values)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     axes.set_title(why or _formula(law), fontsize=11, loc="left", color="0.25", parse_math=False)
-    figure.legend(handles=_legend(axes, runs, law is not None), loc="outside lower center", ncols=4, frameon=False, fontsize=11, borderpad=0)
+    figure.legend(
+        handles=_legend(axes, runs, law is not None),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=11,
+        borderpad=0,
+    )
     figure.savefig(path, format="png", dpi=100)
     return Path(path)
 

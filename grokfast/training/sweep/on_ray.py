@@ -80,7 +80,7 @@ class OnRay:
 
 @dataclass
 class _Task:
-    """A group, how often its worker was lost, and the number of this attempt, by which late news of others are known."""
+    """A group, how often its worker was lost, and the number of this attempt: news of others are late."""
 
     group: Group
     deaths: int = 0
