@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+watched: list[Any] | None = None  # a list gets every compiled kernel that is launched
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -169,5 +170,8 @@ def sum_splits(partial: Tensor, dtype: torch.dtype) -> Tensor:
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run a kernel on the device of its first argument, on that device's current stream."""
     device = arguments[0].device
+    options = {"num_stages": 2, "enable_fp_fusion": True, **constants}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[grid](*arguments, num_stages=2, enable_fp_fusion=True, **constants)
+        compiled = kernel[grid](*arguments, **options)
+    if watched is not None:
+        watched.append(compiled)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from grokfast.ops.configurations import choose
 from grokfast.ops.kernels import INTERPRETED, adjacent, dot, launch, store_at
 
 
@@ -153,7 +154,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, precisi
     _, heads, t, d_head = q.shape
     q, k, v = adjacent(q), adjacent(k), adjacent(v)
     out = _like(q)
-    tile = configuration(precision, t, d_head)
+    tile = _tile("fwd", q, precision)
     launch(
         attention_fwd_kernel, _grid(q, tile), q, k, v, out, q.shape[0] * heads, scale, *_strides(q, k, v),
         H=heads, T=t, DH=d_head, CAUSAL=causal, PRECISION=precision, **tile,
@@ -168,7 +169,7 @@ def backward(
     _, heads, t, d_head = q.shape
     grad, q, k, v = (adjacent(x) for x in (grad, q, k, v))
     grads = _like(q), _like(q), _like(q)
-    tile = configuration(precision, t, d_head)
+    tile = _tile("bwd", q, precision)
     launch(
         attention_bwd_kernel, _grid(q, tile), grad, q, k, v, *grads, q.shape[0] * heads, scale,
         *_strides(grad, q, k, v), H=heads, T=t, DH=d_head, CAUSAL=causal, PRECISION=precision, **tile,
@@ -179,6 +180,12 @@ def backward(
 def _like(q: Tensor) -> Tensor:
     batch, heads, t, d_head = q.shape
     return torch.empty(batch, t, heads, d_head, dtype=q.dtype, device=q.device).transpose(1, 2)
+
+
+def _tile(kernel: str, q: Tensor, precision: str) -> dict[str, int]:
+    batch, heads, t, d_head = q.shape
+    own = configuration(precision, t, d_head)
+    return choose(q, f"attention {kernel}", precision, (t, d_head), batch * heads, own)
 
 
 def _grid(q: Tensor, tile: dict[str, int]) -> tuple[int]:

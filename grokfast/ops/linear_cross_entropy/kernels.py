@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from grokfast.ops.configurations import choose
 from grokfast.ops.kernels import (
     adjacent,
     dot,
@@ -210,7 +211,7 @@ def forward(
             (n_models, n_rows, classes if with_logits else 0),
         )
     )
-    tile = configuration("fwd", precision, d, classes)
+    tile = _tile("fwd", x, classes, precision)
     launch(
         linear_cross_entropy_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models),
         x, weight, target, values, right, *norm, logits, n_rows, *x.stride()[:2], *weight.stride()[:2],
@@ -232,11 +233,11 @@ def backward(
     grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
     if wanted[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        tile = configuration("bwd_x", precision, d, classes)
+        tile = _tile("bwd_x", x, classes, precision)
         grid = triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d, tile["BD"]), n_models
         launch(linear_cross_entropy_bwd_x_kernel, grid, *tensors, grad_x, n_rows, *strides, **constants, **tile)
     if wanted[1]:
-        tile = configuration("bwd_weight", precision, d, classes)
+        tile = _tile("bwd_weight", x, classes, precision)
         tiles = triton.cdiv(classes, tile["BV"]), triton.cdiv(d, tile["BD"])
         splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
         partials = torch.empty(splits, n_models, classes, d, dtype=torch.float32, device=x.device)
@@ -246,6 +247,12 @@ def backward(
         )  # fmt: skip
         grad_weight = sum_splits(partials, x.dtype)
     return grad_x, grad_weight
+
+
+def _tile(kernel: str, x: Tensor, classes: int, precision: str) -> dict[str, int]:
+    n_models, n_rows, d = x.shape
+    own = configuration(kernel, precision, d, classes)
+    return choose(x, f"linear_cross_entropy {kernel}", precision, (d, classes), n_models * n_rows, own)
 
 
 def shipped() -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from grokfast.ops.configurations import choose
 from grokfast.ops.kernels import (
     activate,
     adjacent,
@@ -26,6 +27,7 @@ from grokfast.ops.kernels import (
     n_splits,
     slope,
     store_tile,
+    sum_splits,
 )
 
 
@@ -167,7 +169,7 @@ def forward(
     (n_models, n_rows, d_in), (_, d_out, hidden) = x.shape, w_out.shape
     x, w_in, w_out = adjacent(x), w_in.contiguous(), w_out.contiguous()
     y = torch.empty(n_models, n_rows, d_out, dtype=x.dtype, device=x.device)
-    tile = configuration("fwd", precision, d_in, hidden, d_out)
+    tile = _tile("fwd", x, w_out, precision)
     launch(
         mlp_fwd_kernel,
         (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d_out, tile["BD"]), n_models),
@@ -194,13 +196,13 @@ def backward(
     grad_x, grad_w_in, grad_b_in, grad_w_out = (x.new_empty(0) for _ in range(4))
     if wanted[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        tile = configuration("bwd_data", precision, d_in, hidden, d_out)
+        tile = _tile("bwd_data", x, w_out, precision)
         grid = triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d_in, tile["BD"]), n_models
         launch(mlp_bwd_data_kernel, grid, *tensors, grad_x, n_rows, *strides, RESIDUAL=residual, **constants, **tile)
     for name, is_wanted, width in (("bwd_w_in", wanted[1], d_in), ("bwd_w_out", wanted[2], d_out)):
         if not is_wanted:
             continue
-        tile = configuration(name, precision, d_in, hidden, d_out)
+        tile = _tile(name, x, w_out, precision)
         tiles = triton.cdiv(hidden, tile["BH"]), triton.cdiv(width, tile["BD"])
         splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
         of_w = torch.empty(splits, n_models, hidden, width, dtype=torch.float32, device=x.device)
@@ -211,11 +213,17 @@ def backward(
             n_rows, rows_per_split, n_models, *strides, INPUT=name == "bwd_w_in", **constants, **tile,
         )  # fmt: skip
         if name == "bwd_w_in":
-            grad_w_in = of_w.sum(0).to(x.dtype)
-            grad_b_in = grad_b_in if b_in is None else of_b.sum(0).to(x.dtype)
+            grad_w_in = sum_splits(of_w, x.dtype)
+            grad_b_in = grad_b_in if b_in is None else sum_splits(of_b, x.dtype)
         else:
-            grad_w_out = of_w.sum(0).mT.contiguous().to(x.dtype)
+            grad_w_out = sum_splits(of_w, x.dtype).mT.contiguous()
     return grad_x, grad_w_in, grad_b_in, grad_w_out
+
+
+def _tile(kernel: str, x: Tensor, w_out: Tensor, precision: str) -> dict[str, int]:
+    (n_models, n_rows, d_in), (_, d_out, hidden) = x.shape, w_out.shape
+    own = configuration(kernel, precision, d_in, hidden, d_out)
+    return choose(x, f"mlp {kernel}", precision, (d_in, hidden, d_out), n_models * n_rows, own)
 
 
 def _or(bias: Tensor | None, other: Tensor) -> Tensor:
