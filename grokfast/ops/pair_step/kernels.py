@@ -83,30 +83,32 @@ def _hidden(
 
 
 @triton.jit
-def _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count):
-    """Sum a model's tiles: loss, a mean over `count`, and right answers."""
-    loss, right = tl.zeros([128], tl.float32), tl.zeros([128], tl.int32)
-    for i in range(0, n_tiles, 128):
-        at = i + tl.arange(0, 128)
-        loss += tl.load(p_loss_parts + i_model * n_tiles + at, mask=at < n_tiles, other=0)
-        right += tl.load(p_right_parts + i_model * n_tiles + at, mask=at < n_tiles, other=0)
+def _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count):
+    """Sum a model's rows: loss, a mean over `count`, and right answers."""
+    loss, right = tl.zeros([512], tl.float32), tl.zeros([512], tl.int32)
+    p_losses += i_model * n_batch
+    p_right += i_model * n_batch
+    for i in range(0, n_batch, 512):
+        at = i + tl.arange(0, 512)
+        loss += tl.load(p_losses + at, mask=at < n_batch, other=0)
+        right += tl.load(p_right + at, mask=at < n_batch, other=0)
     tl.store(p_loss + i_model, tl.sum(loss, 0) / count)
     tl.store(p_correct + i_model, tl.sum(right, 0))
 
 
 @triton.jit
 def rows_kernel(
-    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_loss_parts, p_right_parts,
-    n_rows, n_batch, rows_model,
+    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_losses, p_right,
+    n_rows, n_batch,
     W_A: tl.constexpr, W_B: tl.constexpr, B_IN: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     N_FLAT: tl.constexpr, H: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
     ACTIVATION: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr, BATCH: tl.constexpr, GRAD: tl.constexpr,
     BM: tl.constexpr, BH: tl.constexpr, VP: tl.constexpr,
 ):  # fmt: skip
-    """Loss and right answers of a tile of rows and, with GRAD, the gradient of its logits [E, n_batch, VS]."""
+    """Losses and right answers of a tile of rows and, with GRAD, the gradient of its logits [E, n_batch, VS]."""
     i_tile, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_flat += i_model * N_FLAT
-    p_rows += i_model * rows_model
+    p_rows += i_model * 3 * n_rows
     p_batch += i_model * n_batch
     limit = tl.load(p_limits + i_model)
     at = i_tile * BM + tl.arange(0, BM)
@@ -136,9 +138,8 @@ def rows_kernel(
         error = tl.where(is_class, z - one_hot, 0.0)
         loss = tl.sum(error * error, 1) / V
         grad = error * (2 / V)
-    i_part = i_model * tl.num_programs(0) + i_tile
-    tl.store(p_loss_parts + i_part, tl.sum(tl.where(exists, loss, 0.0), 0))
-    tl.store(p_right_parts + i_part, tl.sum((exists & (first == target)).to(tl.int32), 0))
+    tl.store(p_losses + i_model * n_batch + at, tl.where(exists, loss, 0.0), mask=at < n_batch)
+    tl.store(p_right + i_model * n_batch + at, (exists & (first == target)).to(tl.int32), mask=at < n_batch)
     if GRAD:
         share = tl.where(exists, 1 / _count(p_batch, n_batch, limit, BATCH), 0.0)
         grad = tl.where(exists[:, None] & is_class, grad * share[:, None], 0.0)
@@ -147,11 +148,11 @@ def rows_kernel(
 
 
 @triton.jit
-def totals_kernel(p_limits, p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles):
+def totals_kernel(p_limits, p_losses, p_right, p_loss, p_correct, n_batch):
     """What `rows_kernel` found, without a gradient: a program per model."""
     i_model = tl.program_id(0).to(tl.int64)
     count = tl.maximum(tl.load(p_limits + i_model), 1).to(tl.float32)
-    _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count)
+    _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count)
 
 
 @triton.jit
@@ -257,8 +258,8 @@ def _of_classifier(
 
 @triton.jit
 def gradient_kernel(
-    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_loss_parts, p_right_parts, p_grad, p_loss, p_correct,
-    n_rows, n_batch, rows_model, n_tiles, rows_per_chunk,
+    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_losses, p_right, p_grad, p_loss, p_correct,
+    n_rows, n_batch, rows_per_chunk,
     W_A: tl.constexpr, W_B: tl.constexpr, B_IN: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     N_PARAMETERS: tl.constexpr, N_FLAT: tl.constexpr,
     P: tl.constexpr, H: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
@@ -272,7 +273,7 @@ def gradient_kernel(
     """
     i_program, i_split, i_model = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p_flat += i_model * N_FLAT
-    p_rows += i_model * rows_model
+    p_rows += i_model * 3 * n_rows
     p_batch += i_model * n_batch
     p_grad_logits += i_model * n_batch * VS
     p_grad += (i_split.to(tl.int64) * tl.num_programs(2) + i_model) * N_FLAT
@@ -298,7 +299,7 @@ def gradient_kernel(
         tl.store(p_grad + padding, tl.zeros([16], tl.float32), mask=padding < N_FLAT)
         if i_split == 0:
             count = _count(p_batch, n_batch, limit, BATCH)
-            _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count)
+            _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count)
 
 
 @triton.jit
