@@ -16,8 +16,7 @@ from grokfast.nn.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops import layer_norm, linear_cross_entropy, mlp, pair_embed
 from grokfast.ops.dispatch import check_options
-from grokfast.ops.gathered_attention.ensemble import gathered_heads, obstacle
-from grokfast.ops.linear import linear
+from grokfast.ops.gathered_attention.ensemble import ensemble_attention, obstacle
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH
 from grokfast.ops.linear_cross_entropy.reference import LOSSES
 from grokfast.ops.read_rows import read_rows
@@ -30,6 +29,7 @@ class TransformerStep:
         model: says names, shapes and sizes; its parameters are not read.
         tokens: [E, N, T] int64, the data set of each model, on the device of the step.
         targets: [E, N] int64.
+        n_rows: how many of the N rows each model has, the first ones; None: all.
         loss: "cross_entropy", "stablemax" or "mse", as in ops.linear_cross_entropy; the mean over rows.
         precision: of matrix products, as in ops.mlp.
         backend: None, "triton" or "reference", as in ops.mlp.
@@ -45,6 +45,7 @@ class TransformerStep:
         tokens: Tensor,
         targets: Tensor,
         *,
+        n_rows: Sequence[int] | None = None,
         loss: str = "cross_entropy",
         precision: str = "ieee",
         backend: str | None = None,
@@ -67,11 +68,17 @@ class TransformerStep:
         if low < 0 or high >= model.n_outputs:
             raise ValueError(f"targets must be in [0, {model.n_outputs}), got {low if low < 0 else high}")
         self.targets, self.n_outputs = targets.contiguous(), model.n_outputs
+        n_rows = [tokens.shape[1]] * len(tokens) if n_rows is None else list(n_rows)
+        if len(n_rows) != len(tokens):
+            raise ValueError(f"n_rows must be one number for each of {len(tokens)} models, got {len(n_rows)}")
+        for e, n in enumerate(n_rows):
+            checks.integer(f"n_rows[{e}]", n, minimum=1, maximum=tokens.shape[1])
+        self.n_rows = torch.tensor(n_rows, device=tokens.device)
         self.shapes = {name: p.shape[1:] for name, p in model.named_parameters()}
         self.n_parameters = sum(shape.numel() for shape in self.shapes.values())
         self._sinusoids = None if self.config.positions == "learned" else model.positions.to(tokens.device)
         self._weights: dict[str, Tensor] = {}
-        self._shares: dict[int, Tensor] = {}
+        self._every: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def fits(
@@ -95,29 +102,32 @@ class TransformerStep:
         """The step of these models only, each with the same tables, so that its kernels have the same shapes."""
         kept = copy.copy(self)
         kept.plan, kept.targets = self.plan.keep(models), self.targets[list(models)]
-        kept._weights, kept._shares = {}, {}
+        kept.n_rows = self.n_rows[list(models)]
+        kept._weights, kept._every = {}, None
         return kept
 
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, batch: Tensor | None = None) -> None:
         """Write the gradient [E, P'] of each model's loss [E], and how many rows each has right, correct [E].
 
-        On the rows `batch` [E, B] int64 of each data set, on the device and not checked, or on all. Columns of `grad`
-        from P on are left alone. To be called once before it is captured: what is made once per B is made then.
+        On the rows `batch` [E, B] int64 of each data set, on the device and not checked, of which -1 is none and not
+        in the mean; or on all. Columns of `grad` from P on are set to 0. To be called once before it is captured: what
+        is made once per B is made then.
         Raises ValueError where a shape does not fit.
         """
         self._check(flat, grad, loss, correct)
         weights = self._leaves(flat)
-        values, right = self._rows(weights, batch)
-        share = self._share(values)
+        counts, share = self._shares(batch, flat.dtype)
+        values, right = self._rows(weights, None if batch is None else batch.clamp(min=0))
         grads = torch.autograd.grad(values, list(weights.values()), share)
-        torch._foreach_copy_(self._split(grad), list(grads))
-        self._sum_up(values.detach(), right, loss, correct)
+        padding = grad[:, self.n_parameters :]
+        torch._foreach_copy_([*self._split(grad), padding], [*grads, torch.zeros_like(padding)])
+        self._sum_up(values.detach(), right, counts, share, loss, correct)
 
     @torch.no_grad()
     def measure(self, flat: Tensor, loss: Tensor, correct: Tensor) -> None:
         """Write each model's loss [E] on its whole data set, and how many rows it has right, correct [E]."""
         self._check(flat, None, loss, correct)
-        self._sum_up(*self._rows(self._leaves(flat), None), loss, correct)
+        self._sum_up(*self._rows(self._leaves(flat), None), *self._shares(None, flat.dtype), loss, correct)
 
     def _check(self, flat: Tensor, grad: Tensor | None, loss: Tensor, correct: Tensor) -> None:
         n_models, device = self.n_models, self.targets.device
@@ -148,11 +158,16 @@ class TransformerStep:
             views = [own.detach() for own in self._weights.values()]
         return {name: view.requires_grad_() for name, view in zip(self.shapes, views)}
 
-    def _share(self, values: Tensor) -> Tensor:
-        """Of each row's loss in the mean, [E, B]."""
-        if values.shape[1] not in self._shares:
-            self._shares[values.shape[1]] = torch.full_like(values.detach(), 1 / values.shape[1])
-        return self._shares[values.shape[1]]
+    def _shares(self, batch: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of each row [E, B] whether it counts, 1 or 0, and its share in the mean."""
+        if batch is not None:
+            counts = (batch >= 0).to(dtype)
+            return counts, counts / counts.sum(1, keepdim=True).clamp(min=1)
+        if self._every is None or self._every[0].dtype != dtype:
+            rows = torch.arange(self.targets.shape[1], device=self.targets.device)
+            counts = (rows < self.n_rows[:, None]).to(dtype)
+            self._every = counts, counts / self.n_rows[:, None]
+        return self._every
 
     def _rows(self, weights: Mapping[str, Tensor], batch: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss of each row [E, B], and 1 where it is right, else 0."""
@@ -166,9 +181,10 @@ class TransformerStep:
         assert isinstance(values, tuple)
         return values
 
-    def _sum_up(self, values: Tensor, right: Tensor, loss: Tensor, correct: Tensor) -> None:
-        torch.mean(values, 1, dtype=loss.dtype, out=loss)
-        torch.sum(right, 1, dtype=correct.dtype, out=correct)
+    @staticmethod
+    def _sum_up(values: Tensor, right: Tensor, counts: Tensor, share: Tensor, loss: Tensor, correct: Tensor) -> None:
+        torch.sum(values * share, 1, dtype=loss.dtype, out=loss)
+        torch.sum(right * counts, 1, dtype=correct.dtype, out=correct)
 
     def _last_rows(self, weights: Mapping[str, Tensor], rows: EnsembleRows) -> Tensor:
         """What the unembedding reads: [E, B, d]."""
@@ -189,10 +205,10 @@ class TransformerStep:
         if norm == "replace":
             x = self._norm(x, w, "ln1")
         inner = self._norm(x, w, "ln1") if norm == "pre" else x
-        qkv = linear(inner, w["w_qkv"], w.get("b_qkv"), precision=precision, backend=backend)
-        heads = gathered_heads(qkv, rows.keys, rows.own, n_heads=config.n_heads, backend=backend)
-        skip, own = (x, rows.own) if config.residual else (None, None)
-        y = linear(heads, w["w_o"], w.get("b_o"), skip=skip, own=own, precision=precision, backend=backend)
+        y = ensemble_attention(
+            inner, w["w_qkv"], w.get("b_qkv"), w["w_o"], w.get("b_o"), rows.keys, rows.own, n_heads=config.n_heads,
+            skip=x if config.residual else None, precision=precision, backend=backend,
+        )  # fmt: skip
         if norm == "post":
             y = self._norm(y, w, "ln1")
         inner = self._norm(y, w, "ln2") if norm in ("pre", "replace") else y

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grokfast.ops.kernels import launch
 from grokfast.ops.read_rows import CHUNK, EnsembleIndex
-from grokfast.ops.read_rows.kernels import chunk_of, strides, sum_chunks, sum_readers, tensors
+from grokfast.ops.read_rows.kernels import chunk_of, strides, sum_chunks, tensors
 from grokfast.ops.read_rows.kernels import configuration as readers_configuration
 
 
@@ -68,7 +68,7 @@ def gathered_attention_fwd_kernel(
 @triton.jit
 def gathered_attention_bwd_rows_kernel(
     p_grad, p_out, p_norm, p_qkv, p_keys, p_own, p_grad_q, p_weights, p_grad_scores,
-    n_rows, table_model, keys_model, own_model, grad_q_model, grad_q_row, scale,
+    n_rows, table_model, keys_model, own_model, scale,
     H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -101,26 +101,29 @@ def gathered_attention_bwd_rows_kernel(
         at_weight = ((i_model * n_rows + rows)[:, None] * S + slots[None, :]) * H + head
         tl.store(p_weights + at_weight, weights, mask=mask)
         tl.store(p_grad_scores + at_weight, grad_scores, mask=mask)
-    p_grad_q += i_model * grad_q_model + head * DH
     mask = exists[:, None] & (columns < DH)[None, :]
-    tl.store(p_grad_q + rows[:, None] * grad_q_row + columns[None, :], acc, mask=mask)
+    tl.store(p_grad_q + (at_row * DH)[:, None] + columns[None, :], acc, mask=mask)
 
 
 @triton.jit
-def gathered_attention_bwd_keys_kernel(
-    p_grad, p_qkv, p_own, p_weights, p_grad_scores, p_start, p_items, p_slots, p_partial,
+def gathered_attention_bwd_table_kernel(
+    p_grad, p_qkv, p_own, p_weights, p_grad_scores, p_grad_q, p_grad_y, p_start, p_items, p_slots, p_partial,
     n_rows, n_slots, table_model, own_model, start_model, items_model, slots_model,
-    H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr,
+    H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr, SKIP: tl.constexpr,
     CHUNK: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """What a chunk of the readers of a row gives to its key and value, some columns of them: [E, slots, 2, H DH]."""
+    """What a chunk of a row's readers gives to its query, key, value and, if SKIP, itself: [E, slots, 3 or 4, H DH].
+
+    A row is always among its own keys, so the readers of its key and value are those of its query, too.
+    """
     i_slot, i_model = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     row, begin, end = chunk_of(p_start, p_slots, i_slot, i_model, start_model, slots_model, CHUNK)
     if row >= 0:
         columns = tl.program_id(1) * BD + tl.arange(0, BD)
         is_column = columns < H * DH
         heads = columns // DH
-        of_key, of_value = tl.zeros([BM, BD], tl.float32), tl.zeros([BM, BD], tl.float32)
+        of_query, of_key = tl.zeros([BM, BD], tl.float32), tl.zeros([BM, BD], tl.float32)
+        of_value, of_row = tl.zeros([BM, BD], tl.float32), tl.zeros([BM, BD], tl.float32)
         p_qkv += i_model * table_model
         for i in range(0, CHUNK, BM):
             places = begin + i + tl.arange(0, BM)
@@ -131,14 +134,20 @@ def gathered_attention_bwd_keys_kernel(
             at_weight = (i_model * n_rows * S + item)[:, None] * H + heads[None, :]
             at_row = (i_model * n_rows + reader)[:, None] * (H * DH) + columns[None, :]
             weights = tl.load(p_weights + at_weight, mask=mask, other=0)
-            of_value += weights * tl.load(p_grad + at_row, mask=mask, other=0).to(tl.float32)
+            of_value += weights * tl.load(p_grad + at_row, mask=mask, other=0)
             own = tl.load(p_own + i_model * own_model + reader, mask=exists, other=0) if OWN else reader
             grad_scores = tl.load(p_grad_scores + at_weight, mask=mask, other=0)
-            q = tl.load(p_qkv + own[:, None] * (3 * H * DH) + columns[None, :], mask=mask, other=0).to(tl.float32)
-            of_key += grad_scores * q
-        p_partial += (i_model * n_slots + i_slot) * (2 * H * DH)
-        tl.store(p_partial + columns, tl.sum(of_key, 0), mask=is_column)
-        tl.store(p_partial + H * DH + columns, tl.sum(of_value, 0), mask=is_column)
+            of_key += grad_scores * tl.load(p_qkv + own[:, None] * (3 * H * DH) + columns[None, :], mask=mask, other=0)
+            mask &= (own == row)[:, None]
+            of_query += tl.load(p_grad_q + at_row, mask=mask, other=0)
+            if SKIP:
+                of_row += tl.load(p_grad_y + at_row, mask=mask, other=0)
+        p_partial += (i_model * n_slots + i_slot) * ((4 if SKIP else 3) * H * DH)
+        tl.store(p_partial + columns, tl.sum(of_query, 0), mask=is_column)
+        tl.store(p_partial + H * DH + columns, tl.sum(of_key, 0), mask=is_column)
+        tl.store(p_partial + 2 * H * DH + columns, tl.sum(of_value, 0), mask=is_column)
+        if SKIP:
+            tl.store(p_partial + 3 * H * DH + columns, tl.sum(of_row, 0), mask=is_column)
 
 
 def configuration(seq_len: int, d_head: int) -> dict[str, int]:
@@ -162,32 +171,35 @@ def forward(qkv: Tensor, keys: EnsembleIndex, own: EnsembleIndex | None, n_heads
 
 
 def backward(
-    grad: Tensor, out: Tensor, norm: Tensor, qkv: Tensor, keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int
-) -> Tensor:
-    """The gradient of qkv [E, K, 3d] from that of out [E, R, d], contiguous."""
-    (n_models, n_rows, seq_len), d = keys.shape, qkv.shape[2] // 3
-    grad_qkv = torch.empty_like(qkv)
-    grad_q = grad_qkv[..., :d] if own is None else torch.empty_like(out)
+    grad: Tensor, grad_y: Tensor | None, out: Tensor, norm: Tensor, qkv: Tensor,
+    keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int,
+) -> Tensor:  # fmt: skip
+    """The gradient of qkv [E, K, 3d] from that of out [E, R, d].
+
+    With grad_y [E, R, d], of a sum with the rows themselves, its sums over who has which row follow: [E, K, 4d].
+    """
+    (n_models, n_rows, seq_len), (_, n_table, width) = keys.shape, qkv.shape
+    d = width // 3
+    grad_q = torch.empty_like(out)
     weights, grad_scores = qkv.new_empty(2, n_models, n_rows, seq_len, n_heads)
     sizes = {"H": n_heads, "DH": d // n_heads, "S": seq_len, "OWN": own is not None}
     tile = configuration(seq_len, d // n_heads)
     launch(
         gathered_attention_bwd_rows_kernel, (triton.cdiv(n_rows, tile["BR"]), n_heads, n_models),
         grad, out, norm, qkv, keys.index, _index(own, keys), grad_q, weights, grad_scores,
-        n_rows, qkv.stride(0), keys.index.stride(0), _stride(own), grad_q.stride(0), grad_q.stride(1),
-        1 / math.sqrt(d // n_heads), **sizes, **tile,
+        n_rows, qkv.stride(0), keys.index.stride(0), _stride(own), 1 / math.sqrt(d // n_heads), **sizes, **tile,
     )  # fmt: skip
     readers, tile = keys.readers, readers_configuration("readers", d)
-    n_slots = readers.slots.shape[1]
-    partial = qkv.new_empty(n_models, n_slots, 2 * d)
+    n_slots, n_parts = readers.slots.shape[1], 3 if grad_y is None else 4
+    partial = qkv.new_empty(n_models, n_slots, n_parts * d)
     launch(
-        gathered_attention_bwd_keys_kernel, (n_slots, triton.cdiv(d, tile["BD"]), n_models),
-        grad, qkv, _index(own, keys), weights, grad_scores, *tensors(readers), partial,
-        n_rows, n_slots, qkv.stride(0), _stride(own), *strides(readers), CHUNK=CHUNK, **sizes, **tile,
+        gathered_attention_bwd_table_kernel, (n_slots, triton.cdiv(d, tile["BD"]), n_models),
+        grad, qkv, _index(own, keys), weights, grad_scores, grad_q, grad if grad_y is None else grad_y,
+        *tensors(readers), partial, n_rows, n_slots, qkv.stride(0), _stride(own), *strides(readers),
+        SKIP=grad_y is not None, CHUNK=CHUNK, **sizes, **tile,
     )  # fmt: skip
-    sum_chunks(partial, readers, grad_qkv[..., d:])
-    if own is not None:
-        sum_readers(grad_q, own.readers, grad_qkv[..., :d])
+    grad_qkv = qkv.new_empty(n_models, n_table, n_parts * d)
+    sum_chunks(partial, readers, grad_qkv)
     return grad_qkv
 
 
@@ -203,23 +215,23 @@ def _stride(own: EnsembleIndex | None) -> int:
 def shipped() -> list[dict[str, Any]]:
     """Configurations at the sizes of the recipes and at odd ones, for the offline check of registers and spills."""
     rows = ["p_grad", "p_out", "p_norm", "p_qkv", "p_keys", "p_own", "p_grad_q", "p_weights", "p_grad_scores"]
-    readers = ["p_grad", "p_qkv", "p_own", "p_weights", "p_grad_scores", "p_start", "p_items", "p_slots", "p_partial"]
-    tables = ["table_model", "keys_model", "own_model"]
+    table = ["p_grad", "p_qkv", "p_own", "p_weights", "p_grad_scores", "p_grad_q", "p_grad_y"]
+    readers, tables = ["p_start", "p_items", "p_slots"], ["table_model", "keys_model", "own_model"]
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
         "fwd": (gathered_attention_fwd_kernel, ["p_qkv", "p_keys", "p_own", "p_out", "p_norm"], ["n_rows", *tables]),
-        "bwd rows": (gathered_attention_bwd_rows_kernel, rows, ["n_rows", *tables, "grad_q_model", "grad_q_row"]),
-        "bwd keys": (
-            gathered_attention_bwd_keys_kernel,
-            readers,
+        "bwd rows": (gathered_attention_bwd_rows_kernel, rows, ["n_rows", *tables]),
+        "bwd table": (
+            gathered_attention_bwd_table_kernel,
+            [*table, *readers, "p_partial"],
             ["n_rows", "n_slots", "table_model", "own_model", "start_model", "items_model", "slots_model"],
         ),
     }
-    whole = ("p_keys", "p_own", "p_start", "p_items", "p_slots")
+    whole = ("p_keys", "p_own", *readers)
     configs: list[dict[str, Any]] = []
     for heads, d_head, seq_len, has_own in ((4, 32, 3, True), (4, 32, 4, False), (3, 24, 64, True), (1, 512, 5, True)):
-        known = {"H": heads, "DH": d_head, "S": seq_len, "OWN": has_own, "CHUNK": CHUNK}
+        known = {"H": heads, "DH": d_head, "S": seq_len, "OWN": has_own, "CHUNK": CHUNK, "SKIP": True}
         for name, (kernel, tensors_, numbers) in kernels.items():
-            is_rows = name != "bwd keys"
+            is_rows = name != "bwd table"
             tile = configuration(seq_len, d_head) if is_rows else readers_configuration("readers", heads * d_head)
             warps = tile.pop("num_warps")
             signature = {t: "*i64" if t in whole else "*fp32" for t in tensors_} | dict.fromkeys(numbers, "i32")
@@ -229,7 +241,7 @@ def shipped() -> list[dict[str, Any]]:
                     "kernel": kernel,
                     "signature": signature | ({"scale": "fp32"} if is_rows else {}),
                     "constants": {k: v for k, v in known.items() if k in kernel.arg_names} | tile,
-                    "aligned": [n for n in ("table_model", "grad_q_model", "grad_q_row") if n in numbers],
+                    "aligned": ["table_model"] if heads * d_head % 16 == 0 else [],
                     "num_warps": warps,
                 }
             )

@@ -53,10 +53,11 @@ def linear_fwd_kernel(
 
 @triton.jit
 def linear_bwd_x_kernel(
-    p_grad, p_weight, p_grad_x, n_rows, grad_model, grad_row,
-    D_IN: tl.constexpr, D_OUT: tl.constexpr, PRECISION: tl.constexpr,
+    p_grad, p_weight, p_skip, p_grad_x, n_rows, grad_model, grad_row, skip_model, skip_row,
+    D_IN: tl.constexpr, D_OUT: tl.constexpr, SKIP: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
+    """grad_x = grad weight + skip."""
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
     p_grad += i_model * grad_model + i_row * grad_row
     p_grad_x += (i_model * n_rows + i_row) * D_IN
@@ -65,6 +66,9 @@ def linear_bwd_x_kernel(
     grad_x = matmul_nn(
         p_grad, rows, grad_row, n_rows, p_weight + i_model * D_IN * D_OUT, columns, D_IN, D_IN, D_OUT, BK, PRECISION
     )
+    if SKIP:
+        p_skip += i_model * skip_model + i_row * skip_row
+        grad_x += load_tile(p_skip, rows, columns, skip_row, n_rows, D_IN)
     store_tile(p_grad_x, rows, columns, D_IN, n_rows, D_IN, grad_x)
 
 
@@ -111,7 +115,7 @@ def configuration(kernel: str, precision: str, d_in: int, d_out: int) -> dict[st
         name: min(size, max(16, triton.next_power_of_2(limits[name]))) if name in limits else size
         for name, size in sizes.items()
     }
-    return {**fitted, "num_warps": 4}
+    return {**fitted, "num_warps": 8 if precision == "ieee" else 4}
 
 
 def forward(
@@ -134,34 +138,37 @@ def forward(
     return y
 
 
-def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, precision: str, wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias, None where not `wanted`; a bias's comes with that of the weights only."""
-    (n_models, n_rows, d_in), d_out = x.shape, weight.shape[1]
-    grad, x, weight = adjacent(grad), adjacent(x), weight.contiguous()
-    constants = {"D_IN": d_in, "D_OUT": d_out, "PRECISION": precision}
-    grad_x, grad_w, grad_b = None, None, None
-    if wanted[0]:
-        grad_x = torch.empty(n_models, n_rows, d_in, dtype=torch.float32, device=x.device)
-        tile = configuration("bwd_x", precision, d_in, d_out)
-        launch(
-            linear_bwd_x_kernel, (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d_in, tile["BN"]), n_models),
-            grad, weight, grad_x, n_rows, *grad.stride()[:2], **constants, **tile,
-        )  # fmt: skip
-    if wanted[1]:
-        tile = configuration("bwd_weight", precision, d_in, d_out)
-        tiles = triton.cdiv(d_out, tile["BO"]), triton.cdiv(d_in, tile["BN"])
-        splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
-        of_w = torch.empty(splits, n_models, d_out, d_in, dtype=torch.float32, device=x.device)
-        of_b = torch.empty(splits, n_models, d_out, dtype=torch.float32, device=x.device)
-        launch(
-            linear_bwd_weight_kernel, (*tiles, splits * n_models),
-            grad, x, of_w, of_b, n_rows, triton.cdiv(n_rows, splits), n_models, *grad.stride()[:2], *x.stride()[:2],
-            BIAS=wanted[2], **constants, **tile,
-        )  # fmt: skip
-        grad_w, grad_b = (of_w[0], of_b[0]) if splits == 1 else (of_w.sum(0), of_b.sum(0) if wanted[2] else None)
-    return grad_x, grad_w, grad_b if wanted[2] else None
+def backward_x(grad: Tensor, weight: Tensor, skip: Tensor | None, precision: str) -> Tensor:
+    """grad [E, N, o] times weight [E, o, d], plus skip [E, N, d]."""
+    (n_models, n_rows, d_out), d_in = grad.shape, weight.shape[2]
+    grad, weight = adjacent(grad), weight.contiguous()
+    grad_x = torch.empty(n_models, n_rows, d_in, dtype=torch.float32, device=grad.device)
+    tile = configuration("bwd_x", precision, d_in, d_out)
+    launch(
+        linear_bwd_x_kernel, (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d_in, tile["BN"]), n_models),
+        grad, weight, grad if skip is None else skip, grad_x, n_rows, *grad.stride()[:2],
+        *((0, 0) if skip is None else skip.stride()[:2]),
+        D_IN=d_in, D_OUT=d_out, SKIP=skip is not None, PRECISION=precision, **tile,
+    )  # fmt: skip
+    return grad_x
+
+
+def backward_weight(grad: Tensor, x: Tensor, with_bias: bool, precision: str) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the weights [E, o, d] and of the bias [E, o] from grad [E, N, o] and x [E, N, d]."""
+    (n_models, n_rows, d_in), d_out = x.shape, grad.shape[2]
+    grad, x = adjacent(grad), adjacent(x)
+    tile = configuration("bwd_weight", precision, d_in, d_out)
+    tiles = triton.cdiv(d_out, tile["BO"]), triton.cdiv(d_in, tile["BN"])
+    splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
+    of_w = torch.empty(splits, n_models, d_out, d_in, dtype=torch.float32, device=x.device)
+    of_b = torch.empty(splits, n_models, d_out, dtype=torch.float32, device=x.device)
+    launch(
+        linear_bwd_weight_kernel, (*tiles, splits * n_models),
+        grad, x, of_w, of_b, n_rows, triton.cdiv(n_rows, splits), n_models, *grad.stride()[:2], *x.stride()[:2],
+        D_IN=d_in, D_OUT=d_out, BIAS=with_bias, PRECISION=precision, **tile,
+    )  # fmt: skip
+    sums = (of_w[0], of_b[0]) if splits == 1 else (of_w.sum(0), of_b.sum(0) if with_bias else of_b)
+    return sums[0], sums[1] if with_bias else None
 
 
 def shipped() -> list[dict[str, Any]]:
@@ -172,28 +179,33 @@ def shipped() -> list[dict[str, Any]]:
             ["p_x", "p_weight", "p_bias", "p_skip", "p_own", "p_y"],
             ["n_rows", "x_model", "x_row", "skip_model", "skip_row", "own_model"],
         ),
-        "bwd_x": (linear_bwd_x_kernel, ["p_grad", "p_weight", "p_grad_x"], ["n_rows", "grad_model", "grad_row"]),
+        "bwd_x": (
+            linear_bwd_x_kernel,
+            ["p_grad", "p_weight", "p_skip", "p_grad_x"],
+            ["n_rows", "grad_model", "grad_row", "skip_model", "skip_row"],
+        ),
         "bwd_weight": (
             linear_bwd_weight_kernel,
             ["p_grad", "p_x", "p_grad_w", "p_grad_b"],
             ["n_rows", "rows_per_split", "n_models", "grad_model", "grad_row", "x_model", "x_row"],
         ),
     }
-    sizes = [(128, 384, p) for p in ("ieee", "tf32x3", "tf32", "bf16")] + [(100, 100, "ieee"), (128, 128, "tf32")]
+    sizes = [(128, 384, p, False) for p in ("ieee", "tf32x3", "tf32", "bf16")]
+    sizes += [(128, 128, "tf32", True), (100, 100, "ieee", False), (100, 100, "ieee", True)]
     configs: list[dict[str, Any]] = []
-    for d_in, d_out, precision in sizes:
+    for d_in, d_out, precision, with_skip in sizes:
         for name, (kernel, tensors, numbers) in kernels.items():
             tile = configuration(name, precision, d_in, d_out)
             warps = tile.pop("num_warps")
             known = {
-                "D_IN": d_in, "D_OUT": d_out, "PRECISION": precision, "BIAS": True, "SKIP": d_in == d_out,
-                "OWN": d_in == d_out,
+                "D_IN": d_in, "D_OUT": d_out, "PRECISION": precision, "BIAS": True, "SKIP": with_skip,
+                "OWN": with_skip,
             }  # fmt: skip
             signature = {t: "*i64" if t == "p_own" else "*fp32" for t in tensors} | dict.fromkeys(numbers, "i32")
             strides = [n for n in numbers if n.endswith(("_model", "_row"))]
             configs.append(
                 {
-                    "name": f"linear {name}, {precision}, {d_in}-{d_out}",
+                    "name": f"linear {name}, {precision}, {d_in}-{d_out}{', skip' if with_skip else ''}",
                     "kernel": kernel,
                     "signature": signature,
                     "constants": {k: v for k, v in known.items() if k in kernel.arg_names} | tile,
