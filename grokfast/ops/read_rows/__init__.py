@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from grokfast.ops import dispatch, rows
 
+LOOK = 1 << 24  # comparisons of rows with entries of an index up to which looking for readers beats sorting them
 CHUNK = 32  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
 
 
@@ -49,7 +50,7 @@ class EnsembleIndex:
 
     @functools.cached_property
     def readers(self) -> Readers:
-        """Made once; in a CUDA graph that makes the index, made there."""
+        """Made once; of an index that is made in a CUDA graph, there."""
         own = self.index[:1] if self.index.stride(0) == 0 else self.index
         readers = group_readers(own.flatten(1), self.n_rows)
         return Readers(*(t.expand(len(self.index), -1) for t in (readers.start, readers.items, readers.slots)))
@@ -96,7 +97,16 @@ def sum_readers(x: Tensor, index: EnsembleIndex) -> Tensor:
 
 
 def group_readers(index: Tensor, n_rows: int) -> Readers:
-    """The readers of an index [E, M] with -1 for none, by operations of fixed shapes."""
+    """The readers of an index [E, M] with -1 for none, for the kernels, by operations of fixed shapes."""
+    if index.shape[1] * n_rows > LOOK:
+        return sort_readers(index, n_rows)
+    from grokfast.ops.read_rows import kernels
+
+    return kernels.group_readers(index, n_rows)
+
+
+def sort_readers(index: Tensor, n_rows: int) -> Readers:
+    """The same in plain PyTorch, a dozen and more launches on a GPU."""
     n_models, size = index.shape
     start, items = rows.group_readers(index, n_rows)
     first = slot(start, torch.arange(n_rows + 1, device=index.device))  # [E, n_rows + 1]
@@ -104,8 +114,9 @@ def group_readers(index: Tensor, n_rows: int) -> Readers:
     row = torch.searchsorted(first[:, 1:].contiguous(), places, right=True).clamp(
         max=n_rows - 1
     )  # whose slot it may be
-    begin = start.gather(1, row) + (places - first.gather(1, row)) * CHUNK
-    return Readers(start, items, torch.where(begin < start.gather(1, row + 1), row, -1))
+    chunk = places - first.gather(1, row)
+    is_used = (chunk >= 0) & (start.gather(1, row) + chunk * CHUNK < start.gather(1, row + 1))
+    return Readers(start, items, torch.where(is_used, row, -1))
 
 
 def slot(start: Tensor, row: Tensor) -> Tensor:

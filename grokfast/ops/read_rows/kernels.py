@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows import CHUNK, Readers
+from grokfast.ops.read_rows import CHUNK, Readers, n_slots
 
 
 @triton.jit
@@ -22,6 +22,41 @@ def chunk_of(p_start, p_slots, i_slot, i_model, start_model, slots_model, CHUNK:
     end = tl.load(p_start + i_model * start_model + place + 1)
     begin = start + (i_slot - (start // CHUNK + place)) * CHUNK
     return row, begin, tl.minimum(begin + CHUNK, end)
+
+
+@triton.jit
+def group_readers_kernel(
+    p_index, p_start, p_items, p_slots, size, n_rows, n_slots, index_model,
+    CHUNK: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """Some rows' readers: counts what comes before and what is theirs, and then writes it where it belongs."""
+    rows, i_model = tl.program_id(0) * BK + tl.arange(0, BK), tl.program_id(1).to(tl.int64)
+    p_index += i_model * index_model
+    before, count = tl.zeros([BK], tl.int32), tl.zeros([BK], tl.int32)
+    for i in range(0, size, BM):
+        places = i + tl.arange(0, BM)
+        index = tl.load(p_index + places, mask=places < size, other=-1)[None, :]
+        before += tl.sum(((index >= 0) & (index < rows[:, None])).to(tl.int32), 1)
+        count += tl.sum((index == rows[:, None]).to(tl.int32), 1)
+    tl.store(p_start + i_model * (n_rows + 1) + rows, before.to(tl.int64), mask=rows <= n_rows)
+    is_row = rows < n_rows
+    first = before // CHUNK + rows
+    last = (before + count) // CHUNK + rows + 1  # of the slots that are its own, used or not
+    last = tl.where(rows == n_rows - 1, n_slots, last)
+    end = first + (count + CHUNK - 1) // CHUNK
+    for i in range(0, tl.max(tl.where(is_row, last - first, 0), 0), 16):
+        slots = first[:, None] + i + tl.arange(0, 16)[None, :]
+        value = tl.where(slots < end[:, None], rows[:, None], -1)
+        mask = (slots < last[:, None]) & is_row[:, None]
+        tl.store(p_slots + i_model * n_slots + slots, value.to(tl.int64), mask=mask)
+    for i in range(0, size, BM):
+        places = i + tl.arange(0, BM)
+        index = tl.load(p_index + places, mask=places < size, other=-1)[None, :]
+        is_reader = (index == rows[:, None]) & is_row[:, None]
+        at = before[:, None] + tl.cumsum(is_reader.to(tl.int32), 1) - 1
+        items = tl.broadcast_to(places.to(tl.int64)[None, :], [BK, BM])
+        tl.store(p_items + i_model * size + at, items, mask=is_reader)
+        before += tl.sum(is_reader.to(tl.int32), 1)
 
 
 @triton.jit
@@ -64,10 +99,25 @@ def sum_chunks_kernel(
     tl.store(p_out + i_model * out_model + i_row * out_row + columns, tl.sum(acc, 0), mask=columns < D)
 
 
-def configuration(kernel: str, d: int) -> dict[str, int]:
-    """Readers or chunks BM and columns BD of a tile, warps; none of these spills. kernel: "readers" or "chunks"."""
+def configuration(kernel: str, d: int = 1) -> dict[str, int]:
+    """Rows BK, readers or chunks BM, columns BD of a tile, warps; none spills. kernel: "group", "readers", "chunks"."""
+    if kernel == "group":
+        return {"BK": 4, "BM": 1024, "num_warps": 4}
     columns = min(128, max(16, triton.next_power_of_2(d)))
     return {"BM": 8, "BD": columns, "num_warps": 4} if kernel == "readers" else {"BM": 4, "BD": columns, "num_warps": 1}
+
+
+def group_readers(index: Tensor, n_rows: int) -> Readers:
+    """The readers of an index [E, M] with -1 for none, each looked for by its row."""
+    index = index.contiguous()
+    n_models, size = index.shape
+    start, items, slots = (index.new_empty(n_models, n) for n in (n_rows + 1, size, n_slots(size, n_rows)))
+    tile = configuration("group")
+    launch(
+        group_readers_kernel, (triton.cdiv(n_rows + 1, tile["BK"]), n_models),
+        index, start, items, slots, size, n_rows, slots.shape[1], index.stride(0), CHUNK=CHUNK, **tile,
+    )  # fmt: skip
+    return Readers(start, items, slots)
 
 
 def sum_readers(x: Tensor, readers: Readers, out: Tensor) -> Tensor:
@@ -106,6 +156,11 @@ def shipped() -> list[dict[str, Any]]:
     """Configurations at a usual size and at odd ones, for the offline check of registers and spills."""
     readers, numbers = ["p_start", "p_items", "p_slots"], ["n_slots", "start_model"]
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
+        "group": (
+            group_readers_kernel,
+            ["p_index", *readers],
+            ["size", "n_rows", "n_slots", "index_model"],
+        ),
         "readers": (
             sum_readers_kernel,
             ["p_x", *readers, "p_partial"],
@@ -114,19 +169,21 @@ def shipped() -> list[dict[str, Any]]:
         "chunks": (sum_chunks_kernel, ["p_partial", "p_start", "p_out"], [*numbers, "out_model", "out_row"]),
     }
     configs: list[dict[str, Any]] = []
-    for d in (128, 256, 7):
-        for name, (kernel, pointers, integers) in kernels.items():
-            tile = configuration(name, d)
-            warps = tile.pop("num_warps")
-            signature = {p: "*i64" if p in readers else "*fp32" for p in pointers} | dict.fromkeys(integers, "i32")
-            configs.append(
-                {
-                    "name": f"read_rows, sum of {name}, {d}",
-                    "kernel": kernel,
-                    "signature": signature,
-                    "constants": {"D": d, "CHUNK": CHUNK, **tile},
-                    "aligned": [n for n in ("out_model", "out_row") if n in integers and d % 16 == 0],
-                    "num_warps": warps,
-                }
-            )
+    for name, d in [("group", 0), *((name, d) for d in (128, 256, 7) for name in ("readers", "chunks"))]:
+        kernel, pointers, integers = kernels[name]
+        tile = configuration(name, d)
+        warps = tile.pop("num_warps")
+        signature = {p: "*i64" if p in ("p_index", *readers) else "*fp32" for p in pointers} | dict.fromkeys(
+            integers, "i32"
+        )
+        configs.append(
+            {
+                "name": f"read_rows {name}, {d}" if d else f"read_rows {name}",
+                "kernel": kernel,
+                "signature": signature,
+                "constants": {"CHUNK": CHUNK, **tile, **({"D": d} if d else {})},
+                "aligned": [n for n in ("out_model", "out_row") if n in integers and d % 16 == 0],
+                "num_warps": warps,
+            }
+        )
     return configs
