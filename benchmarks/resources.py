@@ -36,6 +36,9 @@ MODULES = (
     "grokfast.ops.attention.kernels",
     "grokfast.ops.pair_embed.kernels",
     "grokfast.ops.layer_norm.kernels",
+    "grokfast.ops.gathered_attention.kernels",
+    "grokfast.ops.linear.kernels",
+    "grokfast.ops.read_rows.kernels",
     "grokfast.training.kernels",
     "grokfast.ops.pair_step.launches",
 )
@@ -97,8 +100,11 @@ def main() -> int:
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
         rows = list(workers.map(_row, *zip(*places), chunksize=4))
         # Where less memory is shared, those are in danger that need most of it elsewhere.
-        everywhere = [(row["shared_bytes"], *place) for row, (*place, _) in zip(rows[: len(configs)], places)
-                      if "capabilities" not in configs[tuple(place)]]  # fmt: skip
+        everywhere = [
+            (row["shared_bytes"], *place)
+            for row, (*place, capability) in zip(rows, places)
+            if capability == args.capability[0] and "capabilities" not in configs[tuple(place)]
+        ]
         few = [(*place, capability) for capability in args.also for _, *place in sorted(everywhere)[-HUNGRIEST:]]
         rows += workers.map(_row, *zip(*few)) if few else []
     for row in rows:
