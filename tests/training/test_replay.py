@@ -141,7 +141,7 @@ def test_runs_that_end_at_different_times_end_as_alone(replayed, change):
     together = train(experiments, observers=[sizes])
     assert [r.status for r in together].count("diverged") == 1
     assert len({r.steps for r in together}) > 2
-    assert len(sizes.seen) > 2
+    assert len(sizes.seen) >= 2
     for result, experiment in zip(together, experiments):
         alone = train(experiment)
         same_result(result, alone)
