@@ -32,6 +32,11 @@ MODULES = (
     "grokfast.ops.linear_cross_entropy.kernels",
     "grokfast.ops.attention.kernels",
     "grokfast.training.kernels",
+    "grokfast.ops.pair_embed.kernels",
+    "grokfast.ops.layer_norm.kernels",
+    "grokfast.ops.gathered_attention.kernels",
+    "grokfast.ops.linear.kernels",
+    "grokfast.ops.read_rows.kernels",
 )
 
 

@@ -62,7 +62,7 @@ def operations() -> list[tuple[str, str, str]]:
         ("training a GrokTransformer", "CPU", _transformer()),
     ]
     rows.append(("ops.attention, ops.linear_cross_entropy", "CPU", "plain PyTorch"))
-    fused = "ops.mlp, ops.attention, ops.linear_cross_entropy"
+    fused = "ops.mlp, ops.attention, ops.linear_cross_entropy, ops.pair_embed, ops.layer_norm"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", i)
         kernels, missing = backend.device_kernels(device), backend.why_no_device_kernels(device)

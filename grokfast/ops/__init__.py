@@ -7,9 +7,10 @@ from grokfast.ops.layer_norm import layer_norm
 from grokfast.ops.linear_cross_entropy import linear_cross_entropy
 from grokfast.ops.mlp import mlp
 from grokfast.ops.pair_embed import pair_embed
-from grokfast.ops.rows import RowIndex
+from grokfast.ops.rows import PairIndex, RowIndex
 
 __all__ = [
+    "PairIndex",
     "RowIndex",
     "attention",
     "classify",

@@ -19,6 +19,11 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def check_options(precision: str, backend: str | None) -> None:
     """Raise ValueError unless both are known."""
     checks.choice("precision", precision, PRECISIONS)
+    check_backend(backend)
+
+
+def check_backend(backend: str | None) -> None:
+    """Raise ValueError unless it is known."""
     if backend is not None:
         checks.choice("backend", backend, ("reference", "triton"))
 
@@ -43,9 +48,9 @@ def check_tensor(name: str, t: Tensor, shape: Sequence[int | str], like: Tensor)
         raise ValueError(f"{name} must be on {like.device} as the first argument is, got {t.device}")
 
 
-def check_models(name: str, x: Tensor, weight_name: str, weight: Tensor) -> list[int]:
-    """[E] where `weight` has three axes, else []; raise ValueError unless `x` has that leading axis, too."""
-    if not isinstance(weight, Tensor) or weight.ndim != 3:
+def check_models(name: str, x: Tensor, weight_name: str, weight: Tensor, of_model: int = 2) -> list[int]:
+    """[E] where `weight` has one axis more than a model's, else []; raise ValueError unless `x` has E in front, too."""
+    if not isinstance(weight, Tensor) or weight.ndim != of_model + 1:
         return []
     if x.ndim < 3 or len(x) != len(weight):
         sizes = f"[{len(weight)}, ..., {weight.shape[-1]}] as {weight_name} is {tuple(weight.shape)}"

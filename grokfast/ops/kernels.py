@@ -1,4 +1,4 @@
-"""What the Triton kernels of all operations share: products at a chosen precision, tiles of matrices, a launch.
+"""What the Triton kernels of all operations share: products at a chosen precision, activations, tiles, a launch.
 
 Matrices have adjacent columns; whatever lies outside of one reads as zero and is not written. Sums are in fp32. Offsets
 within a tile are of 32 bits, so kernels move the pointer to their first row, which costs fewer registers.
@@ -40,6 +40,41 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
     else:
         acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
     return acc
+
+
+@triton.jit
+def activate(z, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "gelu":
+        a = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476))
+    elif ACTIVATION == "square":
+        a = z * z
+    elif ACTIVATION == "squared_relu":
+        a = tl.where(z < 0, 0.0, z * z)  # NaN stays NaN
+    elif ACTIVATION == "relu":
+        a = tl.where(z < 0, 0.0, z)
+    elif ACTIVATION == "abs":
+        a = tl.abs(z)
+    else:
+        a = z
+    return a
+
+
+@triton.jit
+def slope(z, ACTIVATION: tl.constexpr):
+    """The derivative of `activate`."""
+    if ACTIVATION == "gelu":
+        s = 0.5 * (1 + tl.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    elif ACTIVATION == "square":
+        s = 2 * z
+    elif ACTIVATION == "squared_relu":
+        s = tl.where(z < 0, 0.0, 2 * z)
+    elif ACTIVATION == "relu":
+        s = tl.where(z <= 0, 0.0, 1.0)
+    elif ACTIVATION == "abs":
+        s = tl.where(z < 0, -1.0, tl.where(z > 0, 1.0, 0.0))
+    else:
+        s = tl.full(z.shape, 1.0, tl.float32)
+    return s
 
 
 @triton.jit
@@ -121,9 +156,14 @@ def adjacent(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def n_splits(n_rows: int, n_models: int, tiles: int) -> int:
+def n_splits(n_rows: int, n_models: int, tiles: int, at_least: int = 64) -> int:
     """Into how many parts the rows go for the gradients of weights: enough to fill a GPU, of 64 rows at least."""
-    return max(1, min(-(-n_rows // 64), 512 // (tiles * n_models)))
+    return max(1, min(-(-n_rows // at_least), 512 // (tiles * n_models)))
+
+
+def sum_splits(partial: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of fp32 partials over their first axis, in order."""
+    return (partial[0] if len(partial) == 1 else partial.sum(0)).to(dtype)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -57,13 +57,60 @@ class RowIndex:
     def readers(self) -> tuple[Tensor, Tensor]:
         """start [n_rows + 1], items: flat positions in `index` grouped by row, items[start[k] : start[k + 1]] read k.
 
-        In increasing order within a group: sums over them have one order. Made by the extension: CPU only.
+        In increasing order within a group: sums over them have one order.
         """
+        if self.device.type != "cpu" or backend.extension() is None:
+            return group_readers(self.index.flatten(), self.n_rows)
         start, items = self.index.new_empty(self.n_rows + 1), self.index.new_empty(self.index.numel())
         backend.load_extension().group_readers(
             self.index.data_ptr(), self.index.numel(), self.n_rows, start.data_ptr(), items.data_ptr()
         )
         return start, items
+
+
+class PairIndex:
+    """pairs [E, N, 2], which rows of two tables of `n_a` and `n_b` rows each row of ops.pair_embed reads.
+
+    Immutable, made once and used often: the readers of each row, which the kernels' backward sums over, are worked out
+    once, instead of in every backward. Pairs that all models share, expanded to E, are kept once.
+
+    Attributes:
+        pairs: [E, N, 2], its own.
+        n_rows: n_a, n_b.
+        readers: start [E, n_a + 1] and items [E, N] of the first table, as RowIndex's of each model; of the second.
+
+    Raises:
+        TypeError, ValueError: pairs is no int64 tensor [E, N, 2], n_a or n_b is negative.
+        IndexError: an entry is outside of its table.
+    """
+
+    def __init__(self, pairs: Tensor, n_a: int, n_b: int) -> None:
+        if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64:
+            raise TypeError(f"pairs must be an int64 tensor, got {getattr(pairs, 'dtype', type(pairs).__name__)}")
+        if pairs.ndim != 3 or pairs.shape[2] != 2:
+            raise ValueError(f"pairs must be [E, N, 2], got {tuple(pairs.shape)}")
+        self.n_rows = checks.integer("n_a", n_a, minimum=0), checks.integer("n_b", n_b, minimum=0)
+        own = pairs[:1] if pairs.stride(0) == 0 else pairs
+        self.pairs = own.clone(memory_format=torch.contiguous_format).expand(pairs.shape)
+        for i, n in enumerate(self.n_rows if pairs.numel() else ()):
+            low, high = (int(edge) for edge in own[..., i].aminmax())
+            if low < 0 or high >= n:
+                raise IndexError(f"pairs[..., {i}] must be in [0, {n}), got {low if low < 0 else high}")
+        self.readers = pair_readers(self.pairs, n_a, n_b)
+
+
+def pair_readers(pairs: Tensor, n_a: int, n_b: int) -> list[Tensor]:
+    """PairIndex.readers of any pairs [E, N, 2]; of entries outside of a table there is none."""
+    own = pairs[:1] if pairs.stride(0) == 0 else pairs
+    groups = [t for i, n in enumerate((n_a, n_b)) for t in group_readers(own[..., i], n)]
+    return [t.expand(len(pairs), -1) for t in groups]
+
+
+def group_readers(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """start [..., n_rows + 1] and items [..., R] as of RowIndex.readers, for an index [..., R] on any device."""
+    ordered, items = index.contiguous().sort(dim=-1, stable=True)
+    rows = torch.arange(n_rows + 1, device=index.device).expand(*index.shape[:-1], -1)
+    return torch.searchsorted(ordered, rows.contiguous()), items
 
 
 def threads_for(t: Tensor) -> int:

@@ -328,8 +328,9 @@ class _Loop:
                 if self.living and time.monotonic() - self.saved >= self.checkpoint_every:
                     self._checkpoint()
             if self.living and is_sparse:
+                step, models = self.replay.step, [run.row for run in self.living]
                 self._shrink()
-                self.replay = Replay(ensemble, [run.outcome for run in self.living])
+                self.replay = Replay(ensemble, [run.outcome for run in self.living], step.keep(ensemble, models))
 
     def _take(self) -> None:
         """Look at the evaluation that is under way, if there is one, and end the runs that are over."""

@@ -9,6 +9,7 @@ import torch
 
 from grokfast.filters import MA
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
 from grokfast.training.batches import Batches
 from grokfast.training.choice import FUSED, choose
@@ -47,9 +48,11 @@ def bytes_per_run(experiment: Experiment) -> Need:
         steps = min(LONGEST, experiment.schedule.eval_every)
         held += 8 * batch * (1 + Batches.epochs_for(steps, -(-rows // batch)) * -(-rows // batch))
     device = resolve_device(experiment.device)
-    choice = choose(experiment, device, n_tokens=data.n_tokens, n_answers=data.n_answers)
-    if choice.name == FUSED:
-        return Need(held, size * max(batch * activations(experiment, data, backward=True), parameters))
+    choice = choose(experiment, device, data)
+    if choice.name == FUSED and isinstance(experiment.model, PairMLPConfig):
+        sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
+        scratch = plan.memory(1, batch, **sizes, precision=choice.products)
+        return Need(held + 24 * (rows + tests), scratch)
     forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
     gradients = parameters * size
     return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))

@@ -54,18 +54,36 @@ def test_equal_entries_and_no_rows(each_backend):
     assert layer_norm(torch.empty(0, 65), weight, bias).shape == (0, 65)
 
 
+def test_an_ensemble_is_its_models_and_rows_have_any_shape(each_backend):
+    x, weight, bias = (t.detach() for t in inputs(60))
+    weights, biases = torch.stack([weight, 2 * weight]), torch.stack([bias, bias - 1])
+    out = layer_norm(x.view(2, 5, 6, 65), weights, biases)
+    for e in range(2):
+        torch.testing.assert_close(out[e].view(30, 65), layer_norm(x[30 * e :][:30], weights[e], biases[e]))
+    assert torch.equal(layer_norm(x.view(3, 20, 65), weight, bias).view(60, 65), layer_norm(x, weight, bias))
+    torch.testing.assert_close(layer_norm(x[0], weight, bias), layer_norm(x, weight, bias)[0])
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        ({"x": torch.zeros(65)}, r"x must be \[N, d\] of a float dtype, got \(65,\)"),
-        ({"x": torch.zeros(2, 65, dtype=torch.int64)}, "x must be .* torch.int64"),
-        ({"x": torch.zeros(2, 0)}, "x must be"),
-        ({"weight": torch.zeros(64)}, r"weight must be \[65\] torch.float32 on cpu, got \[64\]"),
-        ({"bias": torch.zeros(65).double()}, r"bias must be .* got \[65\] torch.float64"),
-        ({"eps": -1.0}, "eps must be in"),
+        ({"x": 3.0}, TypeError, r"x must be a tensor, got 3.0 \(float\)"),
+        ({"x": torch.tensor(3.0)}, ValueError, r"x must be \[\.\.\., d\], got \(\)"),
+        ({"x": torch.zeros(2, 65, dtype=torch.int64)}, TypeError, "x must be of a float dtype, got torch.int64"),
+        ({"x": torch.zeros(2, 0)}, ValueError, r"x must not be empty in d, got \(2, 0\)"),
+        (
+            {"x": torch.zeros(3, 65), "weight": torch.zeros(3, 65)},
+            ValueError,
+            r"x must be \[3, \.\.\., d\] as weight is",
+        ),
+        ({"weight": torch.zeros(64)}, ValueError, r"weight must be \[65\], got \(64,\)"),
+        ({"bias": torch.zeros(65).double()}, ValueError, "bias must be torch.float32 .*, got torch.float64"),
+        ({"bias": torch.zeros(65, device="meta")}, ValueError, "bias must be on cpu .*, got meta"),
+        ({"eps": -1.0}, ValueError, "eps must be in"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of 'reference', 'triton', got 'cuda'"),
     ],
 )
-def test_bad_input_is_named(change, message, each_backend):
+def test_bad_input_is_named(change, error, message, each_backend):
     x, weight, bias = inputs()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         layer_norm(**({"x": x, "weight": weight, "bias": bias} | change))

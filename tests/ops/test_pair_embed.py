@@ -218,6 +218,13 @@ def test_bad_input_is_named(change, message, each_backend):
         pair_embed(**arguments)
 
 
+@pytest.mark.parametrize("name", ["w_a", "w_b", "pairs", "bias"])
+def test_what_is_no_tensor_is_named(name):
+    arguments = {"w_a": table(2, 5, 3), "w_b": table(2, 4, 3), "pairs": INDICES, "bias": table(2, 3)} | {name: [1]}
+    with pytest.raises(TypeError, match=rf"{name} must be a tensor, got \[1\] \(list\)"):
+        pair_embed(**arguments)
+
+
 def test_a_default_device_or_dtype_does_not_mislead(each_backend):
     expected = run(*inputs(2), activation="relu")
     arguments = inputs(2)

@@ -3,11 +3,12 @@ import itertools
 import pytest
 import torch
 
-from grokfast.ops import RowIndex
+from grokfast import backend
+from grokfast.ops import PairIndex, RowIndex
 from grokfast.ops.rows import add_rows, sum_readers
 
 
-def test_readers_are_grouped_in_order(compiled):
+def test_readers_are_grouped_in_order(each_backend):
     start, items = RowIndex(torch.tensor([[2, -1], [0, 2], [2, 2], [0, -1]]), 4).readers
     groups = [items[a:b].tolist() for a, b in itertools.pairwise(start)]
     assert groups == [[2, 6], [], [0, 3, 4, 5], []]
@@ -63,3 +64,37 @@ def test_added_rows(threads, compiled, set_threads):
 def test_bad_indices_are_refused(index, n_rows, error, message):
     with pytest.raises(error, match=message):
         RowIndex(index, n_rows)
+
+
+def test_the_readers_of_pairs(compiled):
+    g = torch.Generator().manual_seed(0)
+    pairs = torch.stack([torch.randint(5, (2, 40), generator=g), torch.randint(3, (2, 40), generator=g)], -1)
+    index = PairIndex(pairs, 6, 3)
+    for side, (start, items) in enumerate((index.readers[:2], index.readers[2:])):
+        for e in range(2):
+            with backend.using("auto"):
+                by_extension = RowIndex(pairs[e, :, side], (6, 3)[side]).readers
+            assert torch.equal(start[e], by_extension[0])
+            assert torch.equal(items[e], by_extension[1])
+    shared = PairIndex(pairs[:1].expand(4, 40, 2), 6, 3)
+    assert torch.equal(shared.pairs, pairs[:1].expand(4, 40, 2))
+    assert all(t.shape[0] == 4 and t.stride(0) == 0 for t in (shared.pairs, *shared.readers))
+    pairs.zero_()  # it keeps its own
+    assert index.pairs.any()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "message"),
+    [
+        ([[0, 1]], TypeError, "pairs must be an int64 tensor, got list"),
+        (torch.zeros(1, 3, 2), TypeError, "pairs must be an int64 tensor, got torch.float32"),
+        (torch.zeros(3, 2, dtype=torch.int64), ValueError, r"pairs must be \[E, N, 2\], got \(3, 2\)"),
+        (torch.tensor([[[4, 0]]]), IndexError, r"pairs\[..., 0\] must be in \[0, 4\), got 4"),
+        (torch.tensor([[[3, -1]]]), IndexError, r"pairs\[..., 1\] must be in \[0, 2\), got -1"),
+    ],
+)
+def test_bad_pairs_are_refused(pairs, error, message):
+    with pytest.raises(error, match=message):
+        PairIndex(pairs, 4, 2)
+    with pytest.raises(ValueError, match="n_b must be at least 0, got -1"):
+        PairIndex(torch.zeros(1, 1, 2, dtype=torch.int64), 4, -1)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import (
+    activate,
     adjacent,
     dot,
     launch,
@@ -23,35 +24,9 @@ from grokfast.ops.kernels import (
     matmul_nt,
     matmul_tt,
     n_splits,
+    slope,
     store_tile,
 )
-
-
-@triton.jit
-def _activate(z, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "gelu":
-        a = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476))
-    elif ACTIVATION == "square":
-        a = z * z
-    elif ACTIVATION == "squared_relu":
-        a = tl.where(z < 0, 0.0, z * z)  # NaN stays NaN
-    else:
-        a = tl.where(z < 0, 0.0, z)
-    return a
-
-
-@triton.jit
-def _slope(z, ACTIVATION: tl.constexpr):
-    """The derivative of _activate."""
-    if ACTIVATION == "gelu":
-        slope = 0.5 * (1 + tl.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
-    elif ACTIVATION == "square":
-        slope = 2 * z
-    elif ACTIVATION == "squared_relu":
-        slope = tl.where(z < 0, 0.0, 2 * z)
-    else:
-        slope = tl.where(z <= 0, 0.0, 1.0)
-    return slope
 
 
 @triton.jit
@@ -75,7 +50,7 @@ def mlp_fwd_kernel(
         if BIAS_IN:
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[None, :]
         w_out = load_tile(p_w_out, columns, units, HIDDEN, D_OUT, HIDDEN)  # [BD, BH]
-        acc = dot(_activate(z, ACTIVATION), tl.trans(w_out), acc, PRECISION)
+        acc = dot(activate(z, ACTIVATION), tl.trans(w_out), acc, PRECISION)
     if BIAS_OUT:
         acc += load_vector(p_b_out + i_model * D_OUT, columns, D_OUT)[None, :]
     if RESIDUAL:
@@ -105,7 +80,7 @@ def mlp_bwd_data_kernel(
         if BIAS_IN:
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[None, :]
         grad_z = matmul_nn(p_grad, rows, grad_row, n_rows, p_w_out, units, HIDDEN, HIDDEN, D_OUT, BK, PRECISION)
-        grad_z *= _slope(z, ACTIVATION)
+        grad_z *= slope(z, ACTIVATION)
         w_in = load_tile(p_w_in, units, columns, D_IN, HIDDEN, D_IN)  # [BH, BD]
         acc = dot(grad_z, w_in, acc, PRECISION)
     if RESIDUAL:
@@ -142,11 +117,11 @@ def mlp_bwd_weights_kernel(
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[:, None]
         if INPUT:
             a = matmul_tt(p_w_out, units, HIDDEN, HIDDEN, p_grad, rows, grad_row, left, D_OUT, BK, PRECISION)
-            a *= _slope(z, ACTIVATION)  # zero below the last row
+            a *= slope(z, ACTIVATION)  # zero below the last row
             grad_b += tl.sum(a, 1)
             b = load_tile(p_x, rows, columns, x_row, left, D_IN)  # [BM, BD]
         else:
-            a = _activate(z, ACTIVATION)
+            a = activate(z, ACTIVATION)
             b = load_tile(p_grad, rows, columns, grad_row, left, D_OUT)
         grad_w = dot(a, b, grad_w, PRECISION)
         p_x += BM * x_row
