@@ -70,7 +70,7 @@ class Ensemble:
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
-        self.choice = choose(common, self.device, **sizes)
+        self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
         self.model: PairMLP | GrokTransformer
         if isinstance(common.model, PairMLPConfig):

@@ -96,16 +96,16 @@ def train(
     check_together(todo)
     keep_freed_memory()
     with _engine(todo[0]), _stop_requests() as stop:
-        waves = split(todo, min(at_once(todo[0], len(todo)), max_together or len(todo)))
+        size = min(at_once(todo[0], len(todo)), max_together or len(todo))
         try:
-            ensemble = Ensemble(waves[0])
+            ensemble = Ensemble(split(todo, size)[0])
         except torch.OutOfMemoryError:
             ensemble = None
         runs = [_Run(number=i, experiment=e, outcome=Outcome(e.criteria)) for i, e in enumerate(todo)]
         if store is not None:
             for run in runs:
                 run.run_id = _create(store, run.experiment, resolve_device(run.experiment.device))
-        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=len(waves[0])).run()
+        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, size).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -351,8 +351,9 @@ class _Loop:
                 if self.living and time.monotonic() - self.saved >= self.checkpoint_every:
                     self._checkpoint()
             if self.living and is_sparse:
+                step, models = self.replay.step, [run.row for run in self.living]
                 self._shrink()
-                self.replay = Replay(ensemble, [run.outcome for run in self.living])
+                self.replay = Replay(ensemble, [run.outcome for run in self.living], step.keep(ensemble, models))
 
     def _take(self) -> None:
         """Look at the evaluation that is under way, if there is one, and end the runs that are over."""

@@ -18,7 +18,7 @@ from grokfast.store.records import Record
 from grokfast.training.batches import Batches
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
-from grokfast.training.step import step_of
+from grokfast.training.step import Step, step_of
 from grokfast.training.watch import Watch
 
 LONGEST = 200  # steps in a graph
@@ -62,11 +62,11 @@ class Replay:
 
     `launch` returns at once. Runs that are over go on being computed; `kept` has the weights that each ended with.
     The ensemble is not to be stepped, restored or shrunk from elsewhere while a window is under way, and a Replay is
-    made anew for a shrunk one. `outcomes` are those of the evaluations so far.
+    made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far.
     """
 
-    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome]) -> None:
-        self.ensemble, self.step = ensemble, step_of(ensemble)
+    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome], step: Step | None = None) -> None:
+        self.ensemble, self.step = ensemble, step or step_of(ensemble)
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         self.grad, self.loss = torch.zeros_like(ensemble.flat), ensemble.flat.new_zeros(len(ensemble.flat))
         schedule, rows, size = ensemble.schedule, ensemble.train_targets.shape[1], ensemble.schedule.batch_size

@@ -9,6 +9,7 @@ import torch
 
 from grokfast.filters import MA
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
 from grokfast.training.batches import Batches
 from grokfast.training.choice import FUSED, choose
@@ -47,9 +48,11 @@ def bytes_per_run(experiment: Experiment) -> Need:
         steps = min(LONGEST, experiment.schedule.eval_every)
         held += 8 * batch * (1 + Batches.epochs_for(steps, -(-rows // batch)) * -(-rows // batch))
     device = resolve_device(experiment.device)
-    choice = choose(experiment, device, n_tokens=data.n_tokens, n_answers=data.n_answers)
-    if choice.name == FUSED:
-        return Need(held, size * max(batch * activations(experiment, data, backward=True), parameters))
+    choice = choose(experiment, device, data)
+    if choice.name == FUSED and isinstance(experiment.model, PairMLPConfig):
+        sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
+        scratch = plan.memory(1, batch, **sizes, precision=choice.products)
+        return Need(held + 24 * (rows + tests), scratch)
     forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
     gradients = parameters * size
     return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))
@@ -74,14 +77,16 @@ def activations(experiment: Experiment, data: TaskData, *, backward: bool) -> in
     """
     config = experiment.model
     if isinstance(config, PairMLPConfig):
-        kept, widest = 2 * config.width * config.depth, 3 * max(config.width, data.n_answers)
-        return kept + 2 * data.n_answers + widest if backward else widest
+        width, answers = config.width, data.n_answers
+        widest = max(4 * width, 5 * answers) + max(width, 2 * answers)
+        return 2 * width * config.depth + 2 * answers + max(width, 3 * answers) if backward else widest
     positions, d_model = data.seq_len, config.d_model
     outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
     norms = 0 if config.norm == "none" else 2 * d_model
     of_layer = positions * (8 * d_model + norms + 2 * config.d_mlp + 3 * config.n_heads * positions)
-    widest = max(positions * (2 * d_model + 2 * config.d_mlp), 3 * outputs)
-    return config.n_layers * of_layer + 3 * outputs + widest if backward else widest + positions * d_model
+    scores, hidden = 3 * config.n_heads * positions, 2 * config.d_mlp
+    widest = max(positions * max(7 * d_model + scores, 3 * d_model + hidden), 5 * outputs)
+    return config.n_layers * of_layer + 3 * outputs + positions * (2 * d_model + hidden) if backward else widest
 
 
 def free_bytes(device: torch.device) -> int:
@@ -90,15 +95,18 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def at_once(experiment: Experiment, runs: int) -> int:
-    """How many of `runs` such runs to train together: all on a CPU, on a GPU as many as its free memory takes.
+def at_once(experiment: Experiment, runs: int, free: int | None = None) -> int:
+    """How many of `runs` such runs to train together: as many as fit into `free` bytes.
 
-    Raises ValueError where one run alone holds more than all of it.
+    None stands for the free memory of a GPU; on a CPU all go together then. Raises ValueError where one run alone holds
+    more than there is.
     """
     device = resolve_device(experiment.device)
-    if device.type != "cuda":
-        return runs
-    need, free = bytes_per_run(experiment), free_bytes(device)
+    if free is None:
+        if device.type != "cuda":
+            return runs
+        free = free_bytes(device)
+    need = bytes_per_run(experiment)
     if need.held > free:
         raise ValueError(f"experiments[0] {too_large(need, device, free)}")
     return max(1, min(runs, int(SHARE * free) // need.total))
