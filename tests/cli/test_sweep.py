@@ -139,10 +139,6 @@ def wait_for_a_checkpoint_to_be_possible(out):
 
 
 def test_a_run_that_fails_is_said_and_is_the_exit_status(out, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "grokfast.cli.sweep.estimate", lambda *_, **__: type("", (), {"seconds_per_step": 1, "worker_bytes": 1})
-    )
-    monkeypatch.setattr("grokfast.training.sweep.processes.RETRIES", 0)
     monkeypatch.setattr("grokfast.training.sweep.processes.ONE_THREAD", {"GROKFAST_BACKEND": "nonsense"})
     assert main(["sweep", "quick", "--seeds", "1", *TINY, "--out", str(out)]) == 1
     assert "GROKFAST_BACKEND must be one of" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def expand(
 
     Raises TypeError or ValueError naming the key, or the cell and what is wrong with it.
     """
-    axes = {key: _values(experiment, key, values) for key, values in _mapping(grid).items()}
+    axes = axes_of(experiment, grid)
     checks.boolean("zip", zip)
     if random is not None:
         checks.integer("random", random, minimum=1)
@@ -66,10 +66,11 @@ def expand(
     return [_cell(experiment, {**values, **repeat}) for values in picked for repeat in repeats]
 
 
-def _mapping(grid: Any) -> Mapping[str, Any]:
+def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
+    """The grid with its values as Python's own, each axis checked by itself."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
-    return grid
+    return {key: _values(experiment, key, values) for key, values in grid.items()}
 
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
