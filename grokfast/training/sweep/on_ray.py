@@ -12,6 +12,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -72,6 +73,7 @@ class OnRay:
         ray = _ray()
         if ray.is_initialized():
             return
+        _knock(self.address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address == "local":
             quiet |= {"include_dashboard": False}
@@ -364,6 +366,17 @@ class _Source:
 def _room(resource: str) -> int:
     """How many groups the cluster can train at once, as it is now."""
     return int(_ray().cluster_resources().get(resource, 0))
+
+
+def _knock(address: str) -> None:
+    """ConnectionError where nobody listens at "host:port" or "ray://host:port"; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from None
 
 
 def _ray() -> Any:

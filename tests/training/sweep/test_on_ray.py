@@ -190,6 +190,11 @@ def test_an_address_is_text(address):
         OnRay(address)
 
 
+def test_where_nobody_answers_is_said(tmp_path):
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127\.0\.0\.1:1: "):
+        sweep(EXPERIMENT, {"seed": [0]}, store=tmp_path, runner=OnRay("127.0.0.1:1"))
+
+
 def test_where_it_runs_in_words():
     assert OnRay().where() == "Ray on this machine"
     assert OnRay("head:6379").where() == "Ray at head:6379"
