@@ -135,6 +135,8 @@ def plan(
     cells = expand(experiment, grid, zip=zip, random=random, seeds=seeds)
     experiments = [_placed(cell.experiment) for cell in cells]
     checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if ensemble is not None:
+        checks.integer("ensemble", ensemble, minimum=1)
     axes = {key: [to_plain(value) for value in values] for key, values in grid.items()}
     if seeds is not None:
         axes["seed"] = [experiment.seed + i for i in range(seeds)]

@@ -142,7 +142,7 @@ class _Teller(Observer):
 
 @contextmanager
 def _threads(device: str) -> Iterator[None]:
-    """One thread for runs on a CPU, wherever they train: their bits depend on it, and other runs have the other cores."""
+    """One thread for runs on a CPU, wherever they train: their bits depend on it, and each core has its own run."""
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
