@@ -96,7 +96,7 @@ def test_predictions_are_medians_of_the_law():
     values = {"task.train_fraction": np.array([0.3, 0.5]), "optimizer.weight_decay": 2.0}
     assert law.predict(values) == pytest.approx(100 * np.array([0.3, 0.5]) ** -3.0 * 2.0**-0.6, rel=1e-5)
     assert str(law) == "T ≈ 100 D^-3.00 λ^-0.60"
-    with pytest.raises(ValueError, match="missing: optimizer.weight_decay"):
+    with pytest.raises(ValueError, match=r"missing: optimizer\.weight_decay"):
         law.predict({"task.train_fraction": 0.3})
 
 
@@ -111,7 +111,7 @@ def test_runs_without_an_outcome_are_counted_and_diverged_ones_are_censored():
     ("change", "over", "message"),
     [
         ({}, ["task.train_fractoin"], r"did you mean 'task.train_fraction'\?"),
-        ({}, [], "over must be a sequence of different column names, got \\[\\]"),
+        ({}, [], r"over must be a sequence of different column names, got \[\]"),
         ({}, "task.train_fraction", "over must be a sequence"),
         ({}, ["task.train_fraction"] * 2, "over must be a sequence of different"),
         ({"optimizer.weight_decay": [0.0] * 60}, OVER, "positive numbers, column 'optimizer.weight_decay' has 0.0"),
