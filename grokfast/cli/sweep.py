@@ -91,9 +91,9 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         if preset != named:
             raise UsageError(f"the preset comes first: grokfast sweep {preset} ...")
         if resume is not None:
-            if (len(args) > 1 and args[1] == named) or experiment != base or grid or zip or random or seeds:
+            if (len(args) > 1 and args[1] == named) or experiment != base or grid or zip or random or seeds is not None:
                 raise UsageError("--resume takes the sweep as it was begun: no preset, no option and no grid beside it")
-        elif not (grid or file.grid or seeds):
+        elif not (grid or file.grid) and seeds is None:
             raise UsageError("nothing varies: --grid KEY=V1,V2,... says what to vary (or --seeds)")
         if steps is not None:
             experiment = experiment.override({"schedule.steps": steps})

@@ -106,8 +106,10 @@ def _formula(law: PowerLaw | None) -> str:
 def _runs(axes: Any, runs: dict[str, Any], x: str, rows: Sequence[int], shift: float, width: float, color: str) -> None:
     """Every ended run, spread a little sideways in its order, so that equal ones are seen."""
     seen: dict[Any, int] = {}
-    kinds = np.array(["" if status not in ENDED else status for status in runs["status"]])
-    kinds[[t is not None for t in runs["t_generalize"]] & (kinds != "")] = "generalised"
+    kinds = [
+        "" if status not in ENDED else status if t is None else "generalised"
+        for status, t in zip(runs["status"], runs["t_generalize"])
+    ]
     for kind, marker in (("generalised", "o"), ("finished", "^"), ("diverged", "x")):
         xs, ys = [], []
         for j in rows:

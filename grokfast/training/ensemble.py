@@ -22,7 +22,7 @@ from grokfast.training.update import FlatOptimizer
 VARIES = {
     "name", "seed", "task.split_seed", "task.noise_seed", "task.label_noise", "schedule.batch_seed",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
-    "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
+    "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
 }  # fmt: skip
 
 ALIGNMENT = 16  # elements
@@ -72,11 +72,17 @@ class Ensemble:
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
-        self.model: PairMLP | GrokTransformer
-        if isinstance(common.model, PairMLPConfig):
-            self.model = PairMLP(common.model, **sizes, seeds=seeds, dtype=dtype)
-        else:
-            self.model = GrokTransformer(common.model, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
+
+        def build(config: PairMLPConfig | TransformerConfig, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
+            if isinstance(config, PairMLPConfig):
+                return PairMLP(config, **sizes, seeds=seeds, dtype=dtype)
+            return GrokTransformer(config, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
+
+        self.model = build(common.model, seeds)
+        for i, experiment in enumerate(experiments):
+            if experiment.model != common.model:  # in its initial scale
+                for p, own in zip(self.model.parameters(), build(experiment.model, seeds[i : i + 1]).parameters()):
+                    p.data[i] = own.data[0]
         self.model.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}

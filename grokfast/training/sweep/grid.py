@@ -45,7 +45,7 @@ def expand(
 
     Raises TypeError or ValueError naming the key, or the cell and what is wrong with it.
     """
-    axes = {key: _values(experiment, key, values) for key, values in _mapping(grid).items()}
+    axes = axes_of(experiment, grid)
     checks.boolean("zip", zip)
     if random is not None:
         checks.integer("random", random, minimum=1)
@@ -66,31 +66,42 @@ def expand(
     return [_cell(experiment, {**values, **repeat}) for values in picked for repeat in repeats]
 
 
-def _mapping(grid: Any) -> Mapping[str, Any]:
+def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
+    """The grid with its values as Python's own, each axis checked by itself."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
-    return grid
+    return {key: _values(experiment, key, values) for key, values in grid.items()}
 
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
     """The values of one axis as Python's own, integers as floats where the experiment has a float."""
-    known = experiment.flat()
-    if key not in known and not hasattr(experiment, key):
-        hint = checks.nearest(key, known)
-        if key.startswith("filter.") and not hint.startswith(" (did you mean 'filter"):
-            hint = " (the experiment has no such filter: choose one first)"
-        raise ValueError(f"grid has an unknown key {key!r}{hint}")
+    if not hasattr(experiment, key):  # a whole part of it, such as the filter, may vary, too
+        check_key(experiment, key)
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise TypeError(f"grid[{key!r}] must be a sequence of values, got {values!r}")
+    if len(values) > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, grid[{key!r}] has {len(values):,} values")
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     if not plain:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
-    if isinstance(known.get(key), float):
+    if isinstance(experiment.flat().get(key), float):
         plain = [float(value) if type(value) is int else value for value in plain]
-    for i, value in enumerate(plain):
-        if value in plain[:i]:
+    seen = set()
+    for value in plain:
+        plainer = tuple(value) if isinstance(value, list) else value
+        if plainer in seen:
             raise ValueError(f"grid[{key!r}] has the value {value!r} twice")
+        seen.add(plainer)
     return plain
+
+
+def check_key(experiment: Experiment, key: str) -> None:
+    """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
+    known = experiment.flat()
+    if key not in known:
+        without = key.startswith("filter.") and experiment.filter is None
+        hint = " (the experiment has no filter: choose one first)" if without else checks.nearest(key, known)
+        raise ValueError(f"grid has an unknown key {key!r}{hint}")
 
 
 def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

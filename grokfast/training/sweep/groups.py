@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from grokfast import checks
 from grokfast.training.ensemble import VARIES
 from grokfast.training.experiment import Experiment
 from grokfast.training.sweep.runner import Group
@@ -22,8 +21,6 @@ def make_groups(
     Their devices are kinds, "cpu" or "cuda". The longest groups come first, so that no worker begins one when the
     others are done.
     """
-    if ensemble is not None:
-        checks.integer("ensemble", ensemble, minimum=1)
     together: dict[str, list[str]] = {}
     for run_id, experiment in runs.items():
         together.setdefault(_common(experiment), []).append(run_id)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import queue
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -24,6 +26,7 @@ from typing import Any
 
 from grokfast.store import CheckpointError, NewRun, RunStore
 from grokfast.store.records import Record
+from grokfast.training.loop import _stop_requests
 from grokfast.training.sweep.runner import RETRIES, Event, Group, Report
 from grokfast.training.sweep.worker import DONE, give_up, train_group
 
@@ -70,6 +73,7 @@ class OnRay:
         ray = _ray()
         if ray.is_initialized():
             return
+        _knock(self.address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address == "local":
             quiet |= {"include_dashboard": False}
@@ -127,6 +131,7 @@ class _Driver:
 
         here = NodeAffinitySchedulingStrategy(_ray().get_runtime_context().get_node_id(), soft=False)
         self.inbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self.inbox.qsize()  # it is there before any worker wants to send
         self.todo = deque(_Task(group) for group in self.groups)
         self.attempts = itertools.count()
         self.resource = "CPU" if all(group.device == "cpu" for group in self.groups) else "GPU"
@@ -135,9 +140,12 @@ class _Driver:
         if self.todo and not _room(self.resource):
             warnings.warn(f"this Ray cluster has no {self.resource} yet: waiting for one", stacklevel=3)
         try:
-            while self.todo or self.running:
-                self._submit()
-                self._wait(LOOK_EVERY)
+            with _stop_requests() as stop:  # news is taken in whole, or the curves would have gaps
+                while self.todo or self.running:
+                    if stop.is_set():
+                        raise KeyboardInterrupt
+                    self._submit()
+                    self._wait(LOOK_EVERY)
         except BaseException as error:
             self._stop(save=isinstance(error, KeyboardInterrupt))
             raise
@@ -162,7 +170,8 @@ class _Driver:
         needs = {"num_cpus": 1} if task.group.device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
         remote = _ray().remote(_train).options(max_retries=0, name="grokfast", **needs)
         runs = [_pack(self.store, run_id) for run_id in task.group.runs]
-        self.running[remote.remote(task.group.to_dict(), runs, task.attempt, self.inbox)] = task
+        reference = remote.remote(task.group.to_dict(), runs, task.attempt, self.inbox, SEND_EVERY)
+        self.running[reference] = task
 
     def _wait(self, seconds: float) -> None:
         """Take in what the workers sent, and what became of them. A worker sends its last news before it ends."""
@@ -184,7 +193,8 @@ class _Driver:
 
     def _receive(self) -> None:
         current = {task.attempt for task in self.running.values()}
-        for attempt, news, events in self.inbox.get_nowait_batch(self.inbox.qsize()):
+        for message in self.inbox.get_nowait_batch(self.inbox.qsize()):
+            attempt, news, events = pickle.loads(message)
             if attempt not in current:
                 continue  # its worker was given up, another one trains these runs
             for run in news:
@@ -233,8 +243,9 @@ class _Driver:
                 for reference in self.running:
                     ray.cancel(reference)
                 until = time.monotonic() + GRACE
-                while self.running and time.monotonic() < until:
-                    self._wait(LOOK_EVERY)
+                with _stop_requests() as again:
+                    while self.running and time.monotonic() < until and not again.is_set():
+                        self._wait(LOOK_EVERY)
         finally:
             for reference in self.running:
                 ray.cancel(reference, force=True)
@@ -276,12 +287,12 @@ def _records(store: RunStore, run_id: str, after: int) -> list[Record]:
     return [Record(*row) for row in rows if row[0] > after]
 
 
-def _train(group: dict[str, Any], runs: list[_Packed], attempt: int, inbox: Any) -> None:
+def _train(group: dict[str, Any], runs: list[_Packed], attempt: int, inbox: Any, send_every: float) -> None:
     """The task. Cancelled, it saves like a process that is interrupted, and sends that, too."""
     with tempfile.TemporaryDirectory(prefix="grokfast-") as directory:
         root = Path(directory)
         _unpack(root, runs)
-        courier = _Courier(root, runs, attempt, inbox)
+        courier = _Courier(root, runs, attempt, inbox, send_every)
         courier.start()
         try:
             with suppress(KeyboardInterrupt):
@@ -296,9 +307,9 @@ def _train(group: dict[str, Any], runs: list[_Packed], attempt: int, inbox: Any)
 class _Courier(threading.Thread):
     """Sends what is new in the worker's store to the driver, until `over` is set, and then what is left."""
 
-    def __init__(self, root: Path, runs: Sequence[_Packed], attempt: int, inbox: Any) -> None:
+    def __init__(self, root: Path, runs: Sequence[_Packed], attempt: int, inbox: Any, send_every: float) -> None:
         super().__init__(daemon=True)
-        self.root, self.attempt, self.inbox = root, attempt, inbox
+        self.root, self.attempt, self.inbox, self.send_every = root, attempt, inbox, send_every
         self.sources = [_Source(run) for run in runs]
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.over = threading.Event()
@@ -307,7 +318,7 @@ class _Courier(threading.Thread):
     def run(self) -> None:
         try:
             with RunStore(self.root, create=False) as store:
-                while not self.over.wait(SEND_EVERY):
+                while not self.over.wait(self.send_every):
                     self._send(store)
                 self._send(store)
         except Exception as error:
@@ -318,7 +329,8 @@ class _Courier(threading.Thread):
         events = [self.events.get() for _ in range(self.events.qsize())]
         news = [new for source in self.sources if (new := source.news(store)) is not None]
         if events or news:
-            self.inbox.put((self.attempt, news, events))
+            # as bytes: the queue's own process need not import torch to pass it on
+            self.inbox.put(pickle.dumps((self.attempt, news, events)))
 
 
 class _Source:
@@ -354,6 +366,17 @@ class _Source:
 def _room(resource: str) -> int:
     """How many groups the cluster can train at once, as it is now."""
     return int(_ray().cluster_resources().get(resource, 0))
+
+
+def _knock(address: str) -> None:
+    """ConnectionError where nobody listens at "host:port" or "ray://host:port"; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from None
 
 
 def _ray() -> Any:
