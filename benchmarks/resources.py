@@ -36,9 +36,12 @@ MODULES = (
     "grokfast.ops.attention.kernels",
     "grokfast.ops.pair_embed.kernels",
     "grokfast.ops.layer_norm.kernels",
+    "grokfast.ops.gathered_attention.kernels",
+    "grokfast.ops.linear.kernels",
+    "grokfast.ops.read_rows.kernels",
+    "grokfast.training.kernels",
+    "grokfast.ops.pair_step.launches",
 )
-
-
 HUNGRIEST = 3
 
 
@@ -46,6 +49,7 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability.
 
     As at a launch, pointers and the numbers in "aligned" are multiples of 16, and those in "ones" are known to be 1.
+    A configuration with "capabilities" is launched on those only.
     """
     kernel, constants = config["kernel"], config["constants"] | dict.fromkeys(config.get("ones", []), 1)
     signature = {**config["signature"], **dict.fromkeys(constants, "constexpr")}
@@ -86,14 +90,23 @@ def main() -> int:
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--also", type=int, nargs="*", default=[86, 89, 120])
     args = parser.parse_args()
-    places = [(name, i) for name in MODULES for i in range(len(importlib.import_module(name).shipped()))]
+    configs = {(name, i): c for name in MODULES for i, c in enumerate(importlib.import_module(name).shipped())}
+    places = [
+        (*place, capability)
+        for capability in args.capability
+        for place, config in configs.items()
+        if capability in config.get("capabilities", args.capability)
+    ]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
-        all_places = [(*place, capability) for capability in args.capability for place in places]
-        rows = list(workers.map(_row, *zip(*all_places), chunksize=4))
-        shared = [row["shared_bytes"] for row in rows[: len(places)]]
-        hungriest = sorted(range(len(places)), key=shared.__getitem__)[-HUNGRIEST:]
-        few_places = [(*places[i], capability) for capability in args.also for i in hungriest]
-        rows += workers.map(_row, *zip(*few_places)) if few_places else []
+        rows = list(workers.map(_row, *zip(*places), chunksize=4))
+        # Where less memory is shared, those are in danger that need most of it elsewhere.
+        everywhere = [
+            (row["shared_bytes"], *place)
+            for row, (*place, capability) in zip(rows, places)
+            if capability == args.capability[0] and "capabilities" not in configs[tuple(place)]
+        ]
+        few = [(*place, capability) for capability in args.also for _, *place in sorted(everywhere)[-HUNGRIEST:]]
+        rows += workers.map(_row, *zip(*few)) if few else []
     for row in rows:
         print(
             f"sm_{row['sm']:<4} {row['registers']:>4} registers {row['spilled_bytes']:>5} bytes spilled "

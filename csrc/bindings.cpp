@@ -114,11 +114,19 @@ PYBIND11_MODULE(_C, m) {
       },
       py::call_guard<py::gil_scoped_release>());
   m.def(
+      "pair_embed_add_gradients",
+      [](const PairTables& t, int64_t a, int64_t b, int64_t grad_out, int64_t grad_a, int64_t grad_b, int64_t n,
+         int activation) {
+        pair_embed_add_gradients(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(grad_out),
+                                 pointer<float>(grad_a), pointer<float>(grad_b), n, Activation(activation));
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
       "classify",
       [](int loss, int64_t logits, int64_t target, int64_t grad_logits, int64_t loss_out, int64_t accuracy_out,
-         int64_t models, int64_t n, int64_t classes, int threads) {
+         int64_t models, int64_t n, int64_t of, int64_t classes, int threads) {
         classify(Loss(loss), pointer<float>(logits), pointer<int64_t>(target), pointer<float>(grad_logits),
-                 pointer<float>(loss_out), pointer<float>(accuracy_out), models, n, classes, threads);
+                 pointer<float>(loss_out), pointer<float>(accuracy_out), models, n, of, classes, threads);
       },
       py::call_guard<py::gil_scoped_release>());
 

@@ -71,12 +71,16 @@ void pair_embed_forward(const PairTables& t, const int64_t* a, const int64_t* b,
                         Activation activation, int threads);
 void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out, float* grad_a,
                          float* grad_b, float* grad_bias, int64_t models, int64_t n, Activation activation, int threads);
+// The same of one model's n pairs, added to grad_a and grad_b by one thread in the order of the pairs.
+void pair_embed_add_gradients(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out,
+                              float* grad_a, float* grad_b, int64_t n, Activation activation);
 
 enum class Loss : int { cross_entropy = 0, mse = 1 };
 
-// Mean loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes].
+// Loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes]. They
+// are means over `of` rows: n, or more where these are a part of them.
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
-              float* accuracy_out, int64_t models, int64_t n, int64_t classes, int threads);
+              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads);
 
 // Who reads row k of a table: items[start[k] .. start[k + 1]), in increasing order; null items are 0, 1, 2, ...
 struct Readers {

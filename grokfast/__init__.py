@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from grokfast.filters import EMA, MA
 
 if TYPE_CHECKING:
-    from grokfast import nn, ops, optim, tasks
+    from grokfast import analysis, nn, ops, optim, tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore
     from grokfast.training import Experiment, RunResult, train
+    from grokfast.training.sweep import SweepResult, sweep
 
 __version__ = "0.1.0"
 
@@ -21,11 +22,13 @@ _LAZY = {
     "GrokFastAdamW": "grokfast.optim",
     "RunResult": "grokfast.training",
     "RunStore": "grokfast.store",
+    "SweepResult": "grokfast.training.sweep",
     "gradfilter_ema": "grokfast.optim",
     "gradfilter_ma": "grokfast.optim",
+    "sweep": "grokfast.training.sweep",
     "train": "grokfast.training",
 }
-_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "plots")
+_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
 
 __all__ = [
     "EMA",
@@ -35,11 +38,14 @@ __all__ = [
     "GrokFastAdamW",
     "RunResult",
     "RunStore",
+    "SweepResult",
+    "analysis",
     "gradfilter_ema",
     "gradfilter_ma",
     "nn",
     "ops",
     "optim",
+    "sweep",
     "tasks",
     "train",
 ]

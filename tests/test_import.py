@@ -3,7 +3,19 @@ import sys
 
 import pytest
 
-HEAVY = {"matplotlib", "sqlite3", "tyro", "rich", "triton", "tensorboard", "wandb", "ray", "safetensors"}
+HEAVY = {
+    "matplotlib",
+    "sqlite3",
+    "tyro",
+    "rich",
+    "triton",
+    "tensorboard",
+    "wandb",
+    "ray",
+    "safetensors",
+    "scipy",
+    "pandas",
+}
 
 
 def python(code):

@@ -53,11 +53,11 @@ GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __res
 }  // namespace
 
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
-              float* accuracy_out, int64_t models, int64_t n, int64_t classes, int threads) {
+              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads) {
   check_indices("target", target, models * n, classes);
   std::vector<double> row_loss(models * n);
   std::vector<char> row_right(models * n);
-  const float scale = float(loss == Loss::mse ? 1. / (double(n) * double(classes)) : 1. / double(n));
+  const float scale = float(loss == Loss::mse ? 1. / (double(of) * double(classes)) : 1. / double(of));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<float> buffer(classes);
@@ -74,8 +74,8 @@ void classify(Loss loss, const float* logits, const int64_t* target, float* grad
     double sum = 0;
     int64_t right = 0;
     for (int64_t i = e * n; i < (e + 1) * n; ++i) sum += row_loss[i], right += row_right[i];
-    loss_out[e] = float(loss == Loss::mse ? sum / (double(n) * double(classes)) : sum / double(n));
-    accuracy_out[e] = float(double(right) / double(n));
+    loss_out[e] = float(loss == Loss::mse ? sum / (double(of) * double(classes)) : sum / double(of));
+    accuracy_out[e] = float(double(right) / double(of));
   }
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from grokfast.nn.plan import LayerRows, Plan, PlannedRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops import gathered_attention, layer_norm, mlp, pair_embed
+from grokfast.ops.products import linear
 
 
 def planned_forward(model: GrokTransformer, plans: Sequence[Plan], batch: Tensor | None = None) -> Tensor:
@@ -44,7 +45,7 @@ def logits_of(model: GrokTransformer, weights: Mapping[str, Tensor], rows: Plann
     if config.norm in ("pre", "replace"):
         x = _norm(x, weights, "final_norm")
     unembedding = weights["unembedding"] if "unembedding" in weights else table[: model.n_outputs]
-    logits = F.linear(x, unembedding)
+    logits = linear(x, unembedding)
     return logits if rows.output is None else F.embedding(rows.output.index, logits)
 
 

@@ -3,14 +3,17 @@
 from grokfast.store.errors import CheckpointError, StoreError, StoreFullError, UnknownRunError
 from grokfast.store.records import Record
 from grokfast.store.store import STATUSES, RunStore, StoredRun
+from grokfast.store.sweeps import NewRun, StoredSweep
 
 __all__ = [
     "STATUSES",
     "CheckpointError",
+    "NewRun",
     "Record",
     "RunStore",
     "StoreError",
     "StoreFullError",
     "StoredRun",
+    "StoredSweep",
     "UnknownRunError",
 ]

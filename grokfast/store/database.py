@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from typing import Any
 from grokfast.store.errors import StoreError, StoreFullError
 from grokfast.store.records import Record
 
-SCHEMA_VERSION = 1
-_SCHEMA = (
+_FIRST = (
     """
     CREATE TABLE runs (
         key     INTEGER PRIMARY KEY,   -- grows with every new run
@@ -27,7 +26,7 @@ _SCHEMA = (
         preset  TEXT NOT NULL,
         version TEXT NOT NULL,         -- of grokfast
         device  TEXT NOT NULL,
-        status  TEXT NOT NULL,         -- running, interrupted, finished, diverged or failed
+        status  TEXT NOT NULL,         -- pending, running, interrupted, finished, diverged or failed
         config  TEXT NOT NULL,         -- JSON object
         result  TEXT                   -- JSON object
     )
@@ -46,6 +45,33 @@ _SCHEMA = (
     )
     """,
 )
+_SWEEPS = (
+    # of the configuration, the versions and the kind of device, for runs of sweeps: the same run is stored once
+    "ALTER TABLE runs ADD COLUMN hash TEXT",
+    "CREATE UNIQUE INDEX runs_by_hash ON runs (hash)",
+    "ALTER TABLE runs ADD COLUMN owner TEXT",  # whose lock (owners.py) says whether the run is being trained now
+    """
+    CREATE TABLE sweeps (
+        key      INTEGER PRIMARY KEY,
+        sweep_id TEXT NOT NULL UNIQUE,
+        created  TEXT NOT NULL,         -- ISO 8601, UTC
+        preset   TEXT NOT NULL,
+        base     TEXT NOT NULL,         -- JSON object: the experiment that was varied
+        grid     TEXT NOT NULL          -- JSON object: what was varied, and how
+    )
+    """,
+    """
+    CREATE TABLE members (
+        sweep INTEGER NOT NULL REFERENCES sweeps (key) ON DELETE CASCADE,
+        place INTEGER NOT NULL,        -- of the run in its sweep
+        run   INTEGER NOT NULL REFERENCES runs (key) ON DELETE CASCADE,
+        PRIMARY KEY (sweep, place)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX members_by_run ON members (run)",
+)
+_SCHEMAS = (_FIRST, _SWEEPS)  # a file of version n lacks those from the n-th on
+SCHEMA_VERSION = len(_SCHEMAS)
 _MAGIC = b"SQLite format 3\0"
 _VERSION_AT = 60  # where a SQLite file holds its user_version: 4 bytes, big-endian
 _BUSY_SECONDS = 10.0
@@ -80,6 +106,11 @@ class Database:
         """
         with self._errors():
             return self._connection.execute(statement, parameters).fetchall()
+
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute one statement for every row of parameters. Raises as `execute` does."""
+        with self._errors():
+            self._connection.executemany(statement, rows)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -125,8 +156,8 @@ class Database:
         return db
 
     def _prepare(self) -> None:
-        """Make the tables in a new file, and set the connection up."""
-        if _user_version(self._connection) == 0:
+        """Make the tables in a new file, add what one of an older grokfast lacks, and set the connection up."""
+        if _user_version(self._connection) < SCHEMA_VERSION:
             self._make_tables()
         self._enter_wal_mode()
         for setting in ("synchronous = NORMAL", "foreign_keys = ON"):
@@ -147,11 +178,10 @@ class Database:
 
     def _make_tables(self) -> None:
         with self.transaction():
-            if _user_version(self._connection) > 0:
-                return  # another process was faster
-            if self.execute("SELECT 1 FROM sqlite_master"):
+            version = _user_version(self._connection)  # another process may have been faster
+            if version == 0 and self.execute("SELECT 1 FROM sqlite_master"):
                 raise StoreError(f"{self.path} is a database, but not one of grokfast")
-            for statement in _SCHEMA:
+            for statement in (statement for schema in _SCHEMAS[version:] for statement in schema):
                 self.execute(statement)
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

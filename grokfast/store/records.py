@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 
@@ -14,3 +15,8 @@ class Record(NamedTuple):
     train_accuracy: float
     test_accuracy: float
     weight_norm: float
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

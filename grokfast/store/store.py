@@ -1,7 +1,8 @@
 """The run store: what was run, its curves, checkpoints and final weights, in one directory.
 
-    root/grokfast.sqlite     runs and their curves
+    root/grokfast.sqlite     runs, their curves, and which of them are a sweep
     root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
+    root/.owners/            a locked file for every process that trains runs of a sweep
 
 What a call has stored when it returns, a killed process does not lose. Any number of processes use a store at once.
 """
@@ -12,9 +13,8 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -26,10 +26,14 @@ from grokfast import checks
 from grokfast.store.database import Database
 from grokfast.store.errors import StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
-from grokfast.store.records import Record
+from grokfast.store.owners import Owner
+from grokfast.store.records import Record, now
+from grokfast.store.sweeps import Sweeps
+from grokfast.store.table import Row, columns_of
 
-_ENDED = ("finished", "diverged", "failed")
-STATUSES = ("running", "interrupted", *_ENDED)
+_DONE = ("finished", "diverged")
+_ENDED = (*_DONE, "failed")
+STATUSES = ("pending", "running", "interrupted", *_ENDED)
 
 _COLUMNS = "run_id, created, updated, preset, version, device, status, config, result"
 _PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -75,6 +79,8 @@ class RunStore:
         with full_disk_as_store_error(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         self._db = Database(path)
+        self._owner = Owner(self.root / ".owners")
+        self.sweeps = Sweeps(self._db, self.root, self._owner)
 
     def __enter__(self) -> RunStore:
         return self
@@ -85,7 +91,8 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Close the database; a second call does nothing."""
+        """Close the database and give up what was claimed; a second call does nothing."""
+        self._owner.release()
         self._db.close()
 
     def create(self, config: dict[str, Any], *, preset: str, version: str, device: str) -> str:
@@ -96,13 +103,13 @@ class RunStore:
         if not _PRESET.fullmatch(preset):
             raise ValueError(f"preset must consist of letters, digits, '.', '_' and '-', got {preset!r}")
         text = to_json("config", config)
-        now = _now()
+        time = now()
         directory = self._new_directory(preset)
         try:
             with self._db.transaction():
                 self._db.execute(
                     f"INSERT INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, NULL)",
-                    (directory.name, now, now, preset, version, device, text),
+                    (directory.name, time, time, preset, version, device, text),
                 )
         except BaseException:
             directory.rmdir()
@@ -141,7 +148,8 @@ class RunStore:
             self._touch(key)
 
     def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
-        """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk.
+        """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk, and
+        unless it failed its checkpoint is deleted.
 
         Raises ValueError for an unknown status, TypeError if `result` is not JSON.
         """
@@ -156,23 +164,37 @@ class RunStore:
             )
             if status in _ENDED:
                 self._merge(key)
+            if status not in (None, "running"):
+                self._db.execute("UPDATE runs SET owner = NULL WHERE key = ?", (key,))
             self._touch(key)
+        if status in _DONE:
+            self._checkpoint(run_id).unlink(missing_ok=True)
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
         return self._stored_run(rows[0]) if rows else self._unknown(run_id)
 
-    def list(self, *, status: str | None = None, preset: str | None = None) -> _Runs:
-        """All runs, or those with this status and this preset; the newest first.
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        preset: str | None = None,
+        sweep_id: str | None = None,
+        limit: int | None = None,
+    ) -> _Runs:
+        """All runs, or those with this status, of this preset and this sweep; the newest first, at most `limit`.
 
         Raises ValueError for an unknown status.
         """
         if status is not None:
             checks.choice("status", status, STATUSES)
-        wanted = {"status": status, "preset": preset}
+        sweep = None if sweep_id is None else self.sweeps.key(sweep_id)
+        wanted = {"status": status, "preset": preset, "sweep": sweep, "limit": -1 if limit is None else limit}
         query = f"""SELECT {_COLUMNS} FROM runs WHERE (:status IS NULL OR status = :status)
-                    AND (:preset IS NULL OR preset = :preset) ORDER BY key DESC"""
+                    AND (:preset IS NULL OR preset = :preset)
+                    AND (:sweep IS NULL OR key IN (SELECT run FROM members WHERE sweep = :sweep))
+                    ORDER BY key DESC LIMIT :limit"""
         return [self._stored_run(row) for row in self._db.execute(query, wanted)]
 
     def curves(self, run_id: str) -> dict[str, np.ndarray]:
@@ -183,9 +205,40 @@ class RunStore:
         )
         if not chunks:
             self._unknown(run_id)
-        rows = _matrix(b"".join(blob or b"" for (blob,) in chunks))
-        columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
-        return columns | {"step": columns["step"].astype(np.int64)}
+        return _curves([blob for (blob,) in chunks])
+
+    def table(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
+        """A sweep's runs in its order, or all runs, as columns of one length: `pandas.DataFrame(table)` takes it.
+
+        run_id, status, phase, preset (text); seed, the keys of the sweep's grid, and every other key of the
+        configuration that differs between the runs, by its dotted name (float64 where a number is missing in some runs,
+        else int64, float64, bool or text); t_memorize, t_generalize, diverged_at (float64, NaN where it did not happen:
+        censored at `steps`), steps, seconds, collapsed, and the final train_loss, test_loss, train_accuracy,
+        test_accuracy and weight_norm (NaN for runs that have not ended).
+        """
+        source, parameters, order = self._runs_of(sweep_id)
+        found = self._db.execute(
+            f"""SELECT run_id, status, preset, config, result,
+                       coalesce((SELECT max(last_step) FROM chunks WHERE run = runs.key), -1)
+                FROM {source} ORDER BY {order}""",
+            parameters,
+        )
+        keys = [] if sweep_id is None else self.sweeps.get(sweep_id).grid.get("axes", {})
+        return columns_of([Row(*row) for row in found], keys)
+
+    def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
+        """The curves of all runs of `table(sweep_id)` in one query, long-form: `run` (the row in the table, int64)
+        and the columns of `curves`, run after run."""
+        source, parameters, order = self._runs_of(sweep_id)
+        chunks = self._db.execute(
+            f"SELECT key, n_rows, rows FROM {source} LEFT JOIN chunks ON chunks.run = runs.key "
+            f"ORDER BY {order}, first_step",
+            parameters,
+        )
+        keys = np.array([key for key, _, _ in chunks], dtype=np.int64)
+        numbers = np.cumsum(np.diff(keys, prepend=keys[:1]) != 0)  # a run's chunks stand together
+        lengths = np.array([n or 0 for _, n, _ in chunks], dtype=np.int64)
+        return {"run": np.repeat(numbers, lengths), **_curves([blob for _, _, blob in chunks])}
 
     def directory(self, run_id: str) -> Path:
         """The directory of the run's files."""
@@ -193,9 +246,13 @@ class RunStore:
         return self.root / run_id
 
     def remove(self, run_id: str) -> None:
-        """Delete the run, its curves and its directory."""
+        """Delete the run, its curves and its directory. Raises StoreError while another process trains it."""
         with self._db.transaction():
-            self._db.execute("DELETE FROM runs WHERE key = ?", (self._key(run_id),))
+            key = self._key(run_id)
+            [(token,)] = self._db.execute("SELECT owner FROM runs WHERE key = ?", (key,))
+            if self._owner.is_other_and_alive(token):
+                raise StoreError(f"run {run_id} is being trained by another process: stop that first")
+            self._db.execute("DELETE FROM runs WHERE key = ?", (key,))
         directory = self.root / run_id
         if directory.exists():
             shutil.rmtree(directory)
@@ -205,7 +262,7 @@ class RunStore:
 
         Raises TypeError for what a safetensors file cannot hold and for a `meta` that is not JSON.
         """
-        save_tensors(self._checkpoint(run_id), tensors, meta)
+        self._save(self._checkpoint(run_id), tensors, meta)
 
     def load_checkpoint(self, run_id: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors, on the CPU, and `meta` of the run's checkpoint.
@@ -218,13 +275,35 @@ class RunStore:
         """Whether `save_checkpoint` has been called for the run."""
         return self._checkpoint(run_id).exists()
 
+    def drop_checkpoint(self, run_id: str) -> None:
+        """Delete the run's checkpoint, if it has one."""
+        self._checkpoint(run_id).unlink(missing_ok=True)
+
     def save_weights(self, run_id: str, tensors: Mapping[str, Tensor]) -> None:
         """Replace the run's final weights; on any failure the old ones stay. Raises as `save_checkpoint` does."""
-        save_tensors(self._weights(run_id), tensors)
+        self._save(self._weights(run_id), tensors, {})
 
     def load_weights(self, run_id: str) -> dict[str, Tensor]:
         """The run's final weights, on the CPU. Raises CheckpointError if there are none or if they are damaged."""
         return load_tensors(self._weights(run_id))[0]
+
+    def has_weights(self, run_id: str) -> bool:
+        """Whether `save_weights` has been called for the run."""
+        return self._weights(run_id).exists()
+
+    def size(self) -> int:
+        """Bytes that the store takes: the database, and the runs' files."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        save_tensors(path, tensors, meta)
+
+    def _runs_of(self, sweep_id: str | None) -> tuple[str, tuple[int, ...], str]:
+        """What to select from, its parameters, and the order."""
+        if sweep_id is None:
+            return "runs", (), "runs.key"
+        return "members JOIN runs ON runs.key = members.run AND sweep = ?", (self.sweeps.key(sweep_id),), "place"
 
     def _checkpoint(self, run_id: str) -> Path:
         return self.directory(run_id) / "checkpoint.safetensors"
@@ -261,7 +340,7 @@ class RunStore:
             self._insert(key, _matrix(b"".join(blob for (blob,) in chunks)))
 
     def _touch(self, key: int) -> None:
-        self._db.execute("UPDATE runs SET updated = ? WHERE key = ?", (_now(), key))
+        self._db.execute("UPDATE runs SET updated = ? WHERE key = ?", (now(), key))
 
     def _stored_run(self, row: tuple[Any, ...]) -> StoredRun:
         run_id, created, updated, preset, version, device, status, config, result = row
@@ -298,5 +377,7 @@ def _matrix(rows: bytes) -> np.ndarray:
     return np.frombuffer(rows, dtype="<f8").reshape(-1, len(Record._fields))
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def _curves(blobs: Iterable[bytes | None]) -> dict[str, np.ndarray]:
+    rows = _matrix(b"".join(blob or b"" for blob in blobs))
+    columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
+    return columns | {"step": columns["step"].astype(np.int64)}

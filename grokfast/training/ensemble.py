@@ -10,8 +10,11 @@ from torch import Tensor
 from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
+from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.seeds import generator
 from grokfast.store.records import Record
+from grokfast.training.batches import orders
+from grokfast.training.choice import choose
 from grokfast.training.experiment import Experiment
 from grokfast.training.update import FlatOptimizer
 
@@ -19,7 +22,7 @@ from grokfast.training.update import FlatOptimizer
 VARIES = {
     "name", "seed", "task.split_seed", "task.noise_seed", "task.label_noise", "schedule.batch_seed",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
-    "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
+    "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
 }  # fmt: skip
 
 ALIGNMENT = 16  # elements
@@ -67,12 +70,19 @@ class Ensemble:
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
+        self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
-        self.model: PairMLP | GrokTransformer
-        if isinstance(common.model, PairMLPConfig):
-            self.model = PairMLP(common.model, **sizes, seeds=seeds, dtype=dtype)
-        else:
-            self.model = GrokTransformer(common.model, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
+
+        def build(config: PairMLPConfig | TransformerConfig, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
+            if isinstance(config, PairMLPConfig):
+                return PairMLP(config, **sizes, seeds=seeds, dtype=dtype)
+            return GrokTransformer(config, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
+
+        self.model = build(common.model, seeds)
+        for i, experiment in enumerate(experiments):
+            if experiment.model != common.model:  # in its initial scale
+                for p, own in zip(self.model.parameters(), build(experiment.model, seeds[i : i + 1]).parameters()):
+                    p.data[i] = own.data[0]
         self.model.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
@@ -88,11 +98,11 @@ class Ensemble:
     def steps(self) -> int:
         return self.optimizer.steps
 
-    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
         width = sum(t[0].numel() for t in tensors)
         padding = tensors[0].new_zeros(len(tensors[0]), -width % ALIGNMENT)
-        return torch.cat([*(t.flatten(1) for t in tensors), padding], 1)
+        return torch.cat([*(t.flatten(1) for t in tensors), padding], 1, out=out)
 
     def _bind(self, flat: Tensor) -> None:
         """Make the model's parameters views of `flat` [E, P]."""
@@ -109,13 +119,14 @@ class Ensemble:
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
-        self.model.train()
-        chosen = self._chosen()
-        loss, grad = self._planned_gradient(chosen) if self._is_planned() else self._gradient(chosen)
-        finite = torch.isfinite(loss + grad.sum(1))
-        self.diverged_at = torch.where((self.diverged_at < 0) & ~finite, self.steps, self.diverged_at)
+        loss, grad = self.gradient(self._chosen())
         with torch.no_grad():
-            self.optimizer.step(self.flat, grad)
+            self.optimizer.step(self.flat, grad, loss, self.diverged_at)
+
+    def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: on all of them."""
+        self.model.train()
+        return self._planned_gradient(chosen, out) if self._is_planned() else self._gradient(chosen, out)
 
     def _is_planned(self) -> bool:
         """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
@@ -125,18 +136,50 @@ class Ensemble:
         fused = backend.extension() is not None and self.flat.dtype is torch.float32
         return fused or all(plan.shares(min(self.schedule.batch_size or len(plan), len(plan))) for plan in plans)
 
-    def _gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Losses [E] and gradients [E, P] on the rows `chosen` [E, B] of the training set, or on all of it."""
+    def _gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
         x, y = self._batch(chosen)
+        if self._is_by_pieces():
+            grad = torch.empty_like(self.flat) if out is None else out
+            grad[:, self.n_parameters :] = 0
+            loss, _ = self._by_pieces(x, y, grad)
+            return loss, grad
         dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
         loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
         grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
-        return loss.detach(), self._flatten(grads)
+        return loss.detach(), self._flatten(grads, out)
 
-    def _planned_gradient(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _is_by_pieces(self) -> bool:
+        """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
+        config = self.model.config
+        is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
+        return is_shallow and pair_rows.fits(config.activation, self.flat)
+
+    def _by_pieces(self, pairs: Tensor, targets: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] of PairMLPs on rows [E, N, 2]; `grad` [E, P] receives the gradients."""
+        results = []
+        for e, (own, y) in enumerate(zip(pairs, targets)):
+            a, b = own.T.contiguous()
+            grads = None if grad is None else self._pair_weights(grad[e])
+            results.append(
+                pair_rows.gradient(
+                    self._pair_weights(self.flat[e]), grads, a, b, y.contiguous(),
+                    activation=self.model.config.activation, loss=self.loss,
+                )
+            )  # fmt: skip
+        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).unbind(1)
+        return loss, accuracy
+
+    def _pair_weights(self, row: Tensor) -> pair_rows.Weights:
+        """A model's parameters, or their gradients, in its row [P]."""
+        sizes = [p[0].numel() for p in self.model.parameters()]
+        parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
+        by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
+        return pair_rows.Weights(*(by_name.get(name) for name in pair_rows.Weights._fields))  # type: ignore[arg-type]
+
+    def _planned_gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same by the plans, model after model, so that only one model's activations are held."""
         targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
-        grad, losses = torch.empty_like(self.flat), []
+        grad, losses = torch.empty_like(self.flat) if out is None else out, []
         grad[:, self.n_parameters :] = 0
         for e, weights in enumerate(self._own):
             loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
@@ -159,10 +202,8 @@ class Ensemble:
         if size is None or size >= rows:
             return None
         epoch, k = divmod(self.steps, -(-rows // size))
-        if self._order[0] != epoch:  # a function of seed and epoch alone, so that a resumed run has the same batches
-            seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in self.experiments]
-            orders = [torch.randperm(rows, generator=generator(seed, "batches", epoch)) for seed in seeds]
-            self._order = (epoch, torch.stack(orders).to(self.device))
+        if self._order[0] != epoch:
+            self._order = (epoch, orders(self.experiments, rows, epoch).to(self.device))
         return self._order[1][:, k * size : (k + 1) * size]
 
     def _batch(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -175,17 +216,19 @@ class Ensemble:
     @torch.no_grad()
     def evaluate(self) -> list[Record]:
         """Every run's losses, accuracies and weight norm now."""
-        self.model.eval()
-        columns = [*self._measure("train"), *self._measure("test"), self.flat.norm(dim=1)]
+        columns = [*self.measure("train"), *self.measure("test"), self.flat.norm(dim=1)]
         rows = torch.stack([column.double() for column in columns], 1).tolist()
         return [
             Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
             for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
         ]
 
-    def _measure(self, split: str) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies [E] on the training or the test set."""
+    def measure(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] on the training ("train") or the test set ("test")."""
+        self.model.eval()
         inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
+        if self._is_by_pieces():
+            return self._by_pieces(inputs, targets)
         if not self._is_planned():
             return ops.classify(self.model(inputs), targets, loss=self.loss)
         results = []
@@ -195,20 +238,24 @@ class Ensemble:
         return torch.cat(losses), torch.cat(accuracies)
 
     def keep(self, models: Sequence[int]) -> None:
-        """Go on with these runs only; what they compute does not change."""
+        """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
+        flat, names = self.flat[index], ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at")
+        kept = {name: getattr(self, name)[index] for name in names}
+        self.optimizer.keep(index)
+        vars(self).update(kept)
         self.experiments = [self.experiments[i] for i in models]
-        for name in ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at"):
-            setattr(self, name, getattr(self, name)[index])
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
         self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
-        self.optimizer.keep(index)
         self._order = (-1, torch.empty(0))
-        self._bind(self.flat[index])
+        self._bind(flat)
 
-    def weights(self, i: int) -> dict[str, Tensor]:
-        """Run i's parameters by name, without the ensemble axis."""
-        return {name: p.detach()[i].cpu().clone() for name, p in self.model.named_parameters()}
+    def weights(self, i: int, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """Run i's parameters by name, without the ensemble axis; those in another `flat` [E, P], if given."""
+        row = (self.flat if flat is None else flat)[i].detach().cpu().clone()
+        parameters = {name: p[0] for name, p in self.model.named_parameters()}
+        parts = row[: self.n_parameters].split([p.numel() for p in parameters.values()])
+        return {name: part.view(p.shape).clone() for (name, p), part in zip(parameters.items(), parts)}
 
     def checkpoint(self, i: int) -> dict[str, Tensor]:
         """All that run i needs to go on to the same bits, given its experiment and the number of steps."""

@@ -17,6 +17,7 @@ OptimizerName = Literal["adamw", "adam", "sgd", "lion"]
 Loss = Literal["cross_entropy", "mse"]
 Engine = Literal["auto", "reference"]
 Precision = Literal["float32", "float64"]
+Products = Literal["ieee", "tf32x3", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,9 @@ class Experiment:
         schedule: steps, batches, evaluations.
         criteria: when it has memorised, generalised, grokked.
         seed: of the initialisation, and of what task and schedule leave at None: split, label noise, batch order.
-        precision: "float32" or "float64", of parameters and products.
+        precision: "float32" or "float64", of parameters, sums and, on "ieee", products.
+        products: how kernels multiply fp32 matrices: "ieee", or on a GPU "tf32x3" (nearly as exact), "tf32" or "bf16",
+            which change results. Where no kernel takes the model it is "ieee" after all, and the run says so.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         engine: "auto" uses the fast paths, "reference" plain PyTorch everywhere, every position of every row.
 
@@ -138,6 +141,7 @@ class Experiment:
     criteria: Criteria = field(default_factory=Criteria)
     seed: int = 0
     precision: Precision = "float32"
+    products: Products = "ieee"
     device: str = "auto"
     engine: Engine = "auto"
 
@@ -146,8 +150,11 @@ class Experiment:
             if not isinstance(getattr(self, name), kinds):
                 accepted = " or ".join(kind.__name__ for kind in kinds)
                 raise TypeError(f"{name} must be a {accepted}, got {getattr(self, name)!r}")
-        for name, options in (("loss", Loss), ("precision", Precision), ("engine", Engine)):
+        choices = {"loss": Loss, "precision": Precision, "products": Products, "engine": Engine}
+        for name, options in choices.items():
             checks.choice(name, getattr(self, name), get_args(options))
+        if self.products != "ieee" and self.precision != "float32":
+            raise ValueError(f"products must be 'ieee' where precision is {self.precision!r}, got {self.products!r}")
         checks.integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
         if isinstance(self.model, PairMLPConfig) and self.task.layout != "pair":
             raise ValueError(f"task.layout must be 'pair' for a PairMLP, got {self.task.layout!r}")
@@ -178,7 +185,7 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` is the way back."""
-        return _to_plain(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
@@ -214,10 +221,11 @@ def _replace(node: Any, path: list[str], value: Any) -> Any:
     return dataclasses.replace(node, **{name: _replace(getattr(node, name), rest, value) if rest else value})
 
 
-def _to_plain(node: Any) -> Any:
+def to_plain(node: Any) -> Any:
+    """An experiment, a part of one or a value as JSON values."""
     if not dataclasses.is_dataclass(node):
         return list(node) if isinstance(node, tuple) else node
-    plain = {f.name: _to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    plain = {f.name: to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
     return plain if isinstance(node, Experiment) else {"kind": type(node).__name__, **plain}
 
 

@@ -18,14 +18,17 @@ from torch import Tensor
 from grokfast import backend, checks
 from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
-from grokfast.training.ensemble import Ensemble, check_together
+from grokfast.training.ensemble import Ensemble, check_together, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
+from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult, columns
+from grokfast.training.waves import at_once, bytes_per_run, free_bytes, split, too_large
 
 FLUSH_EVERY = 1.0  # seconds between writes of new evaluations to the store
+FULL = 0.75  # share of a replayed ensemble's runs that must go on, or it is made anew of these only
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +46,7 @@ def train(
     store: RunStore | None = ...,
     observers: Sequence[Observer] = ...,
     checkpoint_every: float = ...,
+    max_together: int | None = ...,
 ) -> RunResult: ...
 @overload
 def train(
@@ -51,6 +55,7 @@ def train(
     store: RunStore | None = ...,
     observers: Sequence[Observer] = ...,
     checkpoint_every: float = ...,
+    max_together: int | None = ...,
 ) -> list[RunResult]: ...
 def train(
     experiments: Experiment | Sequence[Experiment],
@@ -58,6 +63,7 @@ def train(
     store: RunStore | None = None,
     observers: Sequence[Observer] = (),
     checkpoint_every: float = 10.0,
+    max_together: int | None = None,
 ) -> RunResult | list[RunResult]:
     """Train one experiment, or several as an ensemble that steps together, to its end; returns a result for each.
 
@@ -70,7 +76,13 @@ def train(
     the runs are saved at the next step and `Interrupted` is raised; without a store it is an ordinary
     KeyboardInterrupt. Same experiment, device and versions: the same bits.
 
-    Raises TypeError or ValueError for bad experiments, before anything is stored; StoreError where the store fails.
+    On a GPU all steps up to an evaluation, and it, are replayed at once, and the store, observers and Ctrl-C have their
+    turn between evaluations. As many runs go together as its free memory takes, at most `max_together` anywhere; the
+    others follow. Where memory runs out after all, the runs go on in two halves, one after the other, from where they
+    were.
+
+    Raises TypeError or ValueError for bad experiments, before anything is stored; StoreError where the store fails;
+    MemoryError, which says how much is needed, where one run alone is too large.
     """
     todo = [experiments] if isinstance(experiments, Experiment) else list(experiments)
     if not todo:
@@ -79,15 +91,21 @@ def train(
         if not isinstance(experiment, Experiment):
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
     checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if max_together is not None:
+        checks.integer("max_together", max_together, minimum=1)
     check_together(todo)
     keep_freed_memory()
     with _engine(todo[0]), _stop_requests() as stop:
-        ensemble = Ensemble(todo)
+        size = min(at_once(todo[0], len(todo)), max_together or len(todo))
+        try:
+            ensemble = Ensemble(split(todo, size)[0])
+        except torch.OutOfMemoryError:
+            ensemble = None
         runs = [_Run(number=i, experiment=e, outcome=Outcome(e.criteria)) for i, e in enumerate(todo)]
         if store is not None:
             for run in runs:
-                run.run_id = _create(store, run.experiment, ensemble.device)
-        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop).run()
+                run.run_id = _create(store, run.experiment, resolve_device(run.experiment.device))
+        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, size).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -103,31 +121,53 @@ def resume(
     stored = store.get(run_id)
     if stored.status in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
-    experiment = Experiment.from_dict(stored.config)
-    if stored.version != _version():
-        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {_version()}", stacklevel=2)
+    if stored.version != version():
+        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {version()}", stacklevel=2)
+    return go_on([run_id], store, observers=observers, checkpoint_every=checkpoint_every)[0]
+
+
+def go_on(
+    run_ids: Sequence[str],
+    store: RunStore,
+    *,
+    observers: Sequence[Observer] = (),
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> list[RunResult]:
+    """Train runs that the store has, from their checkpoints, to their ends, as an ensemble.
+
+    They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do.
+    """
+    experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
+    check_together(experiments)
     keep_freed_memory()
-    with _engine(experiment), _stop_requests() as stop:
-        ensemble = Ensemble([experiment])
-        run = _Run(number=0, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)
-        last = -1
-        if store.has_checkpoint(run_id):
-            tensors, meta = store.load_checkpoint(run_id)
-            ensemble.restore(0, tensors, int(meta["steps"]))
-            run.seconds_before, last = float(meta["seconds"]), ensemble.steps
-        store.truncate(run_id, last)
-        curves = store.curves(run_id)
-        for row in zip(*(curves[name].tolist() for name in Record._fields)):
-            run.take(Record(*row))
-        store.update(run_id, status="running")
-        return _Loop(ensemble, [run], store, observers, checkpoint_every, stop).run()[0]
+    with _engine(experiments[0]), _stop_requests() as stop:
+        ensemble = Ensemble(experiments)
+        runs = []
+        for i, (run_id, experiment) in enumerate(zip(run_ids, experiments)):
+            run = _Run(number=i, experiment=experiment, outcome=Outcome(experiment.criteria), run_id=run_id)
+            tensors, meta = store.load_checkpoint(run_id) if store.has_checkpoint(run_id) else ({}, {})
+            steps = int(meta.get("steps", 0))
+            if i > 0 and steps != ensemble.steps:
+                raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {ensemble.steps}")
+            if tensors:
+                ensemble.restore(i, tensors, steps)
+                run.seconds_before = float(meta["seconds"])
+            store.truncate(run_id, steps if tensors else -1)
+            curves = store.curves(run_id)
+            for row in zip(*(curves[name].tolist() for name in Record._fields)):
+                run.take(Record(*row))
+            store.update(run_id, status="running")
+            runs.append(run)
+        return _Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights=keep_weights).run()
 
 
 def _create(store: RunStore, experiment: Experiment, device: torch.device) -> str:
-    return store.create(experiment.to_dict(), preset=experiment.name, version=_version(), device=str(device))
+    return store.create(experiment.to_dict(), preset=experiment.name, version=version(), device=str(device))
 
 
-def _version() -> str:
+def version() -> str:
+    """What a run's bits depend on, beside its experiment and device."""
     from grokfast import __version__
 
     return f"grokfast {__version__}, torch {torch.__version__}"
@@ -135,6 +175,15 @@ def _version() -> str:
 
 def _engine(experiment: Experiment) -> Any:
     return backend.using("reference") if experiment.engine == "reference" else nullcontext()
+
+
+@dataclass
+class _Begin:
+    """The state that a run goes on from, where it is not the beginning, in CPU memory."""
+
+    steps: int
+    tensors: dict[str, Tensor]
+    diverged_at: int
 
 
 @dataclass
@@ -149,6 +198,9 @@ class _Run:
     stored: int = 0  # so many records are in the store
     seconds_before: float = 0.0
     result: RunResult | None = None
+    row: int = 0  # in the ensemble
+    begin: _Begin | None = None
+    is_announced: bool = False
 
     def take(self, record: Record) -> None:
         """A record that the store has already."""
@@ -163,36 +215,108 @@ class _Run:
 
 
 class _Loop:
+    """Trains runs to their ends, `wave` of them at a time; the first are `ensemble`, if there is one yet."""
+
     def __init__(
         self,
-        ensemble: Ensemble,
+        ensemble: Ensemble | None,
         runs: list[_Run],
         store: RunStore | None,
         observers: Sequence[Observer],
         checkpoint_every: float,
         stop: threading.Event,
+        wave: int | None = None,
+        keep_weights: bool = True,
     ) -> None:
-        self.stop = stop
-        self.ensemble, self.runs, self.living = ensemble, runs, list(runs)
+        self.stop, self.runs, self.keep_weights = stop, runs, keep_weights
+        self.living, *self.later = split(runs, wave or len(runs))
         self.store, self.observers, self.checkpoint_every = store, observers, checkpoint_every
         self.begun = self.flushed = self.saved = time.monotonic()
+        self.made: Ensemble | None = ensemble
+        self.replay: Replay | None = None
+        self.window: Window | None = None  # under way, or not yet read
+
+    @property
+    def ensemble(self) -> Ensemble:
+        assert self.made is not None
+        return self.made
 
     def run(self) -> list[RunResult]:
         try:
-            return self._run()
+            while self.living:
+                if not self._complete():
+                    self._halve()
+                self.living = self.later.pop(0) if self.later else []
+            return [run.result for run in self.runs if run.result is not None]
         except Exception:
-            for run in self.living:
-                if self.store is not None and run.run_id is not None:
+            for run in self.runs:
+                if self.store is not None and run.run_id is not None and run.result is None:
                     with suppress(StoreError):
                         self.store.update(run.run_id, status="failed")
             raise
 
-    def _run(self) -> list[RunResult]:
-        ensemble, schedule = self.ensemble, self.ensemble.schedule
-        for observer in self.observers:
-            observer.started(ensemble, [run.run_id for run in self.runs])
+    def _complete(self) -> bool:
+        """Train the living to their ends; False where memory ran out."""
+        self.begun = time.monotonic()
+        try:
+            if self.made is None:
+                self.made = self._ensemble()
+            for row, run in enumerate(self.living):
+                run.row = row
+            if not self.living[0].is_announced:
+                for observer in self.observers:
+                    observer.started(self.ensemble, [run.run_id for run in self.living])
+            for run in self.living:
+                run.is_announced = True
+            if self.ensemble.choice.why_no_replay:
+                self._step_by_step()
+            else:
+                self._replayed()
+        except torch.OutOfMemoryError:
+            return False
+        self.made = self.replay = None
+        return True
+
+    def _ensemble(self) -> Ensemble:
+        """That of the living, each as it was."""
+        ensemble = Ensemble([run.experiment for run in self.living])
+        for i, run in enumerate(self.living):
+            if run.begin is not None:
+                ensemble.restore(i, run.begin.tensors, run.begin.steps)
+                ensemble.diverged_at[i] = run.begin.diverged_at
+        return ensemble
+
+    def _halve(self) -> None:
+        """Memory ran out: the living go on in two halves, each run from where it was."""
+        self._take()
+        for run in self.living:
+            if self.made is not None:
+                run.seconds_before = self._seconds(run)
+                self._remember(run)
+        self.made = self.replay = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(self.living) == 1:
+            experiment = self.living[0].experiment
+            device = resolve_device(experiment.device)
+            free = free_bytes(device) if device.type == "cuda" else 0
+            raise MemoryError(f"{experiment.name} {too_large(bytes_per_run(experiment), device, free)}")
+        if self.living:
+            self.later[:0] = split(self.living, -(-len(self.living) // 2))
+
+    def _remember(self, run: _Run) -> None:
+        if self.ensemble.optimizer.is_torn:  # in the middle of an update: from the beginning, to the same bits
+            run.begin, run.records, run.outcome, run.stored = None, [], Outcome(run.experiment.criteria), 0
+            if self.store is not None and run.run_id is not None:
+                self.store.truncate(run.run_id, -1)
+            return
+        tensors = {name: t.cpu().clone() for name, t in self.ensemble.checkpoint(run.row).items()}
+        run.begin = _Begin(self.ensemble.steps, tensors, int(self.ensemble.diverged_at[run.row]))
+
+    def _step_by_step(self) -> None:
+        ensemble = self.ensemble
         while True:
-            if ensemble.steps % schedule.eval_every == 0 or ensemble.steps >= schedule.steps:
+            if self._is_due():
                 self._evaluate()
                 if not self.living:
                     break
@@ -201,28 +325,89 @@ class _Loop:
             ensemble.step()
             for observer in self.observers:
                 observer.stepped(ensemble.steps)
-        return [run.result for run in self.runs if run.result is not None]
+
+    def _replayed(self) -> None:
+        """The device trains up to the next evaluation while the last one is looked at here."""
+        ensemble = self.ensemble
+        self.replay = Replay(ensemble, [run.outcome for run in self.living])
+        if self._is_due() and self._is_recorded():
+            for run in [run for run in self.living if run.is_over(ensemble.steps)]:
+                self._finish(run, ensemble.weights(run.row), None)
+                self.living.remove(run)
+        elif self._is_due():
+            self.window = self.replay.evaluate()
+        while self.living:
+            if self.stop.is_set():
+                self._take()
+                if self.living:
+                    self._interrupt()
+                return
+            ahead = self.replay.launch() if ensemble.steps < ensemble.schedule.steps else None
+            self._take()
+            self.window = ahead
+            is_sparse = len(self.living) <= FULL * len(ensemble.experiments)
+            if is_sparse or time.monotonic() - self.saved >= self.checkpoint_every:
+                self._take()
+                if self.living and time.monotonic() - self.saved >= self.checkpoint_every:
+                    self._checkpoint()
+            if self.living and is_sparse:
+                step, models = self.replay.step, [run.row for run in self.living]
+                self._shrink()
+                self.replay = Replay(ensemble, [run.outcome for run in self.living], step.keep(ensemble, models))
+
+    def _take(self) -> None:
+        """Look at the evaluation that is under way, if there is one, and end the runs that are over."""
+        window, replay = self.window, self.replay
+        self.window = None
+        if window is None or replay is None:
+            return
+        reports = window.read()
+        for run in list(self.living):
+            record, diverged_at, ended_at = reports[run.row]
+            self._record(run, record)
+            if ended_at is not None:
+                self._finish(run, self.ensemble.weights(run.row, replay.watch.kept), diverged_at)
+                self.living.remove(run)
+        for observer in self.observers:
+            observer.stepped(window.steps)
+        if time.monotonic() - self.flushed >= FLUSH_EVERY:
+            self._flush()
+
+    def _shrink(self) -> None:
+        """Leave only the living in the ensemble."""
+        self.replay = None
+        self.ensemble.keep([run.row for run in self.living])
+        for row, run in enumerate(self.living):
+            run.row = row
+
+    def _is_due(self) -> bool:
+        """Whether now is a time for an evaluation."""
+        steps, schedule = self.ensemble.steps, self.ensemble.schedule
+        return steps % schedule.eval_every == 0 or steps >= schedule.steps
+
+    def _is_recorded(self) -> bool:
+        """Whether the runs, taken up again here, have this evaluation already."""
+        records = self.living[0].records
+        return bool(records) and records[-1].step == self.ensemble.steps
+
+    def _record(self, run: _Run, record: Record) -> None:
+        run.records.append(record)
+        run.outcome.update(record)
+        for observer in self.observers:
+            observer.recorded(run.number, record, run.outcome)
 
     def _evaluate(self) -> None:
         """Record every living run, end those that are over, write what is due."""
-        if self.living[0].records and self.living[0].records[-1].step == self.ensemble.steps:
-            records = [run.records[-1] for run in self.living]  # resumed here: this evaluation is in the store
-        else:
-            records = self.ensemble.evaluate()
-            for run, record in zip(self.living, records):
-                run.records.append(record)
-                run.outcome.update(record)
-                for observer in self.observers:
-                    observer.recorded(run.number, record, run.outcome)
+        if not self._is_recorded():
+            for run, record in zip(self.living, self.ensemble.evaluate()):
+                self._record(run, record)
         diverged = self.ensemble.diverged_at.tolist()
-        over = [i for i, run in enumerate(self.living) if diverged[i] >= 0 or run.is_over(self.ensemble.steps)]
-        for i in over:
-            self._finish(self.living[i], self.ensemble.weights(i), diverged[i] if diverged[i] >= 0 else None)
-        if over:
-            rest = [i for i in range(len(self.living)) if i not in over]
-            self.living = [self.living[i] for i in rest]
-            if rest:
-                self.ensemble.keep(rest)
+        over = [run for run in self.living if diverged[run.row] >= 0 or run.is_over(self.ensemble.steps)]
+        for run in over:
+            self._finish(run, self.ensemble.weights(run.row), diverged[run.row] if diverged[run.row] >= 0 else None)
+            self.living.remove(run)
+        if over and self.living:
+            self._shrink()
         now = time.monotonic()
         if now - self.flushed >= FLUSH_EVERY:
             self._flush()
@@ -246,17 +431,17 @@ class _Loop:
         if self.store is None:
             return
         self._flush()
-        for i, run in enumerate(self.living):
+        for run in self.living:
             if run.run_id is not None:
                 meta = {"steps": self.ensemble.steps, "seconds": self._seconds(run)}
-                self.store.save_checkpoint(run.run_id, self.ensemble.checkpoint(i), meta)
+                self.store.save_checkpoint(run.run_id, self.ensemble.checkpoint(run.row), meta)
         self.saved = time.monotonic()
 
     def _seconds(self, run: _Run) -> float:
         return run.seconds_before + time.monotonic() - self.begun
 
     def _finish(self, run: _Run, weights: dict[str, Tensor], diverged_at: int | None) -> None:
-        store, outcome, steps = self.store, run.outcome, self.ensemble.steps
+        store, outcome, steps = self.store, run.outcome, run.records[-1].step
         run.result = RunResult(
             experiment=run.experiment,
             status="finished" if diverged_at is None else "diverged",
@@ -276,7 +461,8 @@ class _Loop:
         )
         if store is not None and run.run_id is not None:
             self._flush_run(run)
-            store.save_weights(run.run_id, weights)
+            if self.keep_weights:
+                store.save_weights(run.run_id, weights)
             store.update(run.run_id, status=run.result.status, result=run.result.summary())
         for observer in self.observers:
             observer.finished(run.number, run.result)
@@ -285,7 +471,12 @@ class _Loop:
         if self.store is None:
             raise KeyboardInterrupt
         self._checkpoint()
-        run_ids = [run.run_id for run in self.living if run.run_id is not None]
+        for run in (run for wave in self.later for run in wave):
+            if run.begin is not None and run.run_id is not None:
+                self._flush_run(run)
+                meta = {"steps": run.begin.steps, "seconds": run.seconds_before}
+                self.store.save_checkpoint(run.run_id, run.begin.tensors, meta)
+        run_ids = [run.run_id for run in self.runs if run.run_id is not None and run.result is None]
         for run_id in run_ids:
             self.store.update(run_id, status="interrupted")
         raise Interrupted(run_ids)

@@ -14,19 +14,19 @@ class Crossing:
     def __init__(self, threshold: float, sustain: int) -> None:
         self.threshold, self.sustain = threshold, sustain
         self.moment: int | None = None
-        self._first, self._streak = 0, 0
+        self.first, self.streak = 0, 0  # where the present run of such values began, and its length
 
     def update(self, step: int, value: float) -> None:
         if self.moment is not None:
             return
         if not value >= self.threshold:  # NaN breaks the streak, too
-            self._streak = 0
+            self.streak = 0
             return
-        if self._streak == 0:
-            self._first = step
-        self._streak += 1
-        if self._streak == self.sustain:
-            self.moment = self._first
+        if self.streak == 0:
+            self.first = step
+        self.streak += 1
+        if self.streak == self.sustain:
+            self.moment = self.first
 
 
 class Outcome:
@@ -49,6 +49,11 @@ class Outcome:
         self._test.update(record.step, record.test_accuracy)
         self._best = max(self._best, record.test_accuracy)
         self._latest = [*self._latest, record.test_accuracy][-self.criteria.sustain :]
+
+    @property
+    def crossing(self) -> Crossing:
+        """That of the test accuracy."""
+        return self._test
 
     @property
     def t_memorize(self) -> int | None:

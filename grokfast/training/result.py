@@ -1,4 +1,4 @@
-"""`RunResult`: what `train` returns."""
+"""`RunResult`: what `train` returns, and what the store has of an ended run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training.experiment import Experiment
+from grokfast.training.outcome import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,36 @@ class RunResult:
             "final": finite,
             "directory": None if self.directory is None else str(self.directory),
         }
+
+
+def stored_result(store: RunStore, run_id: str) -> RunResult:
+    """An ended run of the store, without weights where they were not kept. Raises ValueError where it has not ended."""
+    stored = store.get(run_id)
+    if stored.result is None or stored.status not in ("finished", "diverged"):
+        raise ValueError(f"run {run_id} has not ended (status {stored.status})")
+    experiment, curves = Experiment.from_dict(stored.config), store.curves(run_id)
+    records = [Record(*row) for row in zip(*(curves[name].tolist() for name in Record._fields))]
+    outcome = Outcome(experiment.criteria)
+    for record in records:
+        outcome.update(record)
+    steps, diverged_at = stored.result["steps"], stored.result["diverged_at"]
+    return RunResult(
+        experiment=experiment,
+        status=stored.status,
+        phase=outcome.phase,
+        t_memorize=outcome.t_memorize,
+        t_generalize=outcome.t_generalize,
+        collapsed=outcome.collapsed,
+        diverged_at=diverged_at,
+        sentence=outcome.sentence(steps, diverged_at),
+        steps=steps,
+        seconds=stored.result["seconds"],
+        final=records[-1],
+        curves=curves,
+        weights=store.load_weights(run_id) if store.has_weights(run_id) else {},
+        run_id=run_id,
+        directory=stored.directory,
+    )
 
 
 def columns(records: list[Record]) -> dict[str, np.ndarray]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from grokfast import backend
 from grokfast.filters import EMA, MA, Filter
-from grokfast.optim.device import Launch, Rows, Uploads, dtypes
-from grokfast.optim.history import RESUM_WINDOWS
-from grokfast.optim.slots import ADAM, FILTERS, LION, SGD, hyper_row
+from grokfast.optim.capturable import filtered
+from grokfast.optim.device import Launch, Uploads, dtypes
+from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY
+from grokfast.optim.slots import ADAM, FILTERS, LION, SGD
+from grokfast.training.clock import Clock, model_row
 from grokfast.training.experiment import OptimizerConfig
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
@@ -23,53 +25,76 @@ class FlatOptimizer:
 
     `state` maps a name to a tensor whose first axis is the model: exp_avg and exp_avg_sq or momentum_buffer [E, P],
     ema [E, P], or ring [E, window, P] and sum [E, P]. `steps` counts the steps of all models.
-    A step is one pass over memory on CPU fp32 with the extension, one launch on a GPU, and otherwise plain PyTorch, any
-    device and precision.
+    A step is one pass over memory on CPU fp32 with the extension; otherwise the clock's tick and then one launch on a
+    GPU, or plain PyTorch on any device and in any precision: these two read nothing from the host.
+
+    Raises ValueError unless there is a configuration and a filter for each of the E models of flat [E, P].
     """
 
     def __init__(self, flat: Tensor, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None]) -> None:
+        for name, given in (("configs", configs), ("filters", filters)):
+            if len(given) != len(flat):
+                raise ValueError(f"{name} must be one per model, {len(flat)}, got {len(given)}")
         self.configs, self.filters = list(configs), list(filters)
         self.steps = 0
         self.state: dict[str, Tensor] = {}
         config, filter = self.configs[0], self.filters[0]
-        names = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"], "lion": ["exp_avg"]}.get(
-            config.name, ["momentum_buffer"] if config.momentum else []
-        )
-        if isinstance(filter, EMA):
-            names = [*names, "ema"]
-        elif isinstance(filter, MA):
+        names = state_names(config, filter)
+        if isinstance(filter, MA):
             self.state["ring"] = _new_ring(flat, filter)
-            names = [*names, "sum"]
-        self.state |= {name: torch.zeros_like(flat) for name in names}
+        self.state |= {name: torch.zeros_like(flat) for name in names if name != "ring"}
         self._rates: list[float] = []
         self._hyper = array("d")
         self._is_warm = False  # rates and rows are those of every further step
-        self._on_device = _OnDevice(flat.device)
+        self.is_torn = False  # an update was begun, and not ended
+        self.clock = Clock(self.configs, self.filters, flat.device)
+        self._launches: dict[object, Launch] = {}
+        self._uploads = Uploads()
+        self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
 
     def keep(self, models: Tensor) -> None:
         """Go on with these models only."""
+        state = {}
         for name, tensor in self.state.items():
             kept = tensor[models.to(tensor.device)]
-            self.state[name] = kept.pin_memory() if tensor.is_pinned() else kept
-        self._is_warm = False
+            state[name] = kept.pin_memory() if tensor.is_pinned() else kept
+        self.state = state
         self.configs = [self.configs[i] for i in models.tolist()]
         self.filters = [self.filters[i] for i in models.tolist()]
+        self._is_warm = False
+        self.clock = Clock(self.configs, self.filters, models.device)
+        self._launches.clear()
+        self._overrides = self._overrides[: len(models)].clone()
 
-    def step(self, flat: Tensor, grad: Tensor) -> None:
-        """One step of every model: flat and grad [E, P]."""
-        self.steps += 1
-        if self.steps == 1 and "ema" in self.state:
-            self.state["ema"].copy_(grad)
-        is_warm = self.steps > max(c.warmup for c in self.configs)
-        if not (is_warm and self._is_warm):
-            self._set_rates()
-        self._is_warm = is_warm
-        if flat.dtype in dtypes(flat.device):
-            self._launch(flat, grad)
-        elif backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+    def step(self, flat: Tensor, grad: Tensor, loss: Tensor | None = None, diverged_at: Tensor | None = None) -> None:
+        """One step of every model: flat and grad [E, P].
+
+        diverged_at, int64 [E] with -1 for "not yet", is given the number of the step (from 0) of each model whose loss
+        [E] or gradient is not finite.
+        """
+        is_launched = flat.dtype in dtypes(flat.device)
+        if not is_launched and backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+            if loss is not None and diverged_at is not None:
+                finite = torch.isfinite(loss + grad.sum(1))
+                diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
             self._one_pass(flat, grad)
+            return
+        if self.clock.at != self.steps:
+            self.clock.seek(self.steps)
+        if loss is None or diverged_at is None:
+            loss, diverged_at = grad.new_zeros(len(grad)), torch.zeros_like(self.clock.steps)
+        self.clock.tick(grad, loss, diverged_at)
+        self.is_torn = True
+        if is_launched:
+            self._launch(flat, grad)
         else:
-            self._reference(flat, grad, self._rates)
+            self._reference(flat, grad)
+        self.is_torn = False
+        self.steps += 1
+
+    def set_host(self, steps: int) -> None:
+        """So many steps have been taken on the device, whatever was counted here while a graph was made of them."""
+        self.steps = self.clock.at = steps
 
     def _set_rates(self) -> None:
         """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""
@@ -77,14 +102,16 @@ class FlatOptimizer:
         self._rates = [c.lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for c in self.configs]
         self._hyper = array("d")
         for config, own, rate in zip(self.configs, self.filters, self._rates):
-            self._hyper.extend(
-                hyper_row(
-                    own, lr=rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
-                    decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
-                )
-            )  # fmt: skip
+            self._hyper.extend(model_row(config, own, rate))
 
     def _one_pass(self, flat: Tensor, grad: Tensor) -> None:
+        self.steps += 1
+        if self.steps == 1 and "ema" in self.state:
+            self.state["ema"].copy_(grad)
+        is_warm = self.steps > max(c.warmup for c in self.configs)
+        if not (is_warm and self._is_warm):
+            self._set_rates()
+        self._is_warm = is_warm
         is_first = self.steps == 1 and "momentum_buffer" in self.state
         entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
         module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
@@ -93,22 +120,22 @@ class FlatOptimizer:
         module.update(rule, kind, entries, self._hyper, self.steps, threads, ring_type=ring)
 
     def _launch(self, flat: Tensor, grad: Tensor) -> None:
-        counted = self._on_device.counted(len(flat), self.steps - 1)
-        key = tuple(t.data_ptr() for t in (flat, grad, *counted, *self.state.values())), backend.current()
-        launch = self._on_device.launches.get(key)
+        clock = self.clock
+        key = tuple(t.data_ptr() for t in (flat, grad, *self.state.values())), backend.current()
+        launch = self._launches.get(key)
         if launch is None:
-            steps, counts = ([t.data_ptr() for t in counter] for counter in counted)
+            steps, counts = ([t.data_ptr() for t in counter] for counter in (clock.adam_steps, clock.counts))
             entries = self._entries(flat, grad, steps, counts, is_first=False)
             filter, ring = self.filters[0], self.state.get("ring", flat).dtype
             window = filter.window_size if isinstance(filter, MA) else 1
             launch = Launch(
                 RULES[self.configs[0].name], self._kind(), entries, window,
-                torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device,
-                self._on_device.uploads,
+                torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device, self._uploads,
             )  # fmt: skip
-            self._on_device.remember(key, launch)
-        launch(*self._on_device.rows.tables(self._hyper))
-        self._on_device.steps = self.steps
+            if len(self._launches) >= 4:  # gradients alternate between a few places
+                self._launches.pop(next(iter(self._launches)))
+            self._launches[key] = launch
+        launch(clock.hyper, self._overrides)
 
     def _kind(self) -> int:
         return 0 if self.filters[0] is None else FILTERS[type(self.filters[0])]
@@ -128,82 +155,57 @@ class FlatOptimizer:
             )  # fmt: skip
         return entries
 
-    def _reference(self, flat: Tensor, grad: Tensor, rates: Sequence[float]) -> None:
+    def _reference(self, flat: Tensor, grad: Tensor) -> None:
         """The same in plain PyTorch, as torch.optim and Lee et al. (2024) write it."""
-        configs, t = self.configs, self.steps
-
-        def column(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64).to(flat)[:, None]
-
-        grad = self._filtered(grad, column)
-        decay = column([c.weight_decay for c in configs])
-        if configs[0].name in ("adamw", "lion"):
-            flat.mul_(column([1 - rate * c.weight_decay for rate, c in zip(rates, configs)]))
+        name, clock = self.configs[0].name, self.clock
+        lr, beta1, beta2, eps, decay, _, momentum = (clock.column(i) for i in range(7))  # fp64 [E, 1] each
+        grad = self._filtered(grad)
+        if name in ("adamw", "lion"):
+            flat.mul_((1 - lr * decay).to(flat))
         else:
-            grad = grad + decay * flat
-        if configs[0].name == "sgd":
+            grad = grad + decay.to(flat) * flat
+        if name == "sgd":
             if "momentum_buffer" in self.state:
-                momentum, buffer = column([c.momentum for c in configs]), self.state["momentum_buffer"]
-                buffer.copy_(grad if t == 1 else momentum * buffer + grad)
-                grad = grad + momentum * buffer if configs[0].nesterov else buffer
-            flat.sub_(column(rates) * grad)
+                momentum = momentum.to(flat)
+                buffer = self.state["momentum_buffer"].mul_(momentum).add_(grad)
+                grad = grad + momentum * buffer if self.configs[0].nesterov else buffer
+            flat.sub_(lr.to(flat) * grad)
             return
-        if configs[0].name == "lion":
-            exp_avg, weights = self.state["exp_avg"], [column([1 - c.betas[i] for c in configs]) for i in (0, 1)]
-            flat.sub_(column(rates) * exp_avg.lerp(grad, weights[0].expand_as(grad)).sign())
-            exp_avg.lerp_(grad, weights[1].expand_as(grad))
+        exp_avg, weights = self.state["exp_avg"], [(1 - beta).to(flat).expand_as(grad) for beta in (beta1, beta2)]
+        if name == "lion":
+            flat.sub_(lr.to(flat) * exp_avg.lerp(grad, weights[0]).sign())
+            exp_avg.lerp_(grad, weights[1])
             return
-        exp_avg, exp_avg_sq = self.state["exp_avg"], self.state["exp_avg_sq"]
-        exp_avg.lerp_(grad, column([1 - c.betas[0] for c in configs]).expand_as(grad))
-        exp_avg_sq.mul_(column([c.betas[1] for c in configs]))
-        exp_avg_sq.add_(grad.square() * column([1 - c.betas[1] for c in configs]))
-        root = exp_avg_sq.sqrt() / column([(1 - c.betas[1] ** t) ** 0.5 for c in configs])
-        step_size = column([rate / (1 - c.betas[0] ** t) for rate, c in zip(rates, configs)])
-        flat.sub_(step_size * exp_avg / (root + column([c.eps for c in configs])))
+        exp_avg_sq, t = self.state["exp_avg_sq"], clock.steps[:, None]  # the tick has counted this step
+        exp_avg.lerp_(grad, weights[0])
+        exp_avg_sq.mul_(beta2.to(flat)).add_(grad.square() * weights[1])
+        root = exp_avg_sq.sqrt() / (1 - beta2**t).sqrt().to(flat)
+        flat.sub_((lr / (1 - beta1**t)).to(flat) * exp_avg / (root + eps.to(flat)))
 
-    def _filtered(self, grad: Tensor, column: Callable[[Sequence[float]], Tensor]) -> Tensor:
-        filters, filter = self.filters, self.filters[0]
+    def _filtered(self, grad: Tensor) -> Tensor:
+        filter, clock = self.filters[0], self.clock
         if filter is None:
             return grad
-        lamb = [f.lamb for f in filters if f is not None]
-        if isinstance(filter, EMA):
-            weight = column([1 - f.alpha for f in filters if isinstance(f, EMA)])
-            return grad + column(lamb) * self.state["ema"].lerp_(grad, weight.expand_as(grad))
-        ring, total, window = self.state["ring"], self.state["sum"], filter.window_size
-        pushed = self.steps - 1
-        oldest = ring[:, pushed % window]
-        total.sub_(oldest.to(total.device))
-        oldest.copy_(grad)
-        total.add_(oldest.to(total))  # the sum is that of the ring
-        size = -(-total.shape[1] // (RESUM_WINDOWS * window))
-        turn = slice(pushed % (RESUM_WINDOWS * window) * size, (pushed % (RESUM_WINDOWS * window) + 1) * size)
-        total[:, turn] = ring[:, :, turn].to(total).sum(1)
-        seen = min(self.steps, window)
-        if filter.warmup and seen < window:
-            return grad
-        return grad + column([v / seen for v in lamb] if filter.filter_type == "mean" else lamb) * total
+        if isinstance(filter, EMA):  # all models at once
+            tensors = {"alpha": clock.column(10), "lamb": clock.column(11)}
+            return filtered(filter, grad, {EMA_KEY: self.state["ema"], COUNT_KEY: clock.counts[:, None]}, tensors)
+        ring, total = self.state["ring"], self.state["sum"]
+        parts = [
+            filtered(own, grad[e], {RING_KEY: ring[e], SUM_KEY: total[e], COUNT_KEY: clock.counts[e]}, {})
+            for e, own in enumerate(self.filters)
+            if own is not None
+        ]
+        return torch.stack(parts)
 
 
-class _OnDevice:
-    """What a launch reads beside the models' tensors: counters, hyper-parameters, and the tables themselves."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.uploads = device, Uploads()
-        self.rows = Rows(device, self.uploads)
-        self.launches: dict[object, Launch] = {}
-        self.steps, self._counters = -1, (torch.empty(0), torch.empty(0))
-
-    def counted(self, models: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Adam's steps, fp32 [E], and the gradients in the windows, int64 [E], after `steps` steps."""
-        if (self.steps, len(self._counters[0])) != (steps, models):
-            dtypes = torch.float32, torch.int64
-            self._counters = tuple(torch.full((models,), steps, dtype=d, device=self.device) for d in dtypes)  # type: ignore[assignment]
-        return self._counters
-
-    def remember(self, key: object, launch: Launch) -> None:
-        if len(self.launches) >= 4:  # gradients alternate between a few places
-            self.launches.pop(next(iter(self.launches)))
-        self.launches[key] = launch
+def state_names(config: OptimizerConfig, filter: Filter | None) -> list[str]:
+    """What the optimizer and the filter keep of a model; all are as large as the parameters but for "ring"."""
+    names = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"], "lion": ["exp_avg"]}.get(
+        config.name, ["momentum_buffer"] if config.momentum else []
+    )
+    if isinstance(filter, EMA):
+        return [*names, "ema"]
+    return [*names, "ring", "sum"] if isinstance(filter, MA) else names
 
 
 def _new_ring(flat: Tensor, filter: MA) -> Tensor:

@@ -317,10 +317,10 @@ def test_a_newer_store_is_refused_untouched(tmp_path: Path, journal: str) -> Non
         new_run(store)
     db = sqlite3.connect(tmp_path / "grokfast.sqlite", isolation_level=None)
     db.execute(f"PRAGMA journal_mode = {journal}")
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 99")
     db.close()
     before = snapshot(tmp_path)
-    with pytest.raises(StoreError, match=r"newer grokfast \(schema 2, this one knows up to 1\)"):
+    with pytest.raises(StoreError, match=r"newer grokfast \(schema 99, this one knows up to 2\)"):
         RunStore(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -330,7 +330,7 @@ def test_a_newer_store_is_refused_untouched_also_while_its_version_is_in_the_log
     code = """if True:
         import os, sqlite3, sys
         db = sqlite3.connect(sys.argv[1], isolation_level=None)
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 99")
         os._exit(0)"""
     assert start(code, tmp_path / "grokfast.sqlite").wait() == 0
     before = snapshot(tmp_path)

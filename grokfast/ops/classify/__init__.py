@@ -49,7 +49,7 @@ class _Classify(torch.autograd.Function):
         threads = torch.get_num_threads() if logits.numel() >= 16384 else 1
         backend.load_extension().classify(
             loss, logits.data_ptr(), target.data_ptr(), 0 if grad is None else grad.data_ptr(),
-            values.data_ptr(), accuracy.data_ptr(), models, n, classes, threads,
+            values.data_ptr(), accuracy.data_ptr(), models, n, n, classes, threads,
         )  # fmt: skip
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(accuracy)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from grokfast import backend, checks
 from grokfast.ops.gathered_attention.reference import gathered_attention as reference
+from grokfast.ops.products import product
 from grokfast.ops.rows import RowIndex, add_rows, sum_readers, threads_for
 
 
@@ -95,16 +96,20 @@ class _GatheredAttention(torch.autograd.Function):
     ) -> Tensor:
         d = x.shape[1]
         if first == 0:
-            q, kv = _linear(x, w_qkv, b_qkv).split([d, 2 * d], 1)
+            q, kv = product(x, w_qkv, b_qkv).split([d, 2 * d], 1)
         else:
             b_q, b_kv = (None, None) if b_qkv is None else b_qkv.split([d, 2 * d])
-            q, kv = _linear(x[first:], w_qkv[:d], b_q), _linear(x, w_qkv[d:], b_kv)
+            q, kv = product(x[first:], w_qkv[:d], b_q), product(x, w_qkv[d:], b_kv)
         heads, weights = x.new_empty(keys.shape[0], d), x.new_empty(*keys.shape, n_heads)
         backend.load_extension().gathered_attention_forward(
             _tables(q, kv, keys, query, n_heads), heads.data_ptr(), weights.data_ptr(), threads_for(heads)
         )
-        out = heads @ w_o.T
-        add_rows(out, b_o, None if skip is None else skip[first:], query)
+        own = None if skip is None else skip[first:]
+        if query is None or own is None:
+            out = product(heads, w_o, b_o, own)
+        else:
+            out = product(heads, w_o)
+            add_rows(out, b_o, own, query)
         ctx.save_for_backward(x, w_qkv, w_o, q, kv, weights, heads)
         ctx.plan = keys, query, first
         ctx.has_bias = b_qkv is not None, b_o is not None
@@ -121,7 +126,7 @@ class _GatheredAttention(torch.autograd.Function):
         if grad_b_o is not None:
             sum_readers(grad, None, grad_b_o)
         grad_w_o = grad.T @ heads
-        grad_heads = grad @ w_o
+        grad_heads = product(grad, w_o.T)
         if first == 0:
             grad_qkv = grad.new_empty(len(x), 3 * d)
             grad_q, grad_kv = grad_qkv.split([d, 2 * d], 1)
@@ -129,7 +134,7 @@ class _GatheredAttention(torch.autograd.Function):
             grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
         _backward(_tables(q, kv, keys, query, weights.shape[2]), keys, query, weights, grad_heads, grad_q, grad_kv)
         if first == 0:
-            grad_w_qkv, grad_x = grad_qkv.T @ x, grad_qkv @ w_qkv
+            grad_w_qkv, grad_x = grad_qkv.T @ x, product(grad_qkv, w_qkv.T)
             if grad_b_qkv is not None:
                 sum_readers(grad_qkv, None, grad_b_qkv)
         else:
@@ -139,7 +144,7 @@ class _GatheredAttention(torch.autograd.Function):
             if grad_b_qkv is not None:
                 sum_readers(grad_q, None, grad_b_qkv[:d])
                 sum_readers(grad_kv, None, grad_b_qkv[d:])
-            grad_x = grad_kv @ w_qkv[d:]
+            grad_x = product(grad_kv, w_qkv[d:].T)
             grad_x[first:].addmm_(grad_q, w_qkv[:d])
         grad_skip = None
         if ctx.has_skip:
@@ -149,10 +154,6 @@ class _GatheredAttention(torch.autograd.Function):
             else:
                 grad_skip = own if first == 0 else torch.cat([own.new_zeros(first, d), own])
         return grad_x, grad_w_qkv, grad_b_qkv, grad_w_o, grad_b_o, grad_skip, None, None, None, None
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
 
 
 def _tables(q: Tensor, kv: Tensor, keys: RowIndex, query: RowIndex | None, n_heads: int) -> Any:

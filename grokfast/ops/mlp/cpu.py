@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend
-from grokfast.ops.rows import add_rows, sum_readers, threads_for
+from grokfast.ops.products import product
+from grokfast.ops.rows import sum_readers, threads_for
 
 ACTIVATIONS = {"relu": 1, "gelu": 4}  # as csrc/grokfast.h has them
 
@@ -47,15 +48,14 @@ class _MLP(torch.autograd.Function):
         activation: int,
         wanted: bool,
     ) -> Tensor:
-        hidden = x @ w_in.T
+        hidden = product(x, w_in)
         slope = torch.empty_like(hidden) if wanted and activation == ACTIVATIONS["gelu"] else None
         bias = None if b_in is None else b_in.contiguous()
         backend.load_extension().activate_forward(
             hidden.data_ptr(), 0 if bias is None else bias.data_ptr(), 0 if slope is None else slope.data_ptr(),
             *hidden.shape, activation, threads_for(hidden),
         )  # fmt: skip
-        out = hidden @ w_out.T
-        add_rows(out, b_out, skip)
+        out = product(hidden, w_out, b_out, skip)
         ctx.save_for_backward(x, w_in, w_out, hidden, slope)
         ctx.activation = activation
         ctx.skip_is_x = skip is x
@@ -68,7 +68,7 @@ class _MLP(torch.autograd.Function):
         need_x, need_w_in, need_b_in, need_w_out, need_b_out, need_skip, _, _ = ctx.needs_input_grad
         grad = grad.contiguous()
         grad_w_out = grad.T @ hidden if need_w_out else None
-        grad_hidden = grad @ w_out
+        grad_hidden = product(grad, w_out.T)
         grad_b_in = grad.new_empty(len(w_in)) if need_b_in else None
         backend.load_extension().activate_backward(
             grad_hidden.data_ptr(), (hidden if slope is None else slope).data_ptr(),
@@ -76,8 +76,8 @@ class _MLP(torch.autograd.Function):
             threads_for(grad_hidden),
         )  # fmt: skip
         grad_x = None
-        if need_x:  # where x is the skip, too, its whole gradient is one product onto the other part
-            grad_x = torch.addmm(grad, grad_hidden, w_in) if ctx.skip_is_x else grad_hidden @ w_in
+        if need_x:
+            grad_x = product(grad_hidden, w_in.T, skip=grad if ctx.skip_is_x else None)
         return (
             grad_x,
             grad_hidden.T @ x if need_w_in else None,

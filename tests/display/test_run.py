@@ -28,8 +28,8 @@ def test_on_a_terminal_it_shows_losses_speed_and_stage():
 
 
 def test_a_long_run_is_announced_with_its_expected_time(monkeypatch):
-    monkeypatch.setattr("grokfast.display.ESTIMATE_AFTER", 0.0)
-    monkeypatch.setattr("grokfast.display.LONG", 0.0)
+    monkeypatch.setattr("grokfast.display.run.ESTIMATE_AFTER", 0.0)
+    monkeypatch.setattr("grokfast.display.run.LONG", 0.0)
     console = Console(file=io.StringIO())
     train(TINY, observers=[Display(console)])
     assert "all 200 steps take about" in console.file.getvalue()

@@ -1,0 +1,40 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grokfast import checks
+from grokfast.filters import EMA, MA
+from grokfast.training import Experiment
+
+FILTERS: dict[str, EMA | MA | None] = {"none": None, "ema": EMA(), "ma": MA()}
+
+
+class UsageError(Exception):
+    """The command line cannot be carried out; the message is for the user."""
+
+
+def option(args: Sequence[str], name: str) -> str | None:
+    """The value of an option that has to be known before the others can be parsed."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{name}="):
+            return arg.partition("=")[2]
+        if arg == name and i + 1 < len(args):
+            return args[i + 1]
+    return None
+
+
+def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
+    """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
+    chosen = option(args, "--filter")
+    if chosen is not None:
+        checks.choice("--filter", chosen, FILTERS)
+        if chosen != filter_name(named):
+            return named.override({"filter": FILTERS[chosen]})
+    return named
+
+
+def filter_name(experiment: Experiment) -> str:
+    """As `--filter` calls it."""
+    return "none" if experiment.filter is None else type(experiment.filter).__name__.lower()

@@ -1,0 +1,30 @@
+"""`grokfast doctor`: what is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def doctor() -> Callable[[], int]:
+    """Say what this machine has, and which implementation each operation will use here and why."""
+    return _doctor
+
+
+def _doctor() -> int:
+    from grokfast import doctor as report
+
+    console = Console()
+    table = Table.grid(padding=(0, 2))
+    for what, found in report.machine():
+        table.add_row(what, Text(found))
+    console.print(table, highlight=False)
+    console.print()
+    table = Table("operation", "where", "implementation", box=None, pad_edge=False)
+    for row in report.operations():
+        table.add_row(*map(Text, row))
+    console.print(table, highlight=False)
+    return 0

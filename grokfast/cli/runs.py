@@ -1,0 +1,222 @@
+"""`grokfast list`, `show`, `rm` and `export`: what is in the store."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.prompt import Confirm
+from rich.table import Column, Table
+
+from grokfast import checks
+from grokfast.cli.common import UsageError
+from grokfast.cli.sweep import report
+from grokfast.display import memory
+from grokfast.store import RunStore, StoredRun, StoredSweep
+from grokfast.training.result import stored_result
+from grokfast.training.sweep import SweepResult
+
+Format = Literal["csv", "parquet"]
+
+
+def list_runs(
+    status: str | None = None,
+    preset: str | None = None,
+    sweep: str | None = None,
+    limit: int = 50,
+    out: Path = Path("runs"),
+) -> Callable[[], int]:
+    """List sweeps and runs, the newest first, and the size of the store.
+
+    Args:
+        status: only runs that are pending, running, interrupted, finished, diverged or failed.
+        preset: only runs of this preset.
+        sweep: only the runs of this sweep.
+        limit: how many at most.
+        out: directory of the run store.
+    """
+    checks.integer("--limit", limit, minimum=1)
+    return partial(_list, status, preset, sweep, limit, out)
+
+
+def _list(status: str | None, preset: str | None, sweep: str | None, limit: int, out: Path) -> int:
+    console = Console()
+    with RunStore(out, create=False) as store:
+        if status is None and sweep is None:
+            sweeps = [found for found in store.sweeps.list() if preset in (None, found.preset)]
+            table = Table("sweep", "begun", "runs", "", box=None, pad_edge=False)
+            for found in sweeps[:limit]:
+                table.add_row(found.sweep_id, _time(found.created), f"{found.n_runs:,}", _counts(found))
+            if sweeps:
+                console.print(table, highlight=False)
+                console.print()
+        names = ("run", "begun", "status", "phase", "memorised", "generalised")
+        table = Table(*(Column(name, no_wrap=True) for name in names), box=None, pad_edge=False)
+        runs = store.list(status=status, preset=preset, sweep_id=sweep, limit=limit + 1)
+        for run in runs[:limit]:
+            result = run.result or {}
+            times = (_number(result.get(name)) for name in ("t_memorize", "t_generalize"))
+            table.add_row(run.run_id, _time(run.created), run.status, result.get("phase", ""), *times)
+        console.print(table, highlight=False)
+        if len(runs) > limit:
+            console.print(f"... and more: --limit {10 * limit}", highlight=False)
+        console.print(f"{memory(store.size())} in {store.root}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def show(which: tyro.conf.Positional[str], out: Path = Path("runs"), json: bool = False) -> Callable[[], int]:
+    """Say what a run or a sweep is, and what happened in it.
+
+    Args:
+        which: id of a run or a sweep.
+        out: directory of the run store.
+        json: as one JSON object.
+    """
+    return partial(_show, which, out, json)
+
+
+def _show(which: str, out: Path, as_json: bool) -> int:
+    console = Console()
+    with RunStore(out, create=False) as store:
+        is_sweep = store.sweeps.has(which)
+        if is_sweep:
+            found = store.sweeps.get(which)
+            result = SweepResult(sweep_id=which, root=store.root, axes=list(found.grid["axes"]))
+        else:
+            run = store.get(which)
+            said = "" if run.status not in ("finished", "diverged") else stored_result(store, which).sentence
+    if not is_sweep:
+        _show_run(console, run, said, as_json)
+        return 0
+    varied = ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in found.grid["axes"].items())
+    text = f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}"
+    (Console(stderr=True) if as_json else console).print(text, highlight=False, markup=False, soft_wrap=True)
+    summary = report(result, Console(stderr=True) if as_json else console)
+    if as_json:
+        print(json_module.dumps({**summary, "base": found.base, "grid": found.grid, "counts": found.counts}))
+    return 0
+
+
+def _show_run(console: Console, run: StoredRun, said: str, as_json: bool) -> None:
+    if as_json:
+        print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
+        return
+    table = Table.grid(padding=(0, 2))
+    rows = {"status": run.status, "begun": _time(run.created), "with": run.version, "on": run.device}
+    rows |= {"what happened": said, "files": str(run.directory)}
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(run.run_id, style="bold", highlight=False)
+    console.print(table, highlight=False, soft_wrap=True)
+    console.print_json(data=run.config)
+
+
+def remove(
+    which: tyro.conf.Positional[tuple[str, ...]], out: Path = Path("runs"), yes: bool = False
+) -> Callable[[], int]:
+    """Delete runs and sweeps; of a sweep also its runs, unless another sweep has them, too.
+
+    Args:
+        which: ids of runs and sweeps.
+        out: directory of the run store.
+        yes: do not ask.
+    """
+    if not which:
+        raise UsageError("rm needs the id of a run or a sweep (see grokfast list)")
+    return partial(_remove, which, out, yes)
+
+
+def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
+    console = Console()
+    with RunStore(out, create=False) as store:
+        n = 0
+        for one in which:  # all must be there before the first is deleted
+            n += store.sweeps.get(one).n_runs if store.sweeps.has(one) else bool(store.get(one))
+        if not yes and not Confirm.ask(f"Delete {', '.join(which)} ({n:,} run{'s' if n != 1 else ''})?", default=False):
+            return 1
+        for one in which:
+            if store.sweeps.has(one):
+                runs = store.sweeps.remove(one)
+                console.print(f"deleted {one} and {runs:,} runs", highlight=False)
+            else:
+                store.remove(one)
+                console.print(f"deleted {one}", highlight=False)
+    return 0
+
+
+def export(
+    sweep: tyro.conf.Positional[str | None] = None,
+    *,
+    format: Format = "csv",
+    to: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    curves: bool = False,
+    out: Path = Path("runs"),
+) -> Callable[[], int]:
+    """Write a sweep, or all runs, as a table with a row per run, or with a row per evaluation.
+
+    Args:
+        sweep: id of the sweep; without it all runs.
+        format: csv, or parquet (extra "parquet").
+        to: the file; default NAME.FORMAT here.
+        curves: a row per evaluation instead, with the run's id.
+        out: directory of the run store.
+    """
+    return partial(_export, sweep, format, to, curves, out)
+
+
+def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, out: Path) -> int:
+    if format == "parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UsageError("parquet needs pyarrow: pip install 'grokfast[parquet]'") from error
+    path = to or Path(f"{sweep or 'runs'}{'-curves' if curves else ''}.{format}")
+    with RunStore(out, create=False) as store:
+        table = store.table(sweep)
+        if curves:
+            found = store.all_curves(sweep)
+            table = {"run_id": table["run_id"][found.pop("run")], **found}
+    write = _write_parquet if format == "parquet" else _write_csv
+    write(table, path)
+    print(f"{len(table['run_id']):,} rows: {path}")
+    return 0
+
+
+def _write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: pyarrow.array(column, from_pandas=True) for name, column in table.items()}
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def _write_csv(table: dict[str, np.ndarray], path: Path) -> None:
+    """What is missing (NaN) is empty."""
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*(_cells(column) for column in table.values())))
+
+
+def _cells(column: np.ndarray) -> list[Any]:
+    return ["" if isinstance(value, float) and value != value else value for value in column.tolist()]
+
+
+def _counts(sweep: StoredSweep) -> str:
+    return ", ".join(f"{n:,} {status}" for status, n in sweep.counts.items())
+
+
+def _time(text: str) -> str:
+    return text[5:16].replace("T", " ")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -1,0 +1,231 @@
+"""`grokfast sweep`: many experiments as one, from the command line or a TOML file."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from grokfast import checks
+from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.display import SweepDisplay, duration, memory
+from grokfast.training import Experiment
+from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
+from grokfast.training.sweep.estimate import estimate
+from grokfast.training.sweep.text import parse_axis
+from grokfast.training.sweep.toml import SweepFile, read_sweep
+
+ROWS = 60  # of the summary
+
+
+def merged(args: Sequence[str]) -> list[str]:
+    """The arguments with all that follows a `--grid`, however often it is given, behind one."""
+    rest: list[str] = []
+    axes: list[str] = []
+    taking = False
+    for arg in args:
+        if arg == "--grid" or arg.startswith("--grid="):
+            axes += [arg.partition("=")[2]] if "=" in arg else []
+            taking = "=" not in arg
+        elif taking and not arg.startswith("-"):
+            axes.append(arg)
+        else:
+            taking = False
+            rest.append(arg)
+    return [*rest, "--grid", *axes] if axes else rest
+
+
+def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
+    """`sweep` with the named preset's, or the file's, values as the defaults of its options."""
+    named = args[1] if len(args) > 1 and args[0] == "sweep" and not args[1].startswith("-") else "quick"
+    file = read_sweep(Path(named)) if named.endswith(".toml") else SweepFile(Experiment.preset(named), {})
+    base = base_experiment(args, file.experiment)
+
+    def sweep(
+        preset: tyro.conf.Positional[str] = "quick",
+        *,
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
+        filter: str = filter_name(base),
+        grid: tuple[str, ...] = (),
+        zip: bool = file.options.get("zip", False),
+        random: int | None = file.options.get("random"),
+        seeds: int | None = file.options.get("seeds"),
+        steps: int | None = None,
+        out: Path = Path("runs"),
+        processes: int | None = None,
+        ensemble: int | None = None,
+        ray: str | None = None,
+        resume: str | None = None,
+        json: bool = False,
+        weights: bool = True,
+        checkpoint_every: float = 10.0,
+    ) -> Callable[[], int]:
+        """Train an experiment for every combination of values, and say what happened where.
+
+        The same command again does nothing twice: what is done is taken from the store, the rest is trained.
+
+        Args:
+            preset: quick, gromov, swaroop, nanda, power, grokfast or prieto, or a TOML file; comes first.
+            filter: gradient filter: none, ema or ma; its values are then options, too.
+            grid: what to vary: KEY=V1,V2,... or KEY=FIRST:LAST:N[log], as often as wanted.
+            zip: the first values of all keys, the second, ..., instead of all combinations.
+            random: so many of the combinations, drawn at random.
+            seeds: repeat everything with so many seeds.
+            steps: short for --schedule.steps.
+            out: directory of the run store.
+            processes: worker processes; default one per core, or one per GPU.
+            ensemble: runs that train together at most; default 1 on a CPU, 1024 on a GPU.
+            ray: train on a Ray cluster: its address, or local.
+            resume: go on with this sweep.
+            json: print the result as one JSON object on the last line.
+            weights: keep the final weights of every run.
+            checkpoint_every: seconds between checkpoints.
+        """
+        if preset != named:
+            raise UsageError(f"the preset comes first: grokfast sweep {preset} ...")
+        if resume is not None:
+            if (len(args) > 1 and args[1] == named) or experiment != base or grid or zip or random or seeds is not None:
+                raise UsageError("--resume takes the sweep as it was begun: no preset, no option and no grid beside it")
+        elif not (grid or file.grid) and seeds is None:
+            raise UsageError("nothing varies: --grid KEY=V1,V2,... says what to vary (or --seeds)")
+        if steps is not None:
+            experiment = experiment.override({"schedule.steps": steps})
+        axes = {**file.grid, **_axes(experiment, grid)}
+        options: dict[str, Any] = {
+            "store": out, "runner": _runner(processes, ray), "ensemble": ensemble, "keep_weights": weights,
+            "checkpoint_every": checks.real("--checkpoint-every", checkpoint_every, minimum=0),
+        }  # fmt: skip
+        if resume is not None:
+            begin: Callable[[], Plan] = partial(plan_stored, resume, **options)
+        else:
+            begin = partial(plan, experiment, axes, zip=zip, random=random, seeds=seeds, **options)
+        return partial(_sweep, begin, as_json=json)
+
+    return sweep
+
+
+def _axes(experiment: Experiment, texts: Sequence[str]) -> dict[str, list[Any]]:
+    axes: dict[str, list[Any]] = {}
+    for key, values in (parse_axis(experiment, text) for text in texts):
+        if key in axes:
+            raise ValueError(f"--grid has the key {key!r} twice")
+        axes[key] = values
+    return axes
+
+
+def _runner(processes: int | None, ray: str | None) -> Runner | None:
+    if ray is None:
+        return None if processes is None else Processes(processes)
+    if processes is not None:
+        raise UsageError("--processes are those of this machine, --ray is a cluster: not both")
+    from grokfast.training.sweep.on_ray import OnRay
+
+    return OnRay(ray)
+
+
+def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
+    console = Console(stderr=True)
+    planned = begin()
+    _announce(console, planned)
+    display = SweepDisplay(console)
+    try:
+        result = planned.train([display])
+    finally:
+        display.stop()
+    print(display.line())
+    summary = report(result, Console())
+    if as_json:
+        print(json_module.dumps(summary))
+    return 1 if result.errors else 0
+
+
+def _announce(console: Console, planned: Plan) -> None:
+    """Runs, groups, where, how much memory and how long."""
+    n, todo = len(planned.runs), planned.todo
+    done = f", {n - todo:,} of them done already" if n > todo else ""
+    text = f"{planned.sweep_id}: {n:,} run{'s' if n != 1 else ''}{done}"
+    if todo:
+        with console.status("timing a few steps"):
+            first = planned.groups[0]
+            expected = estimate(planned.runs[first.runs[0]], first.device, models=len(first.runs))
+        workers = min(planned.runner.workers, len(planned.groups))
+        steps = sum(planned.runs[run_id].schedule.steps for group in planned.groups for run_id in group.runs)
+        seconds = steps * expected.seconds_per_step / workers
+        together = "" if todo == len(planned.groups) else f" in {len(planned.groups):,} groups"
+        text += (
+            f"; {todo:,} to train{together}, on {planned.runner.where()}, "
+            f"{memory(workers * expected.worker_bytes)} of memory; {1e3 * expected.seconds_per_step:.3g} ms a step, "
+            f"{duration(seconds)} if every run took all its steps. Ctrl-C saves."
+        )
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def report(result: SweepResult, console: Console) -> dict[str, Any]:
+    """Print the cells of a sweep, draw its phase diagram if it has two or three axes; return both as JSON values."""
+    from grokfast.analysis import summarize
+
+    table = result.table()
+    axes = [key for key in result.axes if key != "seed" and key in table]
+    names = [key.rpartition(".")[2] for key in axes]
+    names = names if len(set(names)) == len(names) else axes
+    shown = Table(*names, "generalised", "of all, 95%", "median step, 95%", "phase", box=None, pad_edge=False)
+    cells: list[dict[str, Any]] = []
+    for cell in summarize(table, by=axes):
+        low, high = cell.probability_interval
+        if cell.n and len(cells) < ROWS:
+            shown.add_row(
+                *(f"{cell.cell[key]:g}" if isinstance(cell.cell[key], float) else str(cell.cell[key]) for key in axes),
+                f"{cell.generalized} of {cell.n}",
+                f"{cell.probability:.0%} [{low:.0%}, {high:.0%}]",
+                str(cell.t_generalize),
+                cell.phase or "",
+            )
+        cells.append(
+            {
+                "cell": cell.cell,
+                "n": cell.n,
+                "generalized": cell.generalized,
+                "probability_interval": [low, high],
+                "t_generalize": [_finite(t) for t in (cell.t_generalize.median, *_interval(cell.t_generalize))],
+                "phases": cell.phases,
+                "failed": cell.failed,
+                "unfinished": cell.unfinished,
+            }
+        )
+    console.print(shown, highlight=False)
+    if len(cells) > ROWS:
+        console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
+    picture = _picture(result, table, axes)
+    if picture is not None:
+        console.print(f"phase diagram: {picture}", highlight=False, soft_wrap=True)
+    return {"sweep_id": result.sweep_id, "cells": cells, "picture": None if picture is None else str(picture)}
+
+
+def _interval(median: Any) -> tuple[float, float]:
+    return median.low, median.high
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _picture(result: SweepResult, table: dict[str, Any], axes: Sequence[str]) -> Path | None:
+    """The phase diagram, of two axes, or three with a panel for each value of the third."""
+    from grokfast.plots import plot_phase_diagram
+
+    wide = [key for key in axes if len(set(table[key].tolist())) > 1]
+    if len(wide) not in (2, 3):
+        return None
+    directory = result.root / result.sweep_id
+    directory.mkdir(exist_ok=True)
+    by = wide[2] if len(wide) == 3 else None
+    return plot_phase_diagram(
+        table, directory / "phase_diagram.png", x=wide[1], y=wide[0], by=by, title=result.sweep_id
+    )

@@ -1,0 +1,1 @@
+"""The linear layers of an ensemble, a part of other operations: kernels only."""

@@ -1,0 +1,137 @@
+"""How a step is cut into programs, and what it costs: plain functions of sizes, with neither Triton nor a GPU.
+
+Tiles and chunks depend on the model and the number of rows, never on how many models there are: so a model's sums have
+one order. How many programs share the chunks among them depends on the GPU, and changes no bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_CHUNKS = 16
+PIECES = {"ieee": 3, "tf32x3": 3, "tf32": 2, "bf16": 1}  # bf16 numbers that stand for one of a hidden unit's gradient
+
+
+class Cost(NamedTuple):
+    """Of one gradient: bytes between the processors and memory or L2, floating-point operations, launches."""
+
+    bytes: int
+    flops: int
+    launches: int
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def padded_classes(n_answers: int) -> int:
+    """VS: the stride of the logits' gradient, 64 bytes or a multiple, so that it is read 16 bytes at a time."""
+    return n_answers + -n_answers % 16
+
+
+def tiles(
+    kernel: str, precision: str, capability: int = 90, *, width: int, n_tokens: int, n_answers: int
+) -> dict[str, int]:
+    """The constants of "rows" or "gradient" that cut it into tiles, and its warps; none of these spills a register.
+
+    capability: 80 for 8.0. From 9.0 to 10.x the tensor cores read shared memory, which leaves registers for more.
+    """
+    hidden, classes, tokens = (max(16, _power_of_2(n)) for n in (width, n_answers, n_tokens))
+    is_exact = precision in ("ieee", "tf32x3")
+    if kernel == "rows":
+        rows, units = (32, 16) if is_exact else (64, 32)
+        return {
+            "BM": max(16, min(rows, rows * 128 // classes)),
+            "BH": min(units, hidden),
+            "VP": classes,
+            "num_warps": 8,
+        }
+    if is_exact:
+        rows, units, step, rows_out, units_out = 32, 32, 16, 16 if precision == "ieee" else 32, 32
+    elif 90 <= capability < 110:
+        rows, units, step, rows_out, units_out = 64, 64, 64, 64, 64
+    else:
+        rows, units, step, rows_out, units_out = 32, 32, 32, 32, 64
+    return {
+        "BM": rows,
+        "BH": min(units, hidden),
+        "BT": min(128, tokens),
+        "BK": min(step, classes),
+        "BM_OUT": rows_out,
+        "BH_OUT": min(units_out, hidden),
+        "BV": min(128, classes),
+        "num_warps": 8,
+    }
+
+
+def programs(tile: dict[str, int], *, width: int, n_tokens: int, n_answers: int) -> int:
+    """Programs of "gradient" for one model and one split of its rows."""
+    of_tables = _cdiv(width, tile["BH"]) * _cdiv(n_tokens, tile["BT"])
+    return of_tables + _cdiv(width, tile["BH_OUT"]) * _cdiv(n_answers, tile["BV"])
+
+
+def n_chunks(n_programs: int, n_rows: int) -> int:
+    """Into how many chunks a model's rows go: one model fills a GPU of 128 processors, 128 rows at least in each."""
+    return max(1, min(MAX_CHUNKS, 128 // n_programs, n_rows // 128))
+
+
+def n_splits(n_chunks: int, n_programs: int, n_models: int, n_processors: int) -> int:
+    """A program for each chunk while processors would idle otherwise, else one program for all."""
+    return n_chunks if n_programs * n_models < n_processors else 1
+
+
+def cost(
+    n_models: int,
+    n_rows: int,
+    *,
+    width: int,
+    n_tokens: int,
+    n_answers: int,
+    precision: str = "ieee",
+    n_processors: int = 132,
+) -> Cost:
+    """Counted from the kernels, for the gradient of a step; the optimizer's launch is not in it.
+
+    Bytes are those that every program asks for once, whichever cache answers; what a program reads again is taken to
+    be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times.
+    """
+    sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
+    rows, grad = (tiles(kernel, precision, **sizes) for kernel in ("rows", "gradient"))
+    chunks = n_chunks(programs(grad, **sizes), n_rows)
+    splits = n_splits(chunks, programs(grad, **sizes), n_models, n_processors)
+    parameters, logits = (2 * n_tokens + 1 + n_answers) * width + n_answers, n_rows * padded_classes(n_answers)
+    tables, classifier = 2 * n_tokens * width, n_answers * width
+
+    row_tiles = _cdiv(n_rows, rows["BM"])
+    numbers = row_tiles * classifier + 2 * n_rows * (width + 1) + logits  # rows: classifier, gathered rows; writes
+    token_blocks, class_blocks = _cdiv(n_tokens, grad["BT"]), _cdiv(n_answers, grad["BV"])
+    table_programs, class_programs = _cdiv(width, grad["BH"]) * token_blocks, _cdiv(width, grad["BH_OUT"])
+    numbers += (table_programs + class_programs) * logits  # each class program reads the logits of its classes
+    numbers += chunks * (token_blocks * (tables + classifier) + class_blocks * tables)
+    numbers += (2 * chunks - 1) * parameters  # written, and read again but for the first
+    launches = 2
+    if splits > 1:
+        numbers += parameters
+        launches = 3
+
+    passes = 3 if precision == "tf32x3" else 1
+    padded = width + -width % grad["BH"]
+    products = row_tiles * rows["BM"] * rows["VP"] * padded * passes
+    k = n_answers + -n_answers % grad["BK"]
+    products += n_rows * padded * token_blocks * (k * passes + 2 * grad["BT"] * PIECES[precision])
+    products += n_rows * padded * class_blocks * grad["BV"] * passes
+    return Cost(4 * n_models * numbers, 2 * n_models * products, launches)
+
+
+def memory(n_models: int, n_batch: int, *, width: int, n_tokens: int, n_answers: int, precision: str = "ieee") -> int:
+    """Bytes of scratch that a PairStep takes for models with biases, beside 24 bytes for each row of its data."""
+    sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
+    count = programs(tiles("gradient", precision, **sizes), **sizes)
+    splits = n_splits(n_chunks(count, n_batch), count, n_models, 132)
+    parameters = (2 * n_tokens + 1 + n_answers) * width + n_answers
+    partial = splits * (parameters + -parameters % 16) if splits > 1 else 0
+    return 4 * n_models * (n_batch * (padded_classes(n_answers) + 2) + partial)

@@ -1,0 +1,79 @@
+"""Runs as columns: what pandas, polars and the statistics of grok times take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grokfast.store.records import Record
+
+TIMES = ("t_memorize", "t_generalize", "diverged_at")
+ALWAYS = ("seed",)  # a column, also where it does not differ
+
+
+class Row:
+    """One run: `steps` is that of its last stored evaluation, or -1."""
+
+    def __init__(self, run_id: str, status: str, preset: str, config: str, result: str | None, steps: int) -> None:
+        self.run_id, self.status, self.preset, self.steps = run_id, status, preset, steps
+        self.config: dict[str, Any] = flat(json.loads(config))
+        self.result: dict[str, Any] = {} if result is None else json.loads(result)
+
+
+def columns_of(rows: Sequence[Row], keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case."""
+    table = {name: _text([getattr(row, name) for row in rows]) for name in ("run_id", "status", "preset")}
+    for key in _varying([row.config for row in rows], [*keys, *ALWAYS]):
+        table[key] = _column([row.config.get(key) for row in rows])
+    results = [row.result for row in rows]
+    table["phase"] = _text([result.get("phase", "") for result in results])
+    for name in TIMES:
+        table[name] = _number([result.get(name) for result in results])
+    table["steps"] = np.array([row.result.get("steps", max(row.steps, 0)) for row in rows], dtype=np.int64)
+    table["seconds"] = _number([result.get("seconds") for result in results])
+    table["collapsed"] = np.array([bool(result.get("collapsed")) for result in results], dtype=np.bool_)
+    finals = [result.get("final") or {} for result in results]
+    for name in Record._fields[1:]:
+        table[name] = _number([final.get(name) for final in finals])
+    return table
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, by dotted keys."""
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            leaves.update(flat(value, f"{prefix}{name}."))
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _varying(configs: Sequence[dict[str, Any]], wanted: Sequence[str]) -> list[str]:
+    """The wanted keys that there are, and those whose values are not all the same (an absent key is None)."""
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    first = {name: configs[0].get(name) for name in names} if configs else {}
+    differ = {name for config in configs for name, value in first.items() if config.get(name) != value}
+    return [*(name for name in dict.fromkeys(wanted) if name in names), *(n for n in names if n in differ - {*wanted})]
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return np.array(values, dtype=np.bool_)
+    if kinds == {int}:
+        return np.array(values, dtype=np.int64)
+    if kinds <= {int, float, type(None)} and kinds != {type(None)}:
+        return _number(values)
+    return _text(["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in values])
+
+
+def _number(values: Sequence[Any]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _text(values: Sequence[str]) -> np.ndarray:
+    return np.array(values, dtype=np.str_)

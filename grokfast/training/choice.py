@@ -1,0 +1,76 @@
+"""Which implementation of the training step an experiment gets on a device, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from grokfast import backend
+from grokfast.nn import PairMLPConfig, TransformerConfig
+from grokfast.nn.transformer_step import TransformerStep
+from grokfast.ops.pair_step import PairStep
+from grokfast.tasks import TaskData
+from grokfast.training.experiment import Experiment
+
+FUSED, OPERATIONS, PLAIN = "fused step", "fused operations", "plain PyTorch"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The step's name (FUSED, OPERATIONS or PLAIN), why that one, and why many steps are not replayed at a time.
+
+    `products` is the precision in which products of fp32 matrices are made; `has_kernels` says whether the step is
+    PairStep's or TransformerStep's; `why_no_replay` is empty where steps are replayed.
+    """
+
+    name: str
+    reason: str
+    products: str
+    has_kernels: bool
+    why_no_replay: str
+
+    def __str__(self) -> str:
+        steps = f"one step at a time: {self.why_no_replay}" if self.why_no_replay else "evaluation to evaluation"
+        return f"{self.name} ({self.reason}), {self.products} products, {steps}"
+
+
+def choose(experiment: Experiment, device: torch.device, data: TaskData) -> Choice:
+    """The fused step where its kernels take the experiment with its data, else fused operations, else plain PyTorch.
+
+    Raises ValueError where products are asked for that a CPU does not have.
+    """
+    wish, kernels = experiment.products, backend.device_kernels(device)
+    if device.type == "cpu" and wish != "ieee" and kernels is None:
+        raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
+    name, reason = _ladder(experiment, device, kernels, data)
+    why_not = ""
+    if device.type == "cpu" and kernels is None:
+        why_not = "a CPU has no graphs"
+    elif isinstance(experiment.model, TransformerConfig) and experiment.model.dropout:
+        why_not = "dropout draws its masks on the host"
+    has_kernels = name != PLAIN and kernels == "triton"
+    if wish != "ieee" and not has_kernels:
+        reason = f"{reason}; no {wish} products"
+    return Choice(name, reason, wish if has_kernels else "ieee", has_kernels, why_not)
+
+
+def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, data: TaskData) -> tuple[str, str]:
+    if experiment.engine == "reference" or backend.current() == "reference":
+        return PLAIN, "asked for"
+    if device.type == "cpu" and kernels is None:
+        if backend.extension() is None:
+            return PLAIN, backend.why_no_extension()
+        if experiment.precision != "float32":
+            return PLAIN, f"the C++ extension takes no {experiment.precision}"
+        is_mlp = isinstance(experiment.model, PairMLPConfig)
+        return OPERATIONS, "C++ extension" if is_mlp else "C++ extension, each distinct prefix once"
+    if kernels != "triton":
+        return PLAIN, backend.why_no_device_kernels(device) or "the step's kernels need Triton"
+    config, dtype = experiment.model, getattr(torch, experiment.precision)
+    if isinstance(config, PairMLPConfig):
+        sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers}
+        obstacle = PairStep.fits(config, experiment.loss, **sizes, dtype=dtype)
+        return (PLAIN, obstacle) if obstacle else (FUSED, "Triton")
+    obstacle = TransformerStep.fits(config, seq_len=data.seq_len, device=device, dtype=dtype)
+    return (PLAIN, obstacle) if obstacle else (OPERATIONS, "Triton, each distinct prefix once")

@@ -1,0 +1,98 @@
+"""What of an optimizer's step is a number per model, kept on the models' device: steps, rates, bias corrections.
+
+Nothing of it comes from the host once it is there, so that a CUDA graph can hold any number of steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grokfast import backend
+from grokfast.filters import Filter
+from grokfast.optim.device import HYPER_COUNT
+from grokfast.optim.slots import hyper_row
+from grokfast.training.experiment import OptimizerConfig
+
+BLOCK, CHUNK = 1024, 4096  # elements of a gradient: at a time, and for one program
+
+
+class Clock:
+    """Counters and hyper-parameters of E models, all on one device.
+
+    Attributes:
+        at: the steps that have been taken, as the host knows it.
+        steps: int64 [E], the same on the device.
+        hyper: fp64 [E, 16], the models' rows of csrc/update_rules.h's `Hyper`; the first column is the step's rate.
+        adam_steps, counts: fp32 [E] and int64 [E], Adam's steps and the gradients that the filter has seen; the update
+            advances them itself.
+
+    Raises ValueError unless there is one filter for each configuration.
+    """
+
+    def __init__(
+        self, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None], device: torch.device
+    ) -> None:
+        if len(configs) != len(filters):
+            raise ValueError(f"filters must be one per model, {len(configs)}, got {len(filters)}")
+        rows = [model_row(config, own, config.lr) for config, own in zip(configs, filters)]
+        models = len(rows)
+        self.device, self.at = device, 0
+        self.hyper = torch.tensor(rows, dtype=torch.float64).view(models, HYPER_COUNT).to(device)
+        self.lr = self.hyper[:, 0].clone()
+        self.warmup = torch.tensor([c.warmup for c in configs], dtype=torch.float64).to(device)
+        self.steps = torch.zeros(models, dtype=torch.int64, device=device)
+        self.adam_steps = torch.zeros(models, dtype=torch.float32, device=device)
+        self.counts = torch.zeros(models, dtype=torch.int64, device=device)
+        self._tickets = torch.zeros(models, dtype=torch.int32, device=device)
+
+    def seek(self, steps: int) -> None:
+        """Go on as if `steps` had been taken."""
+        self.at = steps
+        for counter in (self.steps, self.adam_steps, self.counts):
+            counter.fill_(steps)
+
+    def tick(self, grad: Tensor, loss: Tensor, diverged_at: Tensor) -> None:
+        """What comes before an update: the rate of this step, lr · min(1, step/warmup), and the step is counted.
+
+        A model whose loss [E] or gradient [E, P] is not finite gets the step's number in diverged_at, int64 [E], unless
+        it has one already: -1 stands for none.
+        """
+        self.at += 1
+        if backend.device_kernels(self.device) == "triton" and grad.dtype is torch.float32 and grad.is_contiguous():
+            models, size = grad.shape
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                _kernel()[(-(-size // CHUNK), models)](
+                    grad, loss, self.steps, self.lr, self.warmup, self.hyper, diverged_at, self._tickets, size,
+                    BLOCK=BLOCK, CHUNK=CHUNK, num_warps=4,
+                )  # fmt: skip
+            return
+        finite = torch.isfinite(loss + grad.sum(1))
+        diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
+        share = (self.steps / self.warmup.clamp(min=1)).clamp(max=1)
+        self.hyper[:, 0] = torch.where(self.warmup > 0, self.lr * share, self.lr)
+        self.steps += 1
+
+    def column(self, i: int) -> Tensor:
+        """A hyper-parameter as fp64 [E, 1]: csrc/update_rules.h's `Hyper` numbers them."""
+        return self.hyper[:, i : i + 1]
+
+
+def model_row(config: OptimizerConfig, filter: Filter | None, lr: float) -> tuple[float, ...]:
+    """A model's row of csrc/update_rules.h's `Hyper`, in its order."""
+    return hyper_row(
+        filter, lr=lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
+        decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
+    )  # fmt: skip
+
+
+@functools.cache
+def _kernel() -> Any:
+    from grokfast.training.kernels import tick_kernel
+
+    return tick_kernel

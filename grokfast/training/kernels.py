@@ -1,0 +1,115 @@
+"""The bookkeeping of a training step and of an evaluation in Triton: one launch where plain PyTorch takes twenty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tick_kernel(
+    p_grad, p_loss, p_steps, p_lr, p_warmup, p_hyper, p_diverged, p_tickets, size,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step."""
+    i_chunk, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    step = tl.load(p_steps + i_model)
+    loss = tl.load(p_loss + i_model).to(tl.float32)
+    unfinished = tl.where(tl.abs(loss) < float("inf"), 0, 1)  # NaN compares false
+    first = i_chunk * CHUNK
+    for begin in range(first, tl.minimum(first + CHUNK, size), BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        grad = tl.load(p_grad + i_model * size + at, mask=at < size, other=0)
+        unfinished += tl.sum(tl.where(tl.abs(grad) < float("inf"), 0, 1))
+    if unfinished > 0:
+        if tl.load(p_diverged + i_model) < 0:
+            tl.store(p_diverged + i_model, step)  # whoever else writes it writes the same
+    if i_chunk == 0:
+        lr, warmup = tl.load(p_lr + i_model), tl.load(p_warmup + i_model)
+        if warmup > 0:
+            lr *= tl.minimum(step.to(tl.float64) / warmup, 1.0)
+        tl.store(p_hyper + i_model * 16, lr)
+    tl.debug_barrier()  # every thread has read the step before the ticket is drawn
+    if tl.atomic_add(p_tickets + i_model, 1) == tl.num_programs(0) - 1:
+        tl.store(p_tickets + i_model, 0)
+        tl.store(p_steps + i_model, step + 1)
+
+
+@triton.jit
+def verdict_kernel(
+    p_measured, p_steps, p_diverged, p_limits, p_state, p_ended, p_report, n_models, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Watch.update of BLOCK models: measured [5, E], limits [4, E], state [4, E], report [E, 8]."""
+    i_model = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = i_model < n_models
+    step = tl.load(p_steps + i_model, mask=mask, other=0)
+    for i in tl.static_range(5):
+        value = tl.load(p_measured + i * n_models + i_model, mask=mask, other=0).to(tl.float64)
+        tl.store(p_report + i_model * 8 + 1 + i, value, mask=mask)
+    accuracy = tl.load(p_measured + 3 * n_models + i_model, mask=mask, other=0).to(tl.float64)
+    threshold = tl.load(p_limits + i_model, mask=mask, other=0)
+    sustain = tl.load(p_limits + n_models + i_model, mask=mask, other=0).to(tl.int64)
+    stop_after = tl.load(p_limits + 2 * n_models + i_model, mask=mask, other=0).to(tl.int64)
+    last = tl.load(p_limits + 3 * n_models + i_model, mask=mask, other=0).to(tl.int64)
+    first = tl.load(p_state + i_model, mask=mask, other=0)
+    streak = tl.load(p_state + n_models + i_model, mask=mask, other=0)
+    moment = tl.load(p_state + 2 * n_models + i_model, mask=mask, other=0)
+    ended_at = tl.load(p_ended + i_model, mask=mask, other=0)
+    diverged_at = tl.load(p_diverged + i_model, mask=mask, other=0)
+
+    is_above = accuracy >= threshold  # NaN breaks the streak, too
+    first = tl.where(is_above & (streak == 0), step, first)
+    streak = tl.where(is_above, streak + 1, 0)
+    moment = tl.where((moment < 0) & (streak == sustain), first, moment)
+    is_over = (diverged_at >= 0) | (step >= last) | ((stop_after >= 0) & (moment >= 0) & (step >= moment + stop_after))
+    ends_now = is_over & (ended_at < 0)
+    ended_at = tl.where(ends_now, step, ended_at)
+    tl.store(p_state + i_model, first, mask=mask)
+    tl.store(p_state + n_models + i_model, streak, mask=mask)
+    tl.store(p_state + 2 * n_models + i_model, moment, mask=mask)
+    tl.store(p_state + 3 * n_models + i_model, ends_now.to(tl.int64), mask=mask)
+    tl.store(p_ended + i_model, ended_at, mask=mask)
+    tl.store(p_report + i_model * 8, step.to(tl.float64), mask=mask)
+    tl.store(p_report + i_model * 8 + 6, diverged_at.to(tl.float64), mask=mask)
+    tl.store(p_report + i_model * 8 + 7, ended_at.to(tl.float64), mask=mask)
+
+
+@triton.jit
+def keep_kernel(p_flat, p_kept, p_ends_now, size, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
+    """Copy the rows [P] of flat [E, P] whose run ends now: grid (chunks of a row, models)."""
+    i_model = tl.program_id(1).to(tl.int64)
+    if tl.load(p_ends_now + i_model) != 0:
+        first = tl.program_id(0) * CHUNK
+        for begin in range(0, CHUNK, BLOCK):
+            at = first + begin + tl.arange(0, BLOCK)
+            tl.store(
+                p_kept + i_model * size + at, tl.load(p_flat + i_model * size + at, mask=at < size), mask=at < size
+            )
+
+
+def shipped() -> list[dict[str, Any]]:
+    """The configurations that are launched, for the offline check of registers and spills."""
+    from grokfast.training.clock import BLOCK, CHUNK
+    from grokfast.training.watch import MODELS
+
+    ints = {"p_steps": "*i64", "p_diverged": "*i64"}
+    common: dict[str, Any] = {"num_warps": 4, "aligned": ["size"]}
+    tick = {"p_grad": "*fp32", "p_loss": "*fp32", "p_lr": "*fp64", "p_warmup": "*fp64", "p_hyper": "*fp64"}
+    verdict = {"p_measured": "*fp32", "p_limits": "*fp64", "p_state": "*i64", "p_ended": "*i64", "p_report": "*fp64"}
+    keep = {"p_flat": "*fp32", "p_kept": "*fp32", "p_ends_now": "*i64", "size": "i32"}
+    chunks = {"BLOCK": BLOCK, "CHUNK": CHUNK}
+    return [
+        {"name": "tick", "kernel": tick_kernel, "constants": chunks, **common,
+         "signature": _ordered(tick_kernel, {**tick, **ints, "p_tickets": "*i32", "size": "i32"})},
+        {"name": "verdict", "kernel": verdict_kernel, "constants": {"BLOCK": MODELS}, "num_warps": 4,
+         "signature": _ordered(verdict_kernel, {**verdict, **ints, "n_models": "i32"})},
+        {"name": "keep", "kernel": keep_kernel, "constants": chunks, **common,
+         "signature": _ordered(keep_kernel, keep)},
+    ]  # fmt: skip
+
+
+def _ordered(kernel: Any, signature: dict[str, str]) -> dict[str, str]:
+    """In the order of the kernel's arguments."""
+    return {name: signature[name] for name in kernel.arg_names if name in signature}

@@ -1,0 +1,192 @@
+"""Many steps at a time with nothing on the host between evaluations: CUDA graphs of whole stretches of training.
+
+On other devices the same functions are simply called, so that all of it but the capture is tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grokfast.store.records import Record
+from grokfast.training.batches import Batches
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.outcome import Outcome
+from grokfast.training.step import Step, step_of
+from grokfast.training.watch import Watch
+
+LONGEST = 200  # steps in a graph
+MOST_PATTERNS = 8  # of batch sizes between two evaluations, each of which is a graph; beyond, each step is one
+
+
+class Report(NamedTuple):
+    """An evaluation of one run; diverged_at and ended_at are steps, None: it has not."""
+
+    record: Record
+    diverged_at: int | None
+    ended_at: int | None
+
+
+class Window:
+    """A stretch of training up to and with an evaluation, under way on the device."""
+
+    def __init__(self, steps: int, rows: Tensor, event: torch.cuda.Event | None) -> None:
+        self.steps, self._rows, self._event = steps, rows, event
+
+    def read(self) -> list[Report]:
+        """Wait for its end; a report for each model, finished ones included. Before the next but one is launched."""
+        if self._event is not None:
+            self._event.synchronize()
+        found = []
+        for step, *measured, diverged_at, ended_at in self._rows.tolist():
+            ends = (int(at) if at >= 0 else None for at in (diverged_at, ended_at))
+            found.append(Report(Record(int(step), *measured), *ends))
+        return found
+
+
+class _Part(NamedTuple):
+    """What one graph holds: a step for each batch of so many rows (None: all rows), and an evaluation or not."""
+
+    lengths: tuple[int | None, ...]
+    evaluates: bool
+
+
+class Replay:
+    """Trains an ensemble from evaluation to evaluation, and follows which of its runs are over.
+
+    `launch` returns at once. Runs that are over go on being computed; `kept` has the weights that each ended with.
+    The ensemble is not to be stepped, restored or shrunk from elsewhere while a window is under way, and a Replay is
+    made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far.
+    """
+
+    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome], step: Step | None = None) -> None:
+        self.ensemble, self.step = ensemble, step or step_of(ensemble)
+        self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
+        self.grad, self.loss = torch.zeros_like(ensemble.flat), ensemble.flat.new_zeros(len(ensemble.flat))
+        schedule, rows, size = ensemble.schedule, ensemble.train_targets.shape[1], ensemble.schedule.batch_size
+        self.batches = None
+        if size is not None and size < rows:
+            most = min(LONGEST, schedule.eval_every)
+            self.batches = Batches(ensemble.experiments, rows, size, ensemble.device, most)
+        ensemble.optimizer.clock.seek(ensemble.steps)
+        self.graphs = Graphs(ensemble.device)
+        report = self.watch.report
+        self._reports = [torch.empty_like(report, device="cpu", pin_memory=report.is_cuda) for _ in range(2)]
+
+    def evaluate(self) -> Window:
+        """Evaluate as the runs are now."""
+        with self.graphs.stream():
+            self._perform(_Part((), True))
+            return self._reported()
+
+    def launch(self) -> Window:
+        """Train until the next evaluation is due, and evaluate."""
+        schedule, begin = self.ensemble.schedule, self.ensemble.steps
+        end = min(begin + schedule.eval_every - begin % schedule.eval_every, schedule.steps)
+        longest = LONGEST if self._patterns() <= MOST_PATTERNS else 1
+        with self.graphs.stream():
+            while begin < end:
+                steps = min(longest, end - begin)
+                if self.batches is not None:
+                    self.batches.prepare(begin, steps)
+                self._perform(_Part(tuple(map(self._length, range(begin, begin + steps))), begin + steps == end))
+                begin += steps
+            return self._reported()
+
+    def _patterns(self) -> int:
+        """How many different stretches of batch sizes there are between evaluations."""
+        if self.batches is None or self.step.takes_padding:
+            return 1
+        return self.batches.per_epoch // math.gcd(self.batches.per_epoch, self.ensemble.schedule.eval_every)
+
+    def _length(self, step: int) -> int | None:
+        if self.batches is None:
+            return None
+        return self.batches.size if self.step.takes_padding else self.batches.length(step)
+
+    def _perform(self, part: _Part) -> None:
+        ensemble = self.ensemble
+        before = ensemble.steps
+        self.graphs.perform(part, lambda: self._do(part))
+        ensemble.optimizer.set_host(before + len(part.lengths))  # a graph counts on the device only
+
+    def _do(self, part: _Part) -> None:
+        ensemble, optimizer = self.ensemble, self.ensemble.optimizer
+        for length in part.lengths:
+            batch = None
+            if self.batches is not None:
+                batch = self.batches.select(optimizer.clock.steps)[:, :length]
+            self.step.gradient(ensemble.flat, self.grad, self.loss, batch)
+            with torch.no_grad():
+                optimizer.step(ensemble.flat, self.grad, self.loss, ensemble.diverged_at)
+        if part.evaluates:
+            train_loss, test_loss, train_accuracy, test_accuracy, norm = self.watch.measured
+            self.step.measure("train", ensemble.flat, train_loss, train_accuracy)
+            self.step.measure("test", ensemble.flat, test_loss, test_accuracy)
+            torch.linalg.vector_norm(ensemble.flat, dim=1, out=norm)
+            self.watch.update(ensemble.flat, optimizer.clock.steps, ensemble.diverged_at)
+
+    def _reported(self) -> Window:
+        """Send the report on its way, to one of two places in turn."""
+        rows = self._reports.pop(0)
+        self._reports.append(rows)
+        rows.copy_(self.watch.report, non_blocking=True)
+        return Window(self.ensemble.steps, rows, self.graphs.event())
+
+
+class Graphs:
+    """Functions by name, performed on one stream of a device: called the first time, captured the second, replayed.
+
+    The first call compiles kernels and makes tables, which a capture must not; it counts like any other. What cannot be
+    captured goes on being called, with a warning.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._graphs: dict[Hashable, Any] = {}
+        self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._takes_graphs = self._stream is not None
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """For a block of code whose work is to stand in line with what is performed."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def event(self) -> torch.cuda.Event | None:
+        """Happens when all that was performed so far is done; None: it is."""
+        return None if self._stream is None else self._stream.record_event()
+
+    def perform(self, name: Hashable, function: Callable[[], None]) -> None:
+        """Let the device do what `function` does. Raises torch.OutOfMemoryError."""
+        if not self._takes_graphs or name not in self._graphs:
+            self._graphs[name] = None
+            function()
+            return
+        if self._graphs[name] is None:
+            try:
+                self._graphs[name] = self.capture(function)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._takes_graphs = False
+                warnings.warn(f"training goes on without CUDA graphs, several times slower: {error}", stacklevel=2)
+                function()
+                return
+        self._graphs[name].replay()
+
+    def capture(self, function: Callable[[], None]) -> Any:
+        """A graph of what `function` would do, with `replay`."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            function()
+        self._pool = graph.pool()  # graphs run one after the other and leave nothing there for one another
+        return graph

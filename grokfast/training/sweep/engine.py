@@ -1,0 +1,238 @@
+"""`sweep`: many experiments as one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from grokfast import checks
+from grokfast.store import NewRun, RunStore
+from grokfast.training.ensemble import resolve_device
+from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.loop import version
+from grokfast.training.sweep.grid import axes_of, expand, run_hash
+from grokfast.training.sweep.groups import ENSEMBLE, make_groups
+from grokfast.training.sweep.in_process import InProcess
+from grokfast.training.sweep.processes import Processes, cores
+from grokfast.training.sweep.progress import Progress, SweepObserver
+from grokfast.training.sweep.result import SweepResult
+from grokfast.training.sweep.runner import Event, Group, Runner
+from grokfast.training.sweep.worker import DONE
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """A sweep was stopped by Ctrl-C or SIGTERM; what was done is saved, and the sweep can be resumed."""
+
+    def __init__(self, sweep_id: str) -> None:
+        super().__init__(f"sweep {sweep_id} was interrupted")
+        self.sweep_id = sweep_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep that is stored and checked, and what is left to do of it.
+
+    runs: all its experiments by run id, in order. statuses: of each. groups: of the runs that have not ended.
+    """
+
+    sweep_id: str
+    root: Path
+    axes: list[str]
+    runs: dict[str, Experiment]
+    statuses: dict[str, str]
+    groups: list[Group]
+    runner: Runner
+
+    @property
+    def todo(self) -> int:
+        """Runs that have not ended."""
+        return sum(len(group.runs) for group in self.groups)
+
+    def train(self, observers: Sequence[SweepObserver] = ()) -> SweepResult:
+        """Train what is left. Raises SweepInterrupted on Ctrl-C and SIGTERM, StoreError where the store fails."""
+        limits = {run_id: experiment.schedule.steps for run_id, experiment in self.runs.items()}
+        progress = Progress(limits, self.statuses)
+
+        def report(event: Event) -> None:
+            progress.take(event)
+            for observer in observers:
+                observer.happened(event, progress)
+
+        for observer in observers:
+            observer.planned(self)
+        try:
+            with _terminating():
+                if self.groups:
+                    self.runner.run(self.groups, self.root, report)
+        except KeyboardInterrupt as error:
+            raise SweepInterrupted(self.sweep_id) from error
+        result = SweepResult(sweep_id=self.sweep_id, root=self.root, axes=self.axes, errors=progress.errors)
+        for observer in observers:
+            observer.ended(result)
+        return result
+
+
+def sweep(
+    experiment: Experiment,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    zip: bool = False,
+    random: int | None = None,
+    seeds: int | None = None,
+    store: RunStore | str | Path = "runs",
+    runner: Runner | None = None,
+    observers: Sequence[SweepObserver] = (),
+    ensemble: int | None = None,
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> SweepResult:
+    """Train `experiment` once for every cell of `grid`, a mapping of dotted keys to values, and store every run.
+
+    All combinations of the values, with `zip` the first of all, the second of all, ..., with `random` so many of the
+    combinations; `seeds` repeats each cell with that many seeds. Runs that an ensemble can hold together train
+    together, at most `ensemble` of them (default: 1,024 on a GPU, 1 on a CPU), on `runner`: default all GPUs, or all
+    cores with one thread for each run, whose result does not depend on how many there are.
+
+    A run is known by the hash of its configuration, the versions of grokfast and torch, and the kind of device: what
+    the store has already is not trained again, what was interrupted or killed goes on from its checkpoint to the same
+    bits. A run that fails or diverges does not stop the others.
+
+    Raises TypeError or ValueError naming the key or the cell, before anything is stored or trained; SweepInterrupted (a
+    KeyboardInterrupt) on Ctrl-C and SIGTERM, with everything saved; StoreError where the store fails.
+    """
+    planned = plan(
+        experiment, grid, zip=zip, random=random, seeds=seeds, store=store, runner=runner, ensemble=ensemble,
+        checkpoint_every=checkpoint_every, keep_weights=keep_weights,
+    )  # fmt: skip
+    return planned.train(observers)
+
+
+def plan(
+    experiment: Experiment,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    zip: bool = False,
+    random: int | None = None,
+    seeds: int | None = None,
+    store: RunStore | str | Path = "runs",
+    runner: Runner | None = None,
+    ensemble: int | None = None,
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> Plan:
+    """`sweep` up to the training: everything is checked, then stored. Arguments and errors are those of `sweep`."""
+    if not isinstance(experiment, Experiment):
+        raise TypeError(f"experiment must be an Experiment, got {experiment!r} ({type(experiment).__name__})")
+    cells = expand(experiment, grid, zip=zip, random=random, seeds=seeds)
+    experiments = [_placed(cell.experiment) for cell in cells]
+    checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if ensemble is not None:
+        checks.integer("ensemble", ensemble, minimum=1)
+    axes = {key: [to_plain(value) for value in values] for key, values in axes_of(experiment, grid).items()}
+    if seeds is not None:
+        axes["seed"] = [experiment.seed + i for i in range(seeds)]
+    runs = [
+        NewRun(config=e.to_dict(), hash=run_hash(e, version(), e.device), version=version(), device=e.device)
+        for e in experiments
+    ]
+    how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
+    with _opened(store) as opened:
+        sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)
+        return _plan(opened, sweep_id, experiments, runner, ensemble, checkpoint_every, keep_weights)
+
+
+def plan_stored(
+    sweep_id: str,
+    *,
+    store: RunStore | str | Path = "runs",
+    runner: Runner | None = None,
+    ensemble: int | None = None,
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> Plan:
+    """What is left to do of a stored sweep. Raises StoreError where there is none with this id."""
+    with _opened(store, create=False) as opened:
+        found = {run.run_id: run for run in opened.list(sweep_id=sweep_id)}
+        runs = [found[run_id] for run_id in opened.sweeps.statuses(sweep_id)]
+        others = {run.version for run in runs if run.status not in DONE} - {version()}
+        if others:
+            warnings.warn(f"sweep {sweep_id} was begun with {', '.join(others)}, this is {version()}", stacklevel=2)
+        experiments = [Experiment.from_dict(run.config) for run in runs]
+        return _plan(opened, sweep_id, experiments, runner, ensemble, checkpoint_every, keep_weights)
+
+
+def _plan(
+    store: RunStore,
+    sweep_id: str,
+    experiments: Sequence[Experiment],
+    runner: Runner | None,
+    ensemble: int | None,
+    checkpoint_every: float,
+    keep_weights: bool,
+) -> Plan:
+    statuses = store.sweeps.statuses(sweep_id)
+    runs = dict(zip(statuses, experiments))
+    todo = {run_id: experiment for run_id, experiment in runs.items() if statuses[run_id] not in DONE}
+    groups = make_groups(todo, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
+    axes = list(store.sweeps.get(sweep_id).grid["axes"])
+    return Plan(
+        sweep_id=sweep_id,
+        root=store.root,
+        axes=axes,
+        runs=runs,
+        statuses=statuses,
+        groups=groups,
+        runner=_runner(groups) if runner is None else runner,
+    )
+
+
+def _runner(groups: Sequence[Group]) -> Runner:
+    """One process per core or GPU, and this one alone where a second would have nothing to do."""
+    on_gpu = any(group.device == "cuda" for group in groups)
+    n = min(torch.cuda.device_count() if on_gpu else cores(), len(groups))
+    return Processes(n) if n > 1 else InProcess()
+
+
+def _placed(experiment: Experiment) -> Experiment:
+    """With "auto" decided: another process must not decide otherwise."""
+    if experiment.device not in ENSEMBLE and experiment.device != "auto":
+        raise ValueError(
+            f"device must be 'auto', {' or '.join(map(repr, ENSEMBLE))} in a sweep, got {experiment.device!r}; "
+            "CUDA_VISIBLE_DEVICES chooses the GPUs"
+        )
+    return experiment.override({"device": resolve_device(experiment.device).type})
+
+
+@contextmanager
+def _opened(store: RunStore | str | Path, create: bool = True) -> Iterator[RunStore]:
+    if isinstance(store, RunStore):
+        yield store
+        return
+    with RunStore(store, create=create) as opened:
+        yield opened
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

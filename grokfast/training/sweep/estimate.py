@@ -1,0 +1,63 @@
+"""What a sweep will take, from a few timed steps of one run."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from grokfast import backend
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.experiment import Experiment
+
+SECONDS = 0.5  # spent on timing, if that is more than STEPS
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step of one run, its share of the evaluations included, and bytes of memory of one worker."""
+
+    seconds_per_step: float
+    worker_bytes: int
+
+
+def estimate(experiment: Experiment, device: str, *, models: int = 1) -> Estimate:
+    """Time and memory of this experiment, `models` times in one ensemble, with one thread on a CPU."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    else:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with backend.using("reference" if experiment.engine == "reference" else backend.current()):
+            ensemble = Ensemble([experiment.override({"seed": seed}) for seed in range(models)])
+            ensemble.step()
+            evaluation = _timed(ensemble.evaluate)
+            steps: list[float] = []
+            while len(steps) < STEPS or sum(steps) < SECONDS:
+                steps.append(_timed(ensemble.step))
+    finally:
+        torch.set_num_threads(threads)
+    seconds = statistics.median(steps) + evaluation / experiment.schedule.eval_every
+    return Estimate(seconds / models, torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory())
+
+
+def _timed(action: object) -> float:
+    begun = time.perf_counter()
+    action()  # type: ignore[operator]
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def _peak_memory() -> int:
+    """Of this process, in bytes, which has just done what a worker does; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

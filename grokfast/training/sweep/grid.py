@@ -1,0 +1,150 @@
+"""From an experiment and what is to vary, the cells of a sweep; each is built and checked before anything starts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random as random_module
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grokfast import checks
+from grokfast.store.sweeps import digest
+from grokfast.training.experiment import Experiment
+
+MAX_CELLS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: what it changes, by dotted key, and the experiment that comes out."""
+
+    values: dict[str, Any]
+    experiment: Experiment
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+def expand(
+    experiment: Experiment,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    zip: bool = False,
+    random: int | None = None,
+    seeds: int | None = None,
+) -> list[Cell]:
+    """The cells of `grid`, which maps dotted keys of `experiment` to the values that they take.
+
+    All combinations, the last key fastest; with `zip` the first values of all keys, the second, ...; with `random` that
+    many of the combinations, drawn without repetition by the experiment's seed, in their order. `seeds` repeats each
+    cell with that many seeds, from the experiment's on.
+
+    Raises TypeError or ValueError naming the key, or the cell and what is wrong with it.
+    """
+    axes = axes_of(experiment, grid)
+    checks.boolean("zip", zip)
+    if random is not None:
+        checks.integer("random", random, minimum=1)
+        if zip:
+            raise ValueError(
+                "random draws from all combinations, zip takes none but the first with the first: not both"
+            )
+    if seeds is not None:
+        checks.integer("seeds", seeds, minimum=1)
+        if "seed" in axes:
+            raise ValueError("seeds cannot be given where the grid has a key 'seed'")
+    if not axes and seeds is None:
+        raise ValueError("grid must have at least one key, got an empty one (or give seeds)")
+    repeats = [{}] if seeds is None else [{"seed": experiment.seed + i} for i in range(seeds)]
+    picked = _zipped(axes) if zip else _product(axes, random, experiment.seed)
+    if len(picked) * len(repeats) > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this one {len(picked) * len(repeats):,}")
+    return [_cell(experiment, {**values, **repeat}) for values in picked for repeat in repeats]
+
+
+def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
+    """The grid with its values as Python's own, each axis checked by itself."""
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
+    return {key: _values(experiment, key, values) for key, values in grid.items()}
+
+
+def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
+    """The values of one axis as Python's own, integers as floats where the experiment has a float."""
+    if not hasattr(experiment, key):  # a whole part of it, such as the filter, may vary, too
+        check_key(experiment, key)
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+        raise TypeError(f"grid[{key!r}] must be a sequence of values, got {values!r}")
+    if len(values) > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, grid[{key!r}] has {len(values):,} values")
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if not plain:
+        raise ValueError(f"grid[{key!r}] must have at least one value, got none")
+    if isinstance(experiment.flat().get(key), float):
+        plain = [float(value) if type(value) is int else value for value in plain]
+    seen = set()
+    for value in plain:
+        plainer = tuple(value) if isinstance(value, list) else value
+        if plainer in seen:
+            raise ValueError(f"grid[{key!r}] has the value {value!r} twice")
+        seen.add(plainer)
+    return plain
+
+
+def check_key(experiment: Experiment, key: str) -> None:
+    """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
+    known = experiment.flat()
+    if key not in known:
+        without = key.startswith("filter.") and experiment.filter is None
+        hint = " (the experiment has no filter: choose one first)" if without else checks.nearest(key, known)
+        raise ValueError(f"grid has an unknown key {key!r}{hint}")
+
+
+def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    lengths = {key: len(values) for key, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise ValueError(f"zip needs the same number of values for every key: {said}")
+    return [dict(zip(axes, row)) for row in zip(*axes.values())] or [{}]
+
+
+def _product(axes: Mapping[str, Sequence[Any]], n: int | None, seed: int) -> list[dict[str, Any]]:
+    total = math.prod(len(values) for values in axes.values())
+    if n is None:
+        if total > MAX_CELLS:
+            raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this grid {total:,} cells: try random")
+        return [dict(zip(axes, row)) for row in itertools.product(*axes.values())]
+    if n > total:
+        raise ValueError(f"random must be at most the {total:,} cells of the grid, got {n:,}")
+    chosen = sorted(random_module.Random(seed).sample(range(total), n))
+    return [{key: axes[key][i] for key, i in zip(axes, _place(axes, number))} for number in chosen]
+
+
+def _place(axes: Mapping[str, Sequence[Any]], number: int) -> list[int]:
+    """Where in each axis the cell `number` of the product stands."""
+    place = []
+    for values in reversed([*axes.values()]):
+        number, i = divmod(number, len(values))
+        place.append(i)
+    return place[::-1]
+
+
+def _cell(experiment: Experiment, values: dict[str, Any]) -> Cell:
+    try:
+        return Cell(values, experiment.override(values))
+    except (ValueError, TypeError) as error:
+        said = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        raise type(error)(f"the grid's cell {said}: {error}") from error
+
+
+def run_hash(experiment: Experiment, version: str, device: str) -> str:
+    """Of all that determines the run's result: configuration, versions, kind of device, implementation."""
+    from grokfast import backend
+
+    config = {name: value for name, value in experiment.to_dict().items() if name != "device"}
+    extension = backend.current() != "reference" and backend.extension() is not None
+    return digest([config, version, device, backend.current(), extension])

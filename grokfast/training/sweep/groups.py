@@ -1,0 +1,46 @@
+"""Which runs of a sweep train together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from grokfast.training.ensemble import VARIES
+from grokfast.training.experiment import Experiment
+from grokfast.training.sweep.runner import Group
+
+ENSEMBLE = {"cpu": 1, "cuda": 1024}  # runs at most: on a CPU, where a run keeps a core busy, an ensemble gains nothing
+
+
+def make_groups(
+    runs: Mapping[str, Experiment], *, ensemble: int | None = None, checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> list[Group]:  # fmt: skip
+    """Runs (experiments by id) that differ only in what an ensemble can hold, together, at most `ensemble` in a group.
+
+    Their devices are kinds, "cpu" or "cuda". The longest groups come first, so that no worker begins one when the
+    others are done.
+    """
+    together: dict[str, list[str]] = {}
+    for run_id, experiment in runs.items():
+        together.setdefault(_common(experiment), []).append(run_id)
+    groups = []
+    for run_ids in together.values():
+        device = runs[run_ids[0]].device
+        size = ensemble or ENSEMBLE[device]
+        for i in range(0, len(run_ids), size):
+            some = tuple(run_ids[i : i + size])
+            groups.append(Group(runs=some, device=device, checkpoint_every=checkpoint_every, keep_weights=keep_weights))
+    return sorted(groups, key=lambda group: -_work(group, runs))
+
+
+def _common(experiment: Experiment) -> str:
+    """What the runs of an ensemble have in common, as a key."""
+    return json.dumps({name: None if name in VARIES else value for name, value in experiment.flat().items()})
+
+
+def _work(group: Group, runs: Mapping[str, Experiment]) -> int:
+    """Training rows that the group's runs see at most."""
+    first = runs[group.runs[0]]
+    rows = int(first.task.train_fraction * first.task.n_pairs)
+    return len(group.runs) * first.schedule.steps * min(first.schedule.batch_size or rows, rows)

@@ -1,0 +1,127 @@
+"""How many runs fit into a device's memory at once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from grokfast.filters import MA
+from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast.ops.pair_step import plan
+from grokfast.tasks import TaskData, build
+from grokfast.training.batches import Batches
+from grokfast.training.choice import FUSED, choose
+from grokfast.training.ensemble import ALIGNMENT, resolve_device
+from grokfast.training.experiment import Experiment
+from grokfast.training.replay import LONGEST
+from grokfast.training.update import state_names
+
+SHARE = 0.9  # of the free memory that is planned with: blocks of memory are rounded up, graphs have some of their own
+
+
+class Need(NamedTuple):
+    """Bytes of device memory for one run: what it holds throughout, and what a step or an evaluation takes beside."""
+
+    held: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        return self.held + self.passing
+
+
+def bytes_per_run(experiment: Experiment) -> Need:
+    """What a run of an experiment needs, by counting: weights, gradient, optimizer, filter, data, activations."""
+    data = build(experiment.task, seed=experiment.seed)
+    rows, tests, length = len(data.train_inputs), len(data.test_inputs), data.seq_len
+    size = torch.finfo(getattr(torch, experiment.precision)).bits // 8
+    parameters = -(-n_parameters(experiment, data) // ALIGNMENT) * ALIGNMENT
+    names = state_names(experiment.optimizer, experiment.filter)
+    held = parameters * size * (3 + sum(name != "ring" for name in names))  # and weights, gradient, weights at the end
+    if isinstance(experiment.filter, MA) and experiment.filter.ring != "host":
+        held += experiment.filter.window_size * parameters * (2 if experiment.filter.ring == "bfloat16" else size)
+    held += 8 * (rows + tests) * (length + 1)
+    batch = min(experiment.schedule.batch_size or rows, rows)
+    if batch < rows:
+        steps = min(LONGEST, experiment.schedule.eval_every)
+        held += 8 * batch * (1 + Batches.epochs_for(steps, -(-rows // batch)) * -(-rows // batch))
+    device = resolve_device(experiment.device)
+    choice = choose(experiment, device, data)
+    if choice.name == FUSED and isinstance(experiment.model, PairMLPConfig):
+        sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
+        scratch = plan.memory(1, batch, **sizes, precision=choice.products)
+        return Need(held + 24 * (rows + tests), scratch)
+    forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
+    gradients = parameters * size
+    return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))
+
+
+def n_parameters(experiment: Experiment, data: TaskData) -> int:
+    """Parameters of one model."""
+    model: PairMLP | GrokTransformer
+    if isinstance(experiment.model, PairMLPConfig):
+        model = PairMLP(experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers)
+    else:
+        model = GrokTransformer(
+            experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len
+        )
+    return model.n_parameters
+
+
+def activations(experiment: Experiment, data: TaskData, *, backward: bool) -> int:
+    """Numbers per row of data that are in memory together at most, in plain PyTorch.
+
+    With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.
+    """
+    config = experiment.model
+    if isinstance(config, PairMLPConfig):
+        width, answers = config.width, data.n_answers
+        widest = max(4 * width, 5 * answers) + max(width, 2 * answers)
+        return 2 * width * config.depth + 2 * answers + max(width, 3 * answers) if backward else widest
+    positions, d_model = data.seq_len, config.d_model
+    outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
+    norms = 0 if config.norm == "none" else 2 * d_model
+    of_layer = positions * (8 * d_model + norms + 2 * config.d_mlp + 3 * config.n_heads * positions)
+    scores, hidden = 3 * config.n_heads * positions, 2 * config.d_mlp
+    widest = max(positions * max(7 * d_model + scores, 3 * d_model + hidden), 5 * outputs)
+    return config.n_layers * of_layer + 3 * outputs + positions * (2 * d_model + hidden) if backward else widest
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that can still be had, with what torch holds unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def at_once(experiment: Experiment, runs: int, free: int | None = None) -> int:
+    """How many of `runs` such runs to train together: as many as fit into `free` bytes.
+
+    None stands for the free memory of a GPU; on a CPU all go together then. Raises ValueError where one run alone holds
+    more than there is.
+    """
+    device = resolve_device(experiment.device)
+    if free is None:
+        if device.type != "cuda":
+            return runs
+        free = free_bytes(device)
+    need = bytes_per_run(experiment)
+    if need.held > free:
+        raise ValueError(f"experiments[0] {too_large(need, device, free)}")
+    return max(1, min(runs, int(SHARE * free) // need.total))
+
+
+def too_large(need: Need, device: torch.device, free: int) -> str:
+    """How much is needed, in words."""
+    return (
+        f"needs {need.total / 1e9:.3g} GB for one run ({need.held / 1e9:.3g} GB throughout, {need.passing / 1e9:.3g} "
+        f"GB in a step), {free / 1e9:.3g} GB are free on {device}: choose a smaller model, batch or filter window"
+    )
+
+
+def split(items: list, size: int) -> list[list]:
+    """Waves of nearly one size, `size` at most."""
+    waves = -(-len(items) // size)
+    edges = [len(items) * i // waves for i in range(waves + 1)]
+    return [items[a:b] for a, b in pairwise(edges)]

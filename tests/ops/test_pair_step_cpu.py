@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from grokfast import backend
+from grokfast.ops.classify.reference import classify
+from grokfast.ops.pair_embed.reference import pair_embed
+from grokfast.ops.pair_step import cpu
+
+pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
+P, WIDTH, CLASSES = 13, 33, 11
+SIZES = [1, 50, 61]
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(cpu, "PIECE", 25)
+
+
+def weights(bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (P, WIDTH), (P, WIDTH), (WIDTH,), (CLASSES, WIDTH), (CLASSES,)
+    made = [torch.randn(shape, generator=generator) for shape in shapes]
+    return cpu.Weights(*(t if bias or t.ndim > 1 else None for t in made))
+
+
+def rows(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(high, (n,), generator=generator) for high in (P, P, CLASSES)]
+
+
+def by_torch(given, a, b, target, activation, loss, dtype):
+    """Loss, accuracy and gradients by autograd."""
+    own = [None if t is None else t.to(dtype)[None].requires_grad_() for t in given]
+    w_a, w_b, b_in, weight, bias = own
+    hidden = pair_embed(w_a, w_b, torch.stack([a, b], 1)[None], b_in, activation)
+    logits = hidden @ weight.mT
+    logits = logits if bias is None else logits + bias[:, None]
+    value, accuracy = classify(logits, target[None], loss)
+    grads = torch.autograd.grad(value.sum(), [t for t in own if t is not None])
+    return value[0].detach(), accuracy[0], [g[0] for g in grads]
+
+
+def error(got, exact):
+    return (got.double() - exact).norm() / exact.norm().clamp(min=1e-30)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("activation", ["relu", "square", "abs"])
+def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bias, n):
+    given, (a, b, target) = weights(bias), rows(n)
+    grads = cpu.Weights(*(None if t is None else torch.full_like(t, torch.nan) for t in given))
+    value, accuracy = cpu.gradient(given, grads, a, b, target, activation=activation, loss=loss)
+    exact, right, exact_grads = by_torch(given, a, b, target, activation, loss, torch.float64)
+    theirs, _, torch_grads = by_torch(given, a, b, target, activation, loss, torch.float32)
+    eps = torch.finfo(torch.float32).eps
+    assert accuracy == pytest.approx(right.item(), rel=1e-6)
+    assert error(torch.tensor(value), exact) <= 2 * error(theirs, exact) + eps
+    for got, by_them, correct in zip([g for g in grads if g is not None], torch_grads, exact_grads):
+        assert error(got, correct) <= 2 * error(by_them, correct) + eps
+
+
+def test_without_gradients_loss_and_accuracy_are_the_same_bits():
+    given, operands = weights(), rows(61)
+    grads = cpu.Weights(*map(torch.empty_like, given))
+    options = {"activation": "relu", "loss": "cross_entropy"}
+    assert cpu.gradient(given, None, *operands, **options) == cpu.gradient(given, grads, *operands, **options)
+
+
+def test_an_index_out_of_range_is_refused():
+    a, b, target = rows(50)
+    for wrong in ((a + P, b, target), (a, b - P, target), (a, b, target + CLASSES)):
+        with pytest.raises(IndexError, match=r"must be in \[0, 1[13]\)"):
+            cpu.gradient(weights(), None, *wrong, activation="relu", loss="mse")
+
+
+def test_nan_comes_through():
+    given, operands = weights(), rows(50)
+    given.w_a[operands[0][7], 3] = torch.nan
+    loss, _ = cpu.gradient(given, None, *operands, activation="relu", loss="cross_entropy")
+    assert loss != loss
+
+
+def test_it_fits_one_thread_and_an_activation_of_the_extension(monkeypatch):
+    flat = torch.zeros(1, 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert cpu.fits("relu", flat)
+    assert not cpu.fits("gelu", flat)
+    assert not cpu.fits("relu", flat.double())
+    with backend.using("reference"):
+        assert not cpu.fits("relu", flat)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not cpu.fits("relu", flat)
