@@ -141,15 +141,15 @@ def test_a_pair_outside_of_the_tables_is_nan():
         torch.testing.assert_close(one, two)
 
 
-def test_opcheck():
-    for bias in (True, False):
-        w_a, w_b, pairs, offset = inputs(2, 9, 16, bias=bias)
-        for readers in ([], [t.contiguous() for t in PairIndex(pairs, 5, 4).readers]):
-            torch.library.opcheck(_pair_embed, (w_a, w_b, pairs, offset, readers, "gelu"))
-        tables = [None if t is None else t.detach() for t in (w_a, w_b, pairs, offset)]
-        grad = torch.randn(2, 9, 16, device=DEVICE)
-        for wanted in ([True, True, bias], [False, True, False]):
-            torch.library.opcheck(_pair_embed_backward, (grad, *tables, readers, "gelu", wanted))
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_opcheck(has_bias):
+    w_a, w_b, pairs, bias = inputs(1, 5, 16, 2, 2, bias=has_bias)
+    readers = PairIndex(pairs, 2, 2).readers
+    torch.library.opcheck(_pair_embed, (w_a, w_b, pairs, bias, readers if has_bias else [], "gelu"))
+    tables = [None if t is None else t.detach() for t in (w_a, w_b, pairs, bias)]
+    grad = torch.randn(1, 5, 16, device=DEVICE)
+    wanted = [has_bias, True, has_bias]
+    torch.library.opcheck(_pair_embed_backward, (grad, *tables, readers, "gelu", wanted))
 
 
 @pytest.mark.parametrize("name", ["triton", "reference", None])
