@@ -125,14 +125,15 @@ def rows_kernel(
     if BIAS >= 0:
         z += load_vector(p_flat + BIAS, classes, V)[None, :]
     is_class = (classes < V)[None, :]
-    one_hot = tl.where(classes[None, :] == target[:, None], 1.0, 0.0)
+    is_target = classes[None, :] == target[:, None]
+    one_hot = tl.where(is_target, 1.0, 0.0)
     z_or_inf = tl.where(is_class, z, float("-inf"))
     largest = tl.max(z_or_inf, 1)
     first = tl.min(tl.where(z_or_inf == largest[:, None], classes[None, :], V), 1)
     if LOSS == "cross_entropy":
         e = tl.exp(z_or_inf - largest[:, None])
         total = tl.sum(e, 1)
-        loss = tl.log(total) - (tl.sum(z * one_hot, 1) - largest)
+        loss = tl.log(total) - (tl.sum(tl.where(is_target, z, 0.0), 1) - largest)
         grad = e / total[:, None] - one_hot
     else:
         error = tl.where(is_class, z - one_hot, 0.0)
