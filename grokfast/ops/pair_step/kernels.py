@@ -282,16 +282,17 @@ def gradient_kernel(
     of_tables = ((H + BH - 1) // BH) * ((P + BT - 1) // BT)
     for i_chunk in range(i_split * CHUNKS, (i_split + 1) * CHUNKS):
         begin = i_chunk * rows_per_chunk
+        p_out = p_grad + (i_chunk >> 30) * 16  # + 0: else addresses are worked out before the loop, and spilled
         end = tl.minimum(begin + rows_per_chunk, n_batch)
         if i_program < of_tables:
             _of_tables(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, P, H, V, VS, ACTIVATION, PRECISION, PIECES, BATCH,
                 CHUNKS, BM, BH, BT, BK,
             )  # fmt: skip
         else:
             _of_classifier(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program - of_tables, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program - of_tables, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, BIAS, H, V, VS, ACTIVATION, PRECISION,
                 BATCH, CHUNKS, BM_OUT, BH_OUT, BV,
             )  # fmt: skip
