@@ -53,7 +53,7 @@ def tiles(
     if is_exact:
         rows, units, step, rows_out, units_out = 32, 32, 16, 16 if precision == "ieee" else 32, 32
     elif 90 <= capability < 110:
-        rows, units, step, rows_out, units_out = 64, 64, 64, 64, 64
+        rows, units, step, rows_out, units_out = 64, 64, 64, 32, 64
     else:
         rows, units, step, rows_out, units_out = 32, 32, 32, 32, 64
     return {
