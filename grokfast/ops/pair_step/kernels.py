@@ -179,7 +179,9 @@ def _put(p, rows, columns, stride, n_rows, n_columns, tile, i_chunk, CHUNKS: tl.
     """Write a tile of the gradient, or add it to what earlier chunks left there."""
     if CHUNKS > 1:
         if i_chunk > 0:
+            tl.debug_barrier()  # all have written what they added before, and all read before any writes
             tile += load_tile(p, rows, columns, stride, n_rows, n_columns)
+            tl.debug_barrier()
     store_tile(p, rows, columns, stride, n_rows, n_columns, tile)
 
 
@@ -214,8 +216,6 @@ def _of_tables(
         of_b = _add_by_token(tokens, b, grad_z, of_b, PIECES)
         if B_IN >= 0:
             of_b_in += grad_z
-    if CHUNKS > 1:
-        tl.debug_barrier()  # other threads may have written what is added to
     _put(p_grad + W_A, tokens, units, H, P, H, of_a, i_chunk, CHUNKS)
     _put(p_grad + W_B, tokens, units, H, P, H, of_b, i_chunk, CHUNKS)
     if B_IN >= 0:
@@ -249,8 +249,6 @@ def _of_classifier(
         if BIAS >= 0:
             if i_hidden == 0:
                 of_bias += tl.sum(grad_logits, 0)
-    if CHUNKS > 1:
-        tl.debug_barrier()
     _put(p_grad + WEIGHT, classes, units, H, V, H, of_weight, i_chunk, CHUNKS)
     if BIAS >= 0:
         if i_hidden == 0:
