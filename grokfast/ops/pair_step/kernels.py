@@ -125,14 +125,15 @@ def rows_kernel(
     if BIAS >= 0:
         z += load_vector(p_flat + BIAS, classes, V)[None, :]
     is_class = (classes < V)[None, :]
-    one_hot = tl.where(classes[None, :] == target[:, None], 1.0, 0.0)
+    is_target = classes[None, :] == target[:, None]
+    one_hot = tl.where(is_target, 1.0, 0.0)
     z_or_inf = tl.where(is_class, z, float("-inf"))
     largest = tl.max(z_or_inf, 1)
     first = tl.min(tl.where(z_or_inf == largest[:, None], classes[None, :], V), 1)
     if LOSS == "cross_entropy":
         e = tl.exp(z_or_inf - largest[:, None])
         total = tl.sum(e, 1)
-        loss = tl.log(total) - (tl.sum(z * one_hot, 1) - largest)
+        loss = tl.log(total) - (tl.sum(tl.where(is_target, z, 0.0), 1) - largest)
         grad = e / total[:, None] - one_hot
     else:
         error = tl.where(is_class, z - one_hot, 0.0)
@@ -178,7 +179,9 @@ def _put(p, rows, columns, stride, n_rows, n_columns, tile, i_chunk, CHUNKS: tl.
     """Write a tile of the gradient, or add it to what earlier chunks left there."""
     if CHUNKS > 1:
         if i_chunk > 0:
+            tl.debug_barrier()  # all have written what they added before, and all read before any writes
             tile += load_tile(p, rows, columns, stride, n_rows, n_columns)
+            tl.debug_barrier()
     store_tile(p, rows, columns, stride, n_rows, n_columns, tile)
 
 
@@ -213,8 +216,6 @@ def _of_tables(
         of_b = _add_by_token(tokens, b, grad_z, of_b, PIECES)
         if B_IN >= 0:
             of_b_in += grad_z
-    if CHUNKS > 1:
-        tl.debug_barrier()  # other threads may have written what is added to
     _put(p_grad + W_A, tokens, units, H, P, H, of_a, i_chunk, CHUNKS)
     _put(p_grad + W_B, tokens, units, H, P, H, of_b, i_chunk, CHUNKS)
     if B_IN >= 0:
@@ -248,8 +249,6 @@ def _of_classifier(
         if BIAS >= 0:
             if i_hidden == 0:
                 of_bias += tl.sum(grad_logits, 0)
-    if CHUNKS > 1:
-        tl.debug_barrier()
     _put(p_grad + WEIGHT, classes, units, H, V, H, of_weight, i_chunk, CHUNKS)
     if BIAS >= 0:
         if i_hidden == 0:
@@ -281,16 +280,17 @@ def gradient_kernel(
     of_tables = ((H + BH - 1) // BH) * ((P + BT - 1) // BT)
     for i_chunk in range(i_split * CHUNKS, (i_split + 1) * CHUNKS):
         begin = i_chunk * rows_per_chunk
+        p_out = p_grad + (i_chunk >> 30) * 16  # + 0: else addresses are worked out before the loop, and spilled
         end = tl.minimum(begin + rows_per_chunk, n_batch)
         if i_program < of_tables:
             _of_tables(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, P, H, V, VS, ACTIVATION, PRECISION, PIECES, BATCH,
                 CHUNKS, BM, BH, BT, BK,
             )  # fmt: skip
         else:
             _of_classifier(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program - of_tables, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program - of_tables, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, BIAS, H, V, VS, ACTIVATION, PRECISION,
                 BATCH, CHUNKS, BM_OUT, BH_OUT, BV,
             )  # fmt: skip
