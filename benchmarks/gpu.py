@@ -22,13 +22,18 @@ from benchmarks.interleave import machine
 # (name, command, seconds at most); {out} is DIR.
 TESTS = ["ops", "nn/test_layers.py", "optim/test_launches.py", "optim/test_capturable.py", "csrc/test_update.py"]
 PARTS: list[tuple[str, list[str], int]] = [
-    ("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in TESTS)], 180),
+    ("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in TESTS)], 150),
     (
         "operations",
-        [sys.executable, "-m", "benchmarks.bench_ops", "--seconds", "140", "--out", "{out}/gpu-ops.json"],
-        175,
+        [sys.executable, "-m", "benchmarks.bench_ops", "--seconds", "80", "--out", "{out}/gpu-ops.json"],
+        110,
     ),
-    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 115),
+    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 100),
+    (
+        "step",
+        [sys.executable, "-m", "benchmarks.bench_step_gpu", "--seconds", "50", "--out", "{out}/gpu-step.json"],
+        115,
+    ),
 ]
 
 
@@ -56,11 +61,11 @@ def tables(out: Path) -> list[str]:
                 "",
                 f"## {result['title']}: {section}",
                 "",
-                "| | ms | host ms | ratio | GB/s | TFLOP/s |",
-                "|---|---|---|---|---|---|",
+                "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s |",
+                "|---|---|---|---|---|---|---|",
             ]
             for row in rows:
-                rates = row.get("GB_per_s", ""), row.get("TFLOP_per_s", "")
+                rates = (row.get(name, "") for name in ("GB_per_s", "TFLOP_per_s", "model_steps_per_s"))
                 cells = row["name"], row["median_ms"], row.get("host_ms", ""), row["ratio"], *rates
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines

@@ -37,6 +37,7 @@ MODULES = (
     "grokfast.ops.gathered_attention.kernels",
     "grokfast.ops.linear.kernels",
     "grokfast.ops.read_rows.kernels",
+    "grokfast.ops.pair_step.launches",
 )
 
 
@@ -44,6 +45,7 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability.
 
     As at a launch, pointers and the numbers in "aligned" are multiples of 16, and those in "ones" are known to be 1.
+    A configuration with "capabilities" is launched on those only.
     """
     kernel, constants = config["kernel"], config["constants"] | dict.fromkeys(config.get("ones", []), 1)
     signature = {**config["signature"], **dict.fromkeys(constants, "constexpr")}
@@ -82,11 +84,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table there as JSON")
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
     args = parser.parse_args()
-    places = [(name, i) for name in MODULES for i in range(len(importlib.import_module(name).shipped()))]
+    places = [
+        (name, i, capability)
+        for name in MODULES
+        for i, config in enumerate(importlib.import_module(name).shipped())
+        for capability in args.capability
+        if capability in config.get("capabilities", args.capability)
+    ]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
-        rows = list(
-            workers.map(_row, *zip(*((*place, cap) for cap in args.capability for place in places)), chunksize=4)
-        )
+        rows = list(workers.map(_row, *zip(*places), chunksize=4))
     for row in rows:
         print(
             f"sm_{row['sm']:<4} {row['registers']:>4} registers {row['spilled_bytes']:>5} bytes spilled "

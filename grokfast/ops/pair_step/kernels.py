@@ -83,30 +83,32 @@ def _hidden(
 
 
 @triton.jit
-def _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count):
-    """Sum a model's tiles: loss, a mean over `count`, and right answers."""
-    loss, right = tl.zeros([128], tl.float32), tl.zeros([128], tl.int32)
-    for i in range(0, n_tiles, 128):
-        at = i + tl.arange(0, 128)
-        loss += tl.load(p_loss_parts + i_model * n_tiles + at, mask=at < n_tiles, other=0)
-        right += tl.load(p_right_parts + i_model * n_tiles + at, mask=at < n_tiles, other=0)
+def _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count):
+    """Sum a model's rows: loss, a mean over `count`, and right answers."""
+    loss, right = tl.zeros([512], tl.float32), tl.zeros([512], tl.int32)
+    p_losses += i_model * n_batch
+    p_right += i_model * n_batch
+    for i in range(0, n_batch, 512):
+        at = i + tl.arange(0, 512)
+        loss += tl.load(p_losses + at, mask=at < n_batch, other=0)
+        right += tl.load(p_right + at, mask=at < n_batch, other=0)
     tl.store(p_loss + i_model, tl.sum(loss, 0) / count)
     tl.store(p_correct + i_model, tl.sum(right, 0))
 
 
 @triton.jit
 def rows_kernel(
-    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_loss_parts, p_right_parts,
-    n_rows, n_batch, rows_model,
+    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_losses, p_right,
+    n_rows, n_batch,
     W_A: tl.constexpr, W_B: tl.constexpr, B_IN: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     N_FLAT: tl.constexpr, H: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
     ACTIVATION: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr, BATCH: tl.constexpr, GRAD: tl.constexpr,
     BM: tl.constexpr, BH: tl.constexpr, VP: tl.constexpr,
 ):  # fmt: skip
-    """Loss and right answers of a tile of rows and, with GRAD, the gradient of its logits [E, n_batch, VS]."""
+    """Losses and right answers of a tile of rows and, with GRAD, the gradient of its logits [E, n_batch, VS]."""
     i_tile, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_flat += i_model * N_FLAT
-    p_rows += i_model * rows_model
+    p_rows += i_model * 3 * n_rows
     p_batch += i_model * n_batch
     limit = tl.load(p_limits + i_model)
     at = i_tile * BM + tl.arange(0, BM)
@@ -123,22 +125,22 @@ def rows_kernel(
     if BIAS >= 0:
         z += load_vector(p_flat + BIAS, classes, V)[None, :]
     is_class = (classes < V)[None, :]
-    one_hot = tl.where(classes[None, :] == target[:, None], 1.0, 0.0)
+    is_target = classes[None, :] == target[:, None]
+    one_hot = tl.where(is_target, 1.0, 0.0)
     z_or_inf = tl.where(is_class, z, float("-inf"))
     largest = tl.max(z_or_inf, 1)
     first = tl.min(tl.where(z_or_inf == largest[:, None], classes[None, :], V), 1)
     if LOSS == "cross_entropy":
         e = tl.exp(z_or_inf - largest[:, None])
         total = tl.sum(e, 1)
-        loss = tl.log(total) - (tl.sum(z * one_hot, 1) - largest)
+        loss = tl.log(total) - (tl.sum(tl.where(is_target, z, 0.0), 1) - largest)
         grad = e / total[:, None] - one_hot
     else:
         error = tl.where(is_class, z - one_hot, 0.0)
         loss = tl.sum(error * error, 1) / V
         grad = error * (2 / V)
-    i_part = i_model * tl.num_programs(0) + i_tile
-    tl.store(p_loss_parts + i_part, tl.sum(tl.where(exists, loss, 0.0), 0))
-    tl.store(p_right_parts + i_part, tl.sum((exists & (first == target)).to(tl.int32), 0))
+    tl.store(p_losses + i_model * n_batch + at, tl.where(exists, loss, 0.0), mask=at < n_batch)
+    tl.store(p_right + i_model * n_batch + at, (exists & (first == target)).to(tl.int32), mask=at < n_batch)
     if GRAD:
         share = tl.where(exists, 1 / _count(p_batch, n_batch, limit, BATCH), 0.0)
         grad = tl.where(exists[:, None] & is_class, grad * share[:, None], 0.0)
@@ -147,11 +149,11 @@ def rows_kernel(
 
 
 @triton.jit
-def totals_kernel(p_limits, p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles):
+def totals_kernel(p_limits, p_losses, p_right, p_loss, p_correct, n_batch):
     """What `rows_kernel` found, without a gradient: a program per model."""
     i_model = tl.program_id(0).to(tl.int64)
     count = tl.maximum(tl.load(p_limits + i_model), 1).to(tl.float32)
-    _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count)
+    _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count)
 
 
 @triton.jit
@@ -257,8 +259,8 @@ def _of_classifier(
 
 @triton.jit
 def gradient_kernel(
-    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_loss_parts, p_right_parts, p_grad, p_loss, p_correct,
-    n_rows, n_batch, rows_model, n_tiles, rows_per_chunk,
+    p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_losses, p_right, p_grad, p_loss, p_correct,
+    n_rows, n_batch, rows_per_chunk,
     W_A: tl.constexpr, W_B: tl.constexpr, B_IN: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     N_PARAMETERS: tl.constexpr, N_FLAT: tl.constexpr,
     P: tl.constexpr, H: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
@@ -272,7 +274,7 @@ def gradient_kernel(
     """
     i_program, i_split, i_model = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p_flat += i_model * N_FLAT
-    p_rows += i_model * rows_model
+    p_rows += i_model * 3 * n_rows
     p_batch += i_model * n_batch
     p_grad_logits += i_model * n_batch * VS
     p_grad += (i_split.to(tl.int64) * tl.num_programs(2) + i_model) * N_FLAT
@@ -280,16 +282,17 @@ def gradient_kernel(
     of_tables = ((H + BH - 1) // BH) * ((P + BT - 1) // BT)
     for i_chunk in range(i_split * CHUNKS, (i_split + 1) * CHUNKS):
         begin = i_chunk * rows_per_chunk
+        p_out = p_grad + (i_chunk >> 30) * 16  # + 0: else addresses are worked out before the loop, and spilled
         end = tl.minimum(begin + rows_per_chunk, n_batch)
         if i_program < of_tables:
             _of_tables(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, P, H, V, VS, ACTIVATION, PRECISION, PIECES, BATCH,
                 CHUNKS, BM, BH, BT, BK,
             )  # fmt: skip
         else:
             _of_classifier(
-                p_flat, p_rows, p_batch, p_grad_logits, p_grad, limit, i_program - of_tables, begin, end, i_chunk,
+                p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program - of_tables, begin, end, i_chunk,
                 n_rows, n_batch, W_A, W_B, B_IN, WEIGHT, BIAS, H, V, VS, ACTIVATION, PRECISION,
                 BATCH, CHUNKS, BM_OUT, BH_OUT, BV,
             )  # fmt: skip
@@ -298,7 +301,7 @@ def gradient_kernel(
         tl.store(p_grad + padding, tl.zeros([16], tl.float32), mask=padding < N_FLAT)
         if i_split == 0:
             count = _count(p_batch, n_batch, limit, BATCH)
-            _totals(p_loss_parts, p_right_parts, p_loss, p_correct, n_tiles, i_model, count)
+            _totals(p_losses, p_right, p_loss, p_correct, n_batch, i_model, count)
 
 
 @triton.jit

@@ -33,21 +33,29 @@ def padded_classes(n_answers: int) -> int:
     return n_answers + -n_answers % 16
 
 
-def tiles(kernel: str, precision: str, *, width: int, n_tokens: int, n_answers: int) -> dict[str, int]:
-    """The constants of "rows" or "gradient" that cut it into tiles, and its warps; none of these spills a register."""
+def tiles(
+    kernel: str, precision: str, capability: int = 90, *, width: int, n_tokens: int, n_answers: int
+) -> dict[str, int]:
+    """The constants of "rows" or "gradient" that cut it into tiles, and its warps; none of these spills a register.
+
+    capability: 80 for 8.0. From 9.0 to 10.x the tensor cores read shared memory, which leaves registers for more.
+    """
     hidden, classes, tokens = (max(16, _power_of_2(n)) for n in (width, n_answers, n_tokens))
+    is_exact = precision in ("ieee", "tf32x3")
     if kernel == "rows":
-        rows, units = (32, 16) if precision in ("ieee", "tf32x3") else (64, 32)
+        rows, units = (32, 16) if is_exact else (64, 32)
         return {
             "BM": max(16, min(rows, rows * 128 // classes)),
             "BH": min(units, hidden),
             "VP": classes,
             "num_warps": 8,
         }
-    rows, units, step, rows_out, units_out = {
-        "ieee": (32, 32, 16, 32, 32),
-        "tf32x3": (32, 32, 16, 32, 32),
-    }.get(precision, (64, 64, 64, 64, 64))
+    if is_exact:
+        rows, units, step, rows_out, units_out = 32, 32, 16, 16 if precision == "ieee" else 32, 32
+    elif 90 <= capability < 110:
+        rows, units, step, rows_out, units_out = 64, 64, 64, 64, 64
+    else:
+        rows, units, step, rows_out, units_out = 32, 32, 32, 32, 64
     return {
         "BM": rows,
         "BH": min(units, hidden),
@@ -89,7 +97,8 @@ def cost(
     """Counted from the kernels, for the gradient of a step; the optimizer's launch is not in it.
 
     Bytes are those that every program asks for once, whichever cache answers; what a program reads again is taken to
-    be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times.
+    be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times, and
+    so do the bf16 ones that sum a token's rows, which run at twice the rate of tf32.
     """
     sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
     rows, grad = (tiles(kernel, precision, **sizes) for kernel in ("rows", "gradient"))
@@ -99,7 +108,7 @@ def cost(
     tables, classifier = 2 * n_tokens * width, n_answers * width
 
     row_tiles = _cdiv(n_rows, rows["BM"])
-    numbers = row_tiles * classifier + 2 * n_rows * width + logits  # rows: classifier, gathered rows; writes
+    numbers = row_tiles * classifier + 2 * n_rows * (width + 1) + logits  # rows: classifier, gathered rows; writes
     token_blocks, class_blocks = _cdiv(n_tokens, grad["BT"]), _cdiv(n_answers, grad["BV"])
     table_programs, class_programs = _cdiv(width, grad["BH"]) * token_blocks, _cdiv(width, grad["BH_OUT"])
     numbers += (table_programs + class_programs) * logits  # each class program reads the logits of its classes
@@ -107,7 +116,7 @@ def cost(
     numbers += (2 * chunks - 1) * parameters  # written, and read again but for the first
     launches = 2
     if splits > 1:
-        numbers += parameters
+        numbers += 2 * parameters
         launches = 3
 
     passes = 3 if precision == "tf32x3" else 1
@@ -120,10 +129,10 @@ def cost(
 
 
 def memory(n_models: int, n_batch: int, *, width: int, n_tokens: int, n_answers: int, precision: str = "ieee") -> int:
-    """Bytes of scratch that a PairStep takes beside its data, of which there are 24 bytes a row."""
+    """Bytes of scratch that a PairStep takes for models with biases, beside 24 bytes for each row of its data."""
     sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
     count = programs(tiles("gradient", precision, **sizes), **sizes)
-    chunks = n_chunks(count, n_batch)
-    splits = n_splits(chunks, count, n_models, 132)
+    splits = n_splits(n_chunks(count, n_batch), count, n_models, 132)
     parameters = (2 * n_tokens + 1 + n_answers) * width + n_answers
-    return 4 * n_models * (n_batch * padded_classes(n_answers) + (splits * parameters if splits > 1 else 0))
+    partial = splits * (parameters + -parameters % 16) if splits > 1 else 0
+    return 4 * n_models * (n_batch * (padded_classes(n_answers) + 2) + partial)
