@@ -115,6 +115,31 @@ def test_the_plan_of_an_ensemble_is_the_model(variant, data, loss):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_rows_that_are_none_count_nothing(backend):
+    """The last batch of an epoch, and data sets of other lengths."""
+    dtype = torch.float64 if backend == "reference" else torch.float32
+    tokens, targets = DATA["a b"]
+    model = build(SMALL, tokens, 2, dtype)
+    step = TransformerStep(model, tokens, targets, n_rows=[12, 3], backend=backend)
+    flat = flatten(model.parameters(), padding=3)
+    for batch in (None, torch.tensor([[0, 5, 11, -1], [2, -1, -1, 1]])):
+        loss, correct, grad = by_step(step, flat, batch)
+        for e, rows in enumerate([range(12), range(3)] if batch is None else [[0, 5, 11], [2, 1]]):
+            rows = torch.tensor(rows).expand(2, -1)
+            expected = by_autograd(model, tokens, targets, rows)
+            for got, right in zip((loss, correct, grad), expected):
+                torch.testing.assert_close(got[e], right[e])
+
+
+def test_what_pads_the_gradient_is_zero():
+    tokens, targets = DATA["a b"]
+    model = build(SMALL, tokens, 2, torch.float64)
+    grad = flatten(model.parameters(), padding=3)
+    TransformerStep(model, tokens, targets).gradient(grad.clone(), grad, grad.new_empty(2), grad.new_empty(2))
+    assert grad[:, -3:].tolist() == [[0, 0, 0]] * 2
+
+
 @pytest.mark.parametrize(
     ("variant", "data", "with_batch"),
     [
@@ -268,6 +293,10 @@ def test_bad_arguments_are_refused():
     ]:
         with pytest.raises(error, match=message):
             TransformerStep(*arguments)
+    with pytest.raises(ValueError, match="n_rows must be one number for each of 2 models, got 1"):
+        TransformerStep(model, tokens, targets, n_rows=[12])
+    with pytest.raises(ValueError, match=r"n_rows\[1\] must be between 1 and 12, got 13"):
+        TransformerStep(model, tokens, targets, n_rows=[12, 13])
     with pytest.raises(ValueError, match="loss must be one of"):
         TransformerStep(model, tokens, targets, loss="hinge")
     with pytest.raises(ValueError, match="precision must be one of"):

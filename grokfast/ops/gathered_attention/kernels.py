@@ -1,8 +1,9 @@
 """Attention over gathered rows in Triton, for every model of an ensemble: tiles of rows forward, and backward in parts.
 
-The forward keeps the logarithm of a row's softmax denominator; the backward over rows makes the weights anew, writes
-the gradient of each query, and of each key that is read its weight and the gradient of its score. What a row of the
-table gets from its readers is then summed chunk after chunk of readers, in their order, and over the chunks in theirs.
+The forward keeps the largest score of a row and its sum of exp(score - largest), whose logarithm would lose digits; the
+backward over rows makes the weights anew, writes the gradient of each query, and of each key that is read its weight
+and the gradient of its score. What a row of the table gets from its readers is then summed chunk after chunk of
+readers, in their order, and over the chunks in theirs.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def _load_rows(p, at, columns, exists, DH: tl.constexpr):
 
 @triton.jit
 def gathered_attention_fwd_kernel(
-    p_qkv, p_keys, p_own, p_out, p_norm, n_rows, table_model, keys_model, own_model, scale,
+    p_qkv, p_keys, p_own, p_out, p_largest, p_total, n_rows, table_model, keys_model, own_model, scale,
     H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Rows of one head: qkv [E, K, 3 H DH] -> out [E, R, H DH] and norm [E, R, H], log Σ exp(score)."""
+    """Rows of one head: qkv [E, K, 3 H DH] -> out [E, R, H DH], and [E, R, H] twice."""
     i_row, head, i_model = tl.program_id(0).to(tl.int64) * BR, tl.program_id(1), tl.program_id(2).to(tl.int64)
     rows, columns = i_row + tl.arange(0, BR), tl.arange(0, BD)
     exists = rows < n_rows
@@ -62,12 +63,13 @@ def gathered_attention_fwd_kernel(
     at = (i_model * n_rows + rows) * H + head
     mask = exists[:, None] & (columns < DH)[None, :]
     tl.store(p_out + (at * DH)[:, None] + columns[None, :], acc / total[:, None], mask=mask)
-    tl.store(p_norm + at, largest + tl.log(total), mask=exists)
+    tl.store(p_largest + at, largest, mask=exists)
+    tl.store(p_total + at, total, mask=exists)
 
 
 @triton.jit
 def gathered_attention_bwd_rows_kernel(
-    p_grad, p_out, p_norm, p_qkv, p_keys, p_own, p_grad_q, p_weights, p_grad_scores,
+    p_grad, p_out, p_largest, p_total, p_qkv, p_keys, p_own, p_grad_q, p_weights, p_grad_scores,
     n_rows, table_model, keys_model, own_model, scale,
     H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr,
     BR: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
@@ -84,7 +86,8 @@ def gathered_attention_bwd_rows_kernel(
     grad = _load_rows(p_grad, (at_row * DH)[:, None], columns[None, :], exists[:, None], DH)
     out = _load_rows(p_out, (at_row * DH)[:, None], columns[None, :], exists[:, None], DH)
     mean = tl.sum(grad * out, 1)  # of the gradients of the weights, by the weights
-    norm = tl.load(p_norm + at_row, mask=exists, other=0)
+    largest = tl.load(p_largest + at_row, mask=exists, other=0)
+    total = tl.load(p_total + at_row, mask=exists, other=1)
     acc = tl.zeros([BR, BD], tl.float32)
     for i in range(0, S, BS):
         slots = i + tl.arange(0, BS)
@@ -95,7 +98,7 @@ def gathered_attention_bwd_rows_kernel(
         v = _load_rows(p_qkv + 2 * H * DH, at, columns[None, None, :], reads[:, :, None], DH)  # [BR, BS, BD]
         grad_weights = tl.sum(grad[:, None, :] * v, 2)
         k = _load_rows(p_qkv + H * DH, at, columns[None, None, :], reads[:, :, None], DH)
-        weights = tl.where(reads, tl.exp(tl.sum(q[:, None, :] * k, 2) - norm[:, None]), 0.0)
+        weights = tl.where(reads, tl.exp(tl.sum(q[:, None, :] * k, 2) - largest[:, None]) / total[:, None], 0.0)
         grad_scores = tl.where(reads, weights * (grad_weights - mean[:, None]) * scale, 0.0)
         acc += tl.sum(grad_scores[:, :, None] * k, 1)
         at_weight = ((i_model * n_rows + rows)[:, None] * S + slots[None, :]) * H + head
@@ -157,14 +160,14 @@ def configuration(seq_len: int, d_head: int) -> dict[str, int]:
 
 
 def forward(qkv: Tensor, keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int) -> tuple[Tensor, Tensor]:
-    """qkv [E, K, 3d], keys [E, R, S], own [E, R] -> out [E, R, d], norm [E, R, H]."""
+    """qkv [E, K, 3d], keys [E, R, S], own [E, R] -> out [E, R, d], norm [2, E, R, H]."""
     (n_models, n_rows, seq_len), d = keys.shape, qkv.shape[2] // 3
     out = torch.empty(n_models, n_rows, d, dtype=torch.float32, device=qkv.device)
-    norm = torch.empty(n_models, n_rows, n_heads, dtype=torch.float32, device=qkv.device)
+    norm = torch.empty(2, n_models, n_rows, n_heads, dtype=torch.float32, device=qkv.device)
     tile = configuration(seq_len, d // n_heads)
     launch(
         gathered_attention_fwd_kernel, (triton.cdiv(n_rows, tile["BR"]), n_heads, n_models),
-        qkv, keys.index, _index(own, keys), out, norm, n_rows, qkv.stride(0), keys.index.stride(0), _stride(own),
+        qkv, keys.index, _index(own, keys), out, *norm, n_rows, qkv.stride(0), keys.index.stride(0), _stride(own),
         1 / math.sqrt(d // n_heads), H=n_heads, DH=d // n_heads, S=seq_len, OWN=own is not None, **tile,
     )  # fmt: skip
     return out, norm
@@ -186,7 +189,7 @@ def backward(
     tile = configuration(seq_len, d // n_heads)
     launch(
         gathered_attention_bwd_rows_kernel, (triton.cdiv(n_rows, tile["BR"]), n_heads, n_models),
-        grad, out, norm, qkv, keys.index, _index(own, keys), grad_q, weights, grad_scores,
+        grad, out, *norm, qkv, keys.index, _index(own, keys), grad_q, weights, grad_scores,
         n_rows, qkv.stride(0), keys.index.stride(0), _stride(own), 1 / math.sqrt(d // n_heads), **sizes, **tile,
     )  # fmt: skip
     readers, tile = keys.readers, readers_configuration("readers", d)
@@ -214,11 +217,26 @@ def _stride(own: EnsembleIndex | None) -> int:
 
 def shipped() -> list[dict[str, Any]]:
     """Configurations at the sizes of the recipes and at odd ones, for the offline check of registers and spills."""
-    rows = ["p_grad", "p_out", "p_norm", "p_qkv", "p_keys", "p_own", "p_grad_q", "p_weights", "p_grad_scores"]
+    rows = [
+        "p_grad",
+        "p_out",
+        "p_largest",
+        "p_total",
+        "p_qkv",
+        "p_keys",
+        "p_own",
+        "p_grad_q",
+        "p_weights",
+        "p_grad_scores",
+    ]
     table = ["p_grad", "p_qkv", "p_own", "p_weights", "p_grad_scores", "p_grad_q", "p_grad_y"]
     readers, tables = ["p_start", "p_items", "p_slots"], ["table_model", "keys_model", "own_model"]
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
-        "fwd": (gathered_attention_fwd_kernel, ["p_qkv", "p_keys", "p_own", "p_out", "p_norm"], ["n_rows", *tables]),
+        "fwd": (
+            gathered_attention_fwd_kernel,
+            ["p_qkv", "p_keys", "p_own", "p_out", "p_largest", "p_total"],
+            ["n_rows", *tables],
+        ),
         "bwd rows": (gathered_attention_bwd_rows_kernel, rows, ["n_rows", *tables]),
         "bwd table": (
             gathered_attention_bwd_table_kernel,

@@ -22,7 +22,7 @@ class Readers:
 
     Attributes:
         start: [E, n_rows + 1], items[e, start[e, k] : start[e, k + 1]] read row k of model e.
-        items: [E, M], flat positions in the index.
+        items: [E, M], flat positions in the index; what is not in any of those groups is left open.
         slots: [E, M // CHUNK + n_rows], the row whose chunk each slot holds, or -1. Those of row k are adjacent, from
             `slot(start[e, k], k)` on, so that nobody has to count the chunks before it.
     """
