@@ -265,6 +265,8 @@ class _Loop:
 
     def _halve(self) -> None:
         """Memory ran out: the living go on in two halves, each run from where it was."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # steps since the last evaluation may be under way
         self._take()
         for run in self.living:
             if self.made is not None:
