@@ -34,6 +34,7 @@ MODULES = (
     "grokfast.training.kernels",
     "grokfast.ops.pair_embed.kernels",
     "grokfast.ops.layer_norm.kernels",
+    "grokfast.ops.batch.kernels",
     "grokfast.ops.gathered_attention.kernels",
     "grokfast.ops.linear.kernels",
     "grokfast.ops.read_rows.kernels",

@@ -12,6 +12,7 @@ from torch import Tensor
 from grokfast import checks
 from grokfast.nn.plan import Plan, _Layout, _Sources
 from grokfast.nn.transformer import TransformerConfig
+from grokfast.ops.batch import read_tokens
 from grokfast.ops.read_rows import EnsembleIndex
 from grokfast.ops.rows import PairIndex
 
@@ -126,10 +127,9 @@ class _EnsembleLayout:
         def by_model(table: Tensor) -> Tensor:
             return table.view(-1, ensemble.n_rows, *table.shape[1:])[models].to(device)
 
-        self.future = of_all.future.to(device)
         self.before = _DeviceSources(of_all.before, by_model)
         self.after = _DeviceSources(of_all.after, by_model)
-        self.of_tables = {name: tuple(t.to(device) for t in pair) for name, pair in of_all.of_tables.items()}
+        self.of_tables = {n: (keys.to(device), own.to(device)) for n, (keys, own) in of_all.of_tables.items()}
         self.tokens = by_model(plan.tokens)
         self.pairs = [None if pairs is None else pairs.to(device) for pairs in of_all.pairs]
         self.all_pairs: PairIndex | None = None
@@ -145,7 +145,8 @@ class _EnsembleLayout:
             self.n_outputs = len(plan.some_rows[-1])
             keys = of_all.last_table.keys.index.to(device).expand(self.n_models, -1, -1)
             sources = self.before if self.config.n_layers == 1 else self.after
-            self.last_table = _last(keys, sources.n_rows)
+            own = EnsembleIndex(keys[..., -1], sources.n_rows)  # of the last position
+            self.last_table = EnsembleLayer(EnsembleIndex(keys, sources.n_rows), own)
 
     def rows(self, batch: Tensor) -> EnsembleRows:
         n_layers = self.config.n_layers
@@ -156,8 +157,7 @@ class _EnsembleLayout:
             layers += [self._inner("after", batch)] * (n_layers - 2)
         output = None
         if self.last_table is None:
-            sources = self.before if n_layers == 1 else self.after
-            layers.append(_last(sources.rows(batch), sources.n_rows))
+            layers.append(self._last(batch))
         else:
             assert self.output is not None
             layers.append(self.last_table)
@@ -181,24 +181,20 @@ class _EnsembleLayout:
         if name in self.static:
             return self.static[name]
         sources = self.before if name == "before" else self.after
-        keys, query = (t.expand(self.n_models, *t.shape) for t in self.of_tables[name])
-        own = sources.rows(batch)  # [E, B, T]
-        keys = torch.cat([keys, own.unsqueeze(1).masked_fill(self.future, -1).flatten(1, 2)], 1)
-        if name == "after":
-            return EnsembleLayer(EnsembleIndex(keys, sources.n_rows), None)
-        query = torch.cat([query, own[..., self.n_tables :].mT.flatten(1)], 1)
-        return EnsembleLayer(EnsembleIndex(keys, sources.n_rows), EnsembleIndex(query, sources.n_rows))
+        keys, own = sources.read(*self.of_tables[name], batch, self.n_tables, self.config.causal)
+        return EnsembleLayer(keys, own if name == "before" else None)
+
+    def _last(self, batch: Tensor) -> EnsembleLayer:
+        """The layer that computes the last position only."""
+        sources = self.before if self.config.n_layers == 1 else self.after
+        none = self.of_tables["before"]
+        return EnsembleLayer(*sources.read(none[0][:0], none[1][:0], batch, len(self.pairs) - 1, self.config.causal))
 
     def _tables_only(self, name: str) -> EnsembleLayer:
         """The same where every position is a table: one for all batches."""
         sources = self.before if name == "before" else self.after
         keys, query = (EnsembleIndex(t.expand(self.n_models, *t.shape), sources.n_rows) for t in self.of_tables[name])
         return EnsembleLayer(keys, query if name == "before" else None)
-
-
-def _last(keys: Tensor, n_rows: int) -> EnsembleLayer:
-    """The layer that computes the last position only: keys [E, R, T]; the last of them is its own row."""
-    return EnsembleLayer(EnsembleIndex(keys, n_rows), EnsembleIndex(keys[..., -1], n_rows))
 
 
 def _take(table: Tensor, batch: Tensor) -> Tensor:
@@ -212,9 +208,11 @@ class _DeviceSources:
     def __init__(self, sources: _Sources, by_model: Callable[[Tensor], Tensor]) -> None:
         self.n_rows = sources.n_rows
         self.table = by_model(sources.table)  # [E, N, T]
-        self.own = None if sources.own is None else sources.own.to(self.table.device)  # [B, T]
+        self.own = None if sources.own is None else sources.own.contiguous().to(self.table.device)  # [B, T]
 
-    def rows(self, batch: Tensor) -> Tensor:
-        """[E, B, T], the row that each position of rows `batch` [E, B] reads."""
-        rows = _take(self.table, batch)
-        return rows if self.own is None else rows + self.own
+    def read(
+        self, keys: Tensor, own: Tensor, batch: Tensor, first: int, causal: bool
+    ) -> tuple[EnsembleIndex, EnsembleIndex]:
+        """Keys and own rows of these table rows, and then of rows `batch` [E, B] at the positions from `first` on."""
+        found = read_tokens(keys, own, self.table, self.own, batch, first, causal)
+        return EnsembleIndex(found[0], self.n_rows), EnsembleIndex(found[1], self.n_rows)

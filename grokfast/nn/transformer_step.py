@@ -15,6 +15,7 @@ from grokfast import checks
 from grokfast.nn.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops import layer_norm, linear_cross_entropy, mlp, pair_embed
+from grokfast.ops.batch import Rows, choose, sum_up
 from grokfast.ops.dispatch import check_options
 from grokfast.ops.gathered_attention.ensemble import ensemble_attention, obstacle
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH
@@ -78,7 +79,8 @@ class TransformerStep:
         self.n_parameters = sum(shape.numel() for shape in self.shapes.values())
         self._sinusoids = None if self.config.positions == "learned" else model.positions.to(tokens.device)
         self._weights: dict[str, Tensor] = {}
-        self._every: tuple[Tensor, Tensor] | None = None
+        self._every: Rows | None = None
+        self._padding = torch.empty(0)
 
     @staticmethod
     def fits(
@@ -116,18 +118,19 @@ class TransformerStep:
         """
         self._check(flat, grad, loss, correct)
         weights = self._leaves(flat)
-        counts, share = self._shares(batch, flat.dtype)
-        values, right = self._rows(weights, None if batch is None else batch.clamp(min=0))
-        grads = torch.autograd.grad(values, list(weights.values()), share)
+        rows = self._all_rows(flat.dtype) if batch is None else choose(batch, self.targets, flat.dtype)
+        values, right = self._losses(weights, rows)
+        grads = torch.autograd.grad(values, list(weights.values()), rows.share)
         padding = grad[:, self.n_parameters :]
-        torch._foreach_copy_([*self._split(grad), padding], [*grads, torch.zeros_like(padding)])
-        self._sum_up(values.detach(), right, counts, share, loss, correct)
+        torch._foreach_copy_([*self._split(grad), padding], [*grads, self._zeros(padding)])
+        sum_up(values.detach(), right, rows, loss, correct)
 
     @torch.no_grad()
     def measure(self, flat: Tensor, loss: Tensor, correct: Tensor) -> None:
         """Write each model's loss [E] on its whole data set, and how many rows it has right, correct [E]."""
         self._check(flat, None, loss, correct)
-        self._sum_up(*self._rows(self._leaves(flat), None), *self._shares(None, flat.dtype), loss, correct)
+        rows = self._all_rows(flat.dtype)
+        sum_up(*self._losses(self._leaves(flat), rows), rows, loss, correct)
 
     def _check(self, flat: Tensor, grad: Tensor | None, loss: Tensor, correct: Tensor) -> None:
         n_models, device = self.n_models, self.targets.device
@@ -158,33 +161,28 @@ class TransformerStep:
             views = [own.detach() for own in self._weights.values()]
         return {name: view.requires_grad_() for name, view in zip(self.shapes, views)}
 
-    def _shares(self, batch: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Of each row [E, B] whether it counts, 1 or 0, and its share in the mean."""
-        if batch is not None:
-            counts = (batch >= 0).to(dtype)
-            return counts, counts / counts.sum(1, keepdim=True).clamp(min=1)
-        if self._every is None or self._every[0].dtype != dtype:
+    def _zeros(self, padding: Tensor) -> Tensor:
+        if self._padding.shape != padding.shape or self._padding.dtype != padding.dtype:
+            self._padding = torch.zeros_like(padding)
+        return self._padding
+
+    def _all_rows(self, dtype: torch.dtype) -> Rows:
+        if self._every is None or self._every.share.dtype != dtype:
             rows = torch.arange(self.targets.shape[1], device=self.targets.device)
             counts = (rows < self.n_rows[:, None]).to(dtype)
-            self._every = counts, counts / self.n_rows[:, None]
+            self._every = Rows(None, self.targets, counts, counts / self.n_rows[:, None])
         return self._every
 
-    def _rows(self, weights: Mapping[str, Tensor], batch: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _losses(self, weights: Mapping[str, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
         """Loss of each row [E, B], and 1 where it is right, else 0."""
-        targets = self.targets if batch is None else self.targets.gather(1, batch)
-        x = self._last_rows(weights, self.plan.rows(batch))
+        x = self._last_rows(weights, self.plan.rows(rows.chosen))
         unembedding = weights["unembedding"] if "unembedding" in weights else weights["embedding"][:, : self.n_outputs]
         values = linear_cross_entropy(
-            x, unembedding, targets, loss=self.loss, reduction="none", return_accuracy=True, precision=self.precision,
-            backend=self.backend,
+            x, unembedding, rows.targets, loss=self.loss, reduction="none", return_accuracy=True,
+            precision=self.precision, backend=self.backend,
         )  # fmt: skip
         assert isinstance(values, tuple)
         return values
-
-    @staticmethod
-    def _sum_up(values: Tensor, right: Tensor, counts: Tensor, share: Tensor, loss: Tensor, correct: Tensor) -> None:
-        torch.sum(values * share, 1, dtype=loss.dtype, out=loss)
-        torch.sum(right * counts, 1, dtype=correct.dtype, out=correct)
 
     def _last_rows(self, weights: Mapping[str, Tensor], rows: EnsembleRows) -> Tensor:
         """What the unembedding reads: [E, B, d]."""

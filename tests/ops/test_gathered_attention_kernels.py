@@ -50,7 +50,7 @@ def results(given, index, n_heads, skip, backend, precision="ieee"):
     [
         (2, 7, 9, 3, True, False, 12, 3, "x", True),  # a single query layer: tables, each read by many
         (1, 11, 11, 4, False, True, 10, 2, "x", False),  # a layer of all positions, a causal one
-        (2, 3, 41, 2, True, False, 6, 1, "other", True),  # more readers than in a chunk
+        (2, 3, 150, 2, True, False, 6, 1, "other", True),  # more readers than in a chunk
         (1, 70, 2, 64, True, True, 6, 2, None, False),  # the longest sequence
         (1, 5, 1, 1, True, False, 3, 3, None, True),
     ],

@@ -19,7 +19,6 @@ from torch import Tensor
 from grokfast.ops.kernels import launch
 from grokfast.ops.read_rows import CHUNK, EnsembleIndex
 from grokfast.ops.read_rows.kernels import chunk_of, strides, sum_chunks, tensors
-from grokfast.ops.read_rows.kernels import configuration as readers_configuration
 
 
 @triton.jit
@@ -128,8 +127,8 @@ def gathered_attention_bwd_table_kernel(
         of_query, of_key = tl.zeros([BM, BD], tl.float32), tl.zeros([BM, BD], tl.float32)
         of_value, of_row = tl.zeros([BM, BD], tl.float32), tl.zeros([BM, BD], tl.float32)
         p_qkv += i_model * table_model
-        for i in range(0, CHUNK, BM):
-            places = begin + i + tl.arange(0, BM)
+        for i in range(begin, end, BM):
+            places = i + tl.arange(0, BM)
             exists = places < end
             item = tl.load(p_items + i_model * items_model + places, mask=exists, other=0)
             reader = item // S
@@ -157,6 +156,11 @@ def configuration(seq_len: int, d_head: int) -> dict[str, int]:
     """Rows BR, keys BS and columns BD of a tile of the kernels over rows, warps; none of these spills."""
     columns, keys = max(16, triton.next_power_of_2(d_head)), min(4, triton.next_power_of_2(seq_len))
     return {"BR": max(1, 2048 // (keys * columns)), "BS": keys, "BD": columns, "num_warps": 4}
+
+
+def table_configuration(d: int) -> dict[str, int]:
+    """Readers BM and columns BD of a tile of the kernel over tables, warps; none of these spills."""
+    return {"BM": 16, "BD": min(128, max(16, triton.next_power_of_2(d))), "num_warps": 8}
 
 
 def forward(qkv: Tensor, keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int) -> tuple[Tensor, Tensor]:
@@ -192,7 +196,7 @@ def backward(
         grad, out, *norm, qkv, keys.index, _index(own, keys), grad_q, weights, grad_scores,
         n_rows, qkv.stride(0), keys.index.stride(0), _stride(own), 1 / math.sqrt(d // n_heads), **sizes, **tile,
     )  # fmt: skip
-    readers, tile = keys.readers, readers_configuration("readers", d)
+    readers, tile = keys.readers, table_configuration(d)
     n_slots, n_parts = readers.slots.shape[1], 3 if grad_y is None else 4
     partial = qkv.new_empty(n_models, n_slots, n_parts * d)
     launch(
@@ -250,7 +254,7 @@ def shipped() -> list[dict[str, Any]]:
         known = {"H": heads, "DH": d_head, "S": seq_len, "OWN": has_own, "CHUNK": CHUNK, "SKIP": True}
         for name, (kernel, tensors_, numbers) in kernels.items():
             is_rows = name != "bwd table"
-            tile = configuration(seq_len, d_head) if is_rows else readers_configuration("readers", heads * d_head)
+            tile = configuration(seq_len, d_head) if is_rows else table_configuration(heads * d_head)
             warps = tile.pop("num_warps")
             signature = {t: "*i64" if t in whole else "*fp32" for t in tensors_} | dict.fromkeys(numbers, "i32")
             configs.append(

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from grokfast.ops import dispatch, rows
 
 LOOK = 1 << 24  # comparisons of rows with entries of an index up to which looking for readers beats sorting them
-CHUNK = 32  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
+CHUNK = 64  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
 
 
 @dataclass(frozen=True)

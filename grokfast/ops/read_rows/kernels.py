@@ -70,8 +70,8 @@ def sum_readers_kernel(
     if row >= 0:
         columns = tl.program_id(1) * BD + tl.arange(0, BD)
         acc = tl.zeros([BM, BD], tl.float32)
-        for i in range(0, CHUNK, BM):
-            places = begin + i + tl.arange(0, BM)
+        for i in range(begin, end, BM):
+            places = i + tl.arange(0, BM)
             item = tl.load(p_items + i_model * items_model + places, mask=places < end, other=0)
             mask = (places < end)[:, None] & (columns < D)[None, :]
             at = (i_model * n_rows + item)[:, None] * D + columns[None, :]
@@ -104,7 +104,7 @@ def configuration(kernel: str, d: int = 1) -> dict[str, int]:
     if kernel == "group":
         return {"BK": 4, "BM": 1024, "num_warps": 4}
     columns = min(128, max(16, triton.next_power_of_2(d)))
-    return {"BM": 8, "BD": columns, "num_warps": 4} if kernel == "readers" else {"BM": 4, "BD": columns, "num_warps": 1}
+    return {"BM": 16, "BD": columns, "num_warps": 4}
 
 
 def group_readers(index: Tensor, n_rows: int) -> Readers:

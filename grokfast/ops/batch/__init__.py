@@ -1,0 +1,78 @@
+"""What a minibatch of an ensemble costs beside its model: which rows count, whose loss is whose, one launch each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grokfast import backend as backends
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of each model's data set.
+
+    Attributes:
+        chosen: [E, B], which; 0 for none; None: all, in order.
+        targets: [E, B].
+        counts: [E, B], 1, or 0 for none.
+        share: [E, B], of a row's loss in the mean.
+    """
+
+    chosen: Tensor | None
+    targets: Tensor
+    counts: Tensor
+    share: Tensor
+
+
+def choose(batch: Tensor, targets: Tensor, dtype: torch.dtype) -> Rows:
+    """The rows of a batch [E, B], -1 for none, of data sets with targets [E, N]; counts and share of `dtype`."""
+    if backends.device_kernels(batch.device) == "triton" and dtype == torch.float32:
+        from grokfast.ops.batch import kernels
+
+        return Rows(*kernels.choose(batch, targets))
+    chosen, counts = batch.clamp(min=0), (batch >= 0).to(dtype)
+    return Rows(chosen, targets.gather(1, chosen), counts, counts / counts.sum(1, keepdim=True).clamp(min=1))
+
+
+def sum_up(values: Tensor, right: Tensor, rows: Rows, loss: Tensor, correct: Tensor) -> None:
+    """Write the mean loss [E] and how many rows are right, correct [E], from those of rows, [E, B] each."""
+    if backends.device_kernels(values.device) == "triton" and values.dtype == torch.float32:
+        from grokfast.ops.batch import kernels
+
+        kernels.sum_up(values, right, rows.counts, rows.share, loss, correct)
+        return
+    torch.sum(values * rows.share, 1, dtype=loss.dtype, out=loss)
+    torch.sum(right * rows.counts, 1, dtype=correct.dtype, out=correct)
+
+
+def read_tokens(
+    fixed_keys: Tensor,
+    fixed_own: Tensor,
+    table: Tensor,
+    offsets: Tensor | None,
+    chosen: Tensor,
+    first: int,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Which rows a layer's rows attend to, keys [E, F + n B, T], -1 for none, and their own, [E, F + n B].
+
+    The first F rows are the same for every model and batch, fixed_keys [F, T] and fixed_own [F]. Then come the B rows
+    of the batch at position `first`, at the next, and so on to T: row b has at position t table[e, chosen[e, b], t] +
+    offsets[b, t], and if `causal` attends to positions up to its own. table [E, N, T]; offsets [B, T] or None.
+    """
+    if backends.device_kernels(table.device) == "triton":
+        from grokfast.ops.batch import kernels
+
+        return kernels.read_tokens(fixed_keys, fixed_own, table, offsets, chosen, first, causal)
+    n_models, _, seq_len = table.shape
+    rows = table.gather(1, chosen.unsqueeze(2).expand(-1, -1, seq_len))  # [E, B, T]
+    rows = rows if offsets is None else rows + offsets
+    positions = torch.arange(seq_len, device=table.device)
+    future = (positions > positions[first:, None])[:, None] & causal  # [n, 1, T]
+    keys = rows.unsqueeze(1).masked_fill(future, -1).flatten(1, 2)
+    own = rows[..., first:].mT.flatten(1)
+    fixed = fixed_keys.expand(n_models, -1, -1), fixed_own.expand(n_models, -1)
+    return torch.cat([fixed[0], keys], 1), torch.cat([fixed[1], own], 1)
