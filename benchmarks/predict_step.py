@@ -23,7 +23,8 @@ import torch
 
 from grokfast import Experiment, checks, tasks
 from grokfast.filters import EMA, MA
-from grokfast.nn import Plan, TransformerConfig
+from grokfast.nn import GrokTransformer, TransformerConfig, transformer_cost
+from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops.pair_step import plan
 from grokfast.training.update import state_names
 from grokfast.training.waves import n_parameters
@@ -68,14 +69,15 @@ def step_of(experiment: Experiment, models: int, precision: str) -> list[Work]:
     rows = min(experiment.schedule.batch_size or len(data.train_inputs), len(data.train_inputs))
     size = n_parameters(experiment, data)
     if isinstance(experiment.model, TransformerConfig):
-        passes = 3 if precision == "tf32x3" else 1
-        of_one = transformer_work(experiment)
-        work = [Work(w.name, w.launches, models * w.bytes, passes * models * w.flops) for w in of_one]
-        work.append(Work("parameters together", int(models > 1), 8 * models * size if models > 1 else 0, 0))
+        cost: NamedTuple = transformer_cost.cost(
+            _Sized(experiment, models, precision),  # type: ignore[arg-type]
+            None if rows == len(data.train_inputs) else rows,
+        )
     else:
         sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
         cost = plan.cost(models, rows, **sizes, precision=precision)
-        work = [Work("rows and gradient", cost.launches, cost.bytes, cost.flops)]
+    moved, flops, launches = cost
+    work = [Work("loss and gradient", launches, moved, flops)]
     if rows < len(data.train_inputs):
         work.append(Work("batch", 2, 16 * models * rows, 0))
     return [*work, *optimizer_work(experiment, models * size)]
@@ -90,52 +92,26 @@ def optimizer_work(experiment: Experiment, numbers: int) -> list[Work]:
     return [Work("tick", 1, 4 * numbers, 0), Work(f"{name} update", 1, (4 * streams + ring) * numbers, 0)]
 
 
+class _Sized:
+    """What transformer_cost asks of a TransformerStep, of any number of models without their data."""
+
+    def __init__(self, experiment: Experiment, models: int, precision: str) -> None:
+        step = _step_of_one(experiment)
+        self.config, self.targets, self.n_outputs = step.config, step.targets, step.n_outputs
+        self.n_models, self.precision, self.n_parameters = models, precision, step.n_parameters
+        self.plan, self.tables = self, step.plan.tables
+        self._plan = step.plan
+
+    def rows(self, batch: torch.Tensor | None = None) -> Any:
+        return self._plan.rows(None if batch is None else batch[:1])
+
+
 @functools.cache
-def transformer_work(experiment: Experiment) -> list[Work]:
-    """TransformerStep's launches for one model, backward included, by what they belong to."""
-    return list(_transformer_work(experiment))
-
-
-def _transformer_work(experiment: Experiment) -> Iterator[Work]:
-    config, data = experiment.model, tasks.build(experiment.task, seed=experiment.seed)
+def _step_of_one(experiment: Experiment) -> TransformerStep:
+    data, config = tasks.build(experiment.task, seed=experiment.seed), experiment.model
     assert isinstance(config, TransformerConfig)
-    rows = min(experiment.schedule.batch_size or len(data.train_inputs), len(data.train_inputs))
-    planned = Plan(config, data.train_inputs).rows(None if rows == len(data.train_inputs) else torch.arange(rows))
-    d, hidden, length = config.d_model, config.d_mlp, data.seq_len
-    outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
-    is_batch = rows < len(data.train_inputs)
-    n_in = len(planned.pairs)
-    tables = (data.n_tokens + length) * d
-    yield Work("embedding", 2 + (config.positions == "learned"), 4 * (2 * n_in * d + 2 * tables), 0)
-    for layer in planned.layers:
-        n_out, norms = len(layer.keys.index), 0 if config.norm == "none" else 2
-        if norms:
-            read = n_in if config.norm in ("pre", "replace") else n_out
-            yield Work("LayerNorm", 2 * norms, 4 * 5 * d * (read + n_out), 0)
-        yield _linear("qkv", n_in, d, 3 * d)
-        # a row reads query, keys and values; backward those and the gradient, and each table row its readers
-        moved = n_out * d * (2 + 2 * length) + n_out * d * (4 + 4 * length) + 6 * n_in * d
-        yield Work("attention", 4 + is_batch, 4 * moved, 4 * n_out * length * d * 3.5)
-        yield _linear("w_o", n_out, d, d)
-        # forward 2 products; backward to the rows 3, to w_in 3 and to w_out 2: hidden layers are made anew
-        moved = 8 * n_out * d + 4 * 2 * d * hidden + 2 * 2 * d * hidden
-        adds = 2 * (config.norm == "replace")
-        yield Work("MLP", 4 + config.mlp_bias + adds, 4 * moved, 2 * n_out * d * hidden * 10)
-        n_in = n_out
-    if config.norm in ("pre", "replace"):
-        yield Work("last LayerNorm", 2, 4 * 5 * n_in * d, 0)
-    if planned.output is not None:
-        yield Work("rows of the batch", 2, 4 * 2 * (rows + n_in) * d, 0)
-    # forward 1 product; backward 2 to the rows and 2 to the weights: logits are made anew
-    yield Work("classifier and loss", 7, 4 * (4 * rows * d + 4 * outputs * d), 2 * rows * d * outputs * 5)
-    if is_batch:
-        yield Work("rows of a batch", 23, 8 * 23 * rows * length, 0)
-    yield Work("gradients into their places", 1, 8 * n_parameters(experiment, data), 0)
-
-
-def _linear(name: str, rows: int, d_in: int, d_out: int) -> Work:
-    """Forward, and backward to the rows and to the weights."""
-    return Work(name, 3, 4 * (3 * rows * (d_in + d_out) + 4 * d_in * d_out), 3 * 2 * rows * d_in * d_out)
+    model = GrokTransformer(config, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len)
+    return TransformerStep(model, data.train_inputs[None], data.train_targets[None], loss=experiment.loss)
 
 
 def seconds(work: list[Work], precision: str, ceilings: Ceilings = H200) -> float:
