@@ -105,7 +105,7 @@ def train(
         if store is not None:
             for run in runs:
                 run.run_id = _create(store, run.experiment, resolve_device(run.experiment.device))
-        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, size).run()
+        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=size).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -203,6 +203,7 @@ class _Loop:
         observers: Sequence[Observer],
         checkpoint_every: float,
         stop: threading.Event,
+        *,
         wave: int | None = None,
     ) -> None:
         self.stop, self.runs = stop, runs
