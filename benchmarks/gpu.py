@@ -21,6 +21,7 @@ from benchmarks.interleave import machine
 
 # (name, command, seconds at most); {out} is DIR.
 TESTS = ["ops", "nn/test_layers.py", "optim/test_launches.py", "optim/test_capturable.py", "csrc/test_update.py"]
+TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "replay")]
 PARTS: list[tuple[str, list[str], int]] = [
     ("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in TESTS)], 150),
     (
@@ -33,6 +34,14 @@ PARTS: list[tuple[str, list[str], int]] = [
         "step",
         [sys.executable, "-m", "benchmarks.bench_step_gpu", "--seconds", "50", "--out", "{out}/gpu-step.json"],
         115,
+    ),
+    (
+        "training",
+        [
+            *(sys.executable, "-m", "benchmarks.bench_replay_gpu", "--models", "1", "256", "--seconds", "30"),
+            *("--out", "{out}/gpu-nanda.json"),
+        ],
+        75,
     ),
 ]
 

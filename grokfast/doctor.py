@@ -10,7 +10,10 @@ import sys
 import torch
 
 import grokfast
-from grokfast import backend
+from grokfast import backend, tasks
+from grokfast.training import PRESETS
+from grokfast.training.choice import choose
+from grokfast.training.ensemble import resolve_device
 
 
 def machine() -> list[tuple[str, str]]:
@@ -63,7 +66,6 @@ def operations() -> list[tuple[str, str, str]]:
             f"PyTorch ({'MKL' if torch.backends.mkl.is_available() else 'its own BLAS'} on CPU)",
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
-        ("training a GrokTransformer", "CPU", _transformer()),
     ]
     rows.append(("ops.attention", "CPU", "plain PyTorch"))
     fused = "ops.mlp, ops.attention, ops.linear_cross_entropy, ops.pair_embed, ops.layer_norm"
@@ -76,13 +78,16 @@ def operations() -> list[tuple[str, str, str]]:
         rows.append(("GrokFast + other optimizers", str(device), f"{launch} for the filter"))
         rows.append((fused, str(device), "Triton" if kernels == "triton" else f"plain PyTorch {missing}".strip()))
         rows.append(("every other operation", str(device), "plain PyTorch"))
+    return rows + training_steps()
+
+
+def training_steps() -> list[tuple[str, str, str]]:
+    """(grokfast run PRESET, where, which training step and why) on the device that it would run on."""
+    device, rows = resolve_device("auto"), []
+    for name, experiment in PRESETS.items():
+        choice = choose(experiment, device, tasks.build(experiment.task, seed=experiment.seed))
+        rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
-
-
-def _transformer() -> str:
-    if backend.current() == "reference":
-        return "every position of every row: GROKFAST_BACKEND=reference"
-    return "each distinct prefix once, and one position of the last layer (not under dropout)"
 
 
 def _version(package: str) -> str | None:

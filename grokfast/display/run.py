@@ -47,6 +47,7 @@ class Display(Observer):
             f"{self.title}: {train:,} training and {test:,} test rows, {ensemble.model.n_parameters:,} parameters, "
             f"{ensemble.device}, up to {self.total:,} steps"
         )
+        self._say(f"Step: {ensemble.choice}")
         if experiment.engine == "auto" and backend.extension() is None:
             self._say(f"On plain PyTorch, about half as fast on a CPU: {backend.why_no_extension()}")
         if self.console.is_terminal:

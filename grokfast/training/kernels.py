@@ -103,8 +103,11 @@ def shipped() -> list[dict[str, Any]]:
     return [
         {"name": "tick", "kernel": tick_kernel, "constants": chunks, **common,
          "signature": _ordered(tick_kernel, {**tick, **ints, "p_tickets": "*i32", "size": "i32"})},
-        {"name": "verdict", "kernel": verdict_kernel, "constants": {"BLOCK": MODELS}, "num_warps": 4,
-         "signature": _ordered(verdict_kernel, {**verdict, **ints, "n_models": "i32"})},
+        *(
+            {"name": f"verdict, {count}", "kernel": verdict_kernel, "constants": {"BLOCK": MODELS}, "num_warps": 4,
+             "ones": ones, "signature": _ordered(verdict_kernel, {**verdict, **ints, "n_models": "i32"})}
+            for count, ones in (("one model", ["n_models"]), ("many models", []))
+        ),
         {"name": "keep", "kernel": keep_kernel, "constants": chunks, **common,
          "signature": _ordered(keep_kernel, keep)},
     ]  # fmt: skip

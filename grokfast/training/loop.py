@@ -105,7 +105,7 @@ def train(
         if store is not None:
             for run in runs:
                 run.run_id = _create(store, run.experiment, resolve_device(run.experiment.device))
-        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, size).run()
+        results = _Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=size).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -225,6 +225,7 @@ class _Loop:
         observers: Sequence[Observer],
         checkpoint_every: float,
         stop: threading.Event,
+        *,
         wave: int | None = None,
         keep_weights: bool = True,
     ) -> None:
@@ -288,6 +289,8 @@ class _Loop:
 
     def _halve(self) -> None:
         """Memory ran out: the living go on in two halves, each run from where it was."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # steps since the last evaluation may be under way
         self._take()
         for run in self.living:
             if self.made is not None:

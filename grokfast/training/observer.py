@@ -17,7 +17,7 @@ class Observer:
         """Everything is built; `ensemble.steps` have been taken already where a run is resumed."""
 
     def stepped(self, steps: int) -> None:
-        """One more step of every run has been taken, `steps` in all."""
+        """One more step of every run has been taken, `steps` in all; on a GPU all those up to an evaluation."""
 
     def recorded(self, run: int, record: Record, outcome: Outcome) -> None:
         """An evaluation."""

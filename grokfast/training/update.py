@@ -51,6 +51,7 @@ class FlatOptimizer:
         self._launches: dict[object, Launch] = {}
         self._uploads = Uploads()
         self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
+        self._unwatched = flat.new_zeros(len(flat)), torch.zeros_like(self.clock.steps)
 
     def keep(self, models: Tensor) -> None:
         """Go on with these models only."""
@@ -65,6 +66,7 @@ class FlatOptimizer:
         self.clock = Clock(self.configs, self.filters, models.device)
         self._launches.clear()
         self._overrides = self._overrides[: len(models)].clone()
+        self._unwatched = self._unwatched[0][: len(models)], torch.zeros_like(self.clock.steps)
 
     def step(self, flat: Tensor, grad: Tensor, loss: Tensor | None = None, diverged_at: Tensor | None = None) -> None:
         """One step of every model: flat and grad [E, P].
@@ -82,7 +84,7 @@ class FlatOptimizer:
         if self.clock.at != self.steps:
             self.clock.seek(self.steps)
         if loss is None or diverged_at is None:
-            loss, diverged_at = grad.new_zeros(len(grad)), torch.zeros_like(self.clock.steps)
+            loss, diverged_at = self._unwatched
         self.clock.tick(grad, loss, diverged_at)
         self.is_torn = True
         if is_launched:

@@ -37,10 +37,11 @@ class StopAt(Observer):
     """Does something once, after a given number of steps."""
 
     def __init__(self, steps, action):
-        self.steps, self.action = steps, action
+        self.steps, self.action, self.is_done = steps, action, False
 
     def stepped(self, steps):
-        if steps == self.steps:
+        if steps >= self.steps and not self.is_done:  # on a GPU not after every step
+            self.is_done = True
             self.action()
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
 from grokfast.store.records import Record
-from grokfast.training import Interrupted, Observer, ensemble, resume
+from grokfast.training import Interrupted, Observer, ensemble, loop, resume
 from grokfast.training import replay as replay_module
 from grokfast.training.choice import FUSED, PLAIN
 from grokfast.training.ensemble import Ensemble
@@ -156,6 +156,38 @@ class Sizes(Observer):
 
     def stepped(self, steps):
         self.seen.add(len(self.ensemble.experiments))
+
+
+def test_a_transformers_kernels_follow_the_reference(kernels, judge):
+    small = {"task.p": 5, "model.d_model": 16, "model.d_mlp": 16, "model.n_heads": 2, "schedule.steps": 2}
+    experiment = Experiment.preset("nanda").override({**small, "optimizer.warmup": 1, "optimizer.eps": 1e-3})
+    exact = step_by_step(experiment.override({"precision": "float64"}), 2)
+    by_torch = step_by_step(experiment, 2)
+    result = train(experiment)
+    assert result.curves["step"].tolist() == [0, 2]
+    for name, right in exact.items():
+        judge(result.weights[name], by_torch[name], right)
+
+
+@pytest.mark.parametrize("preset", ["quick", "nanda", "power"])
+def test_the_kernels_steps_shrink_with_their_ensemble_to_the_same_bits(replayed, monkeypatch, preset):
+    """Here in plain PyTorch: a transformer's tables are those of the ensemble as it was, whoever is left."""
+    choose = ensemble.choose
+    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), has_kernels=True))
+    small = {"task.p": 7, "schedule.steps": 12, "schedule.eval_every": 3, "schedule.batch_size": 10}
+    small |= {"model.width": 8} if preset == "quick" else {"model.d_model": 16, "model.d_mlp": 16, "model.n_heads": 2}
+    soon = {"criteria.threshold": 1e-9, "criteria.sustain": 2, "schedule.stop_after": 0}
+    base = Experiment.preset(preset).override(small)
+    experiments = [base.override({"seed": i, **(soon if i in (1, 3) else {})}) for i in range(4)]
+    sizes = Sizes()
+    shrunk = train(experiments, observers=[sizes])
+    monkeypatch.setattr(loop, "FULL", 0)
+    whole = Sizes()
+    expected = train(experiments, observers=[whole])
+    assert whole.seen == {4}
+    assert len(sizes.seen) > 1
+    for result, other in zip(shrunk, expected):
+        same_result(result, other)
 
 
 @pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 9, "filter": MA(3)}, {"optimizer.name": "sgd"}])

@@ -1,0 +1,112 @@
+"""Which step an experiment gets, and what is said of it."""
+
+import pytest
+import torch
+
+from grokfast import Experiment, backend, doctor, tasks
+from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
+from grokfast.training.ensemble import Ensemble
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+QUICK, NANDA = Experiment.preset("quick"), Experiment.preset("nanda")
+
+
+def choice(experiment, device):
+    return choose(experiment, device, tasks.build(experiment.task))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends that there is one of a compute capability."""
+
+    def pretend(*capability, triton=True):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        monkeypatch.setattr(backend, "_has_triton", lambda: triton)
+        backend._device_kernels.cache_clear()
+
+    yield pretend
+    backend._device_kernels.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "name", "reason"),
+    [
+        (QUICK, {}, FUSED, "Triton"),
+        (QUICK, {"model.activation": "abs", "loss": "mse", "schedule.batch_size": 64}, FUSED, "Triton"),
+        (QUICK, {"model.depth": 2}, OPERATIONS, "depth 2, the fused step takes one hidden layer"),
+        (QUICK, {"precision": "float64"}, PLAIN, "float64"),
+        (QUICK, {"engine": "reference"}, PLAIN, "asked for"),
+        (NANDA, {}, OPERATIONS, "Triton, each distinct prefix once"),
+        (NANDA, {"model.d_model": 1024}, PLAIN, "1024"),
+        (NANDA, {"model.dropout": 0.1}, PLAIN, "dropout"),
+    ],
+)
+def test_on_a_gpu_the_kernels_are_taken_where_they_fit(gpu, base, change, name, reason):
+    gpu(9, 0)
+    found = choice(base.override(change), GPU)
+    assert found.name == name
+    assert reason in found.reason
+    assert found.has_kernels == ("Triton" in reason)
+    assert found.products == "ieee"
+    assert bool(found.why_no_replay) == bool(change.get("model.dropout"))
+    assert str(found).startswith(f"{name} (")
+
+
+def test_an_old_gpu_falls_back_and_says_so(gpu):
+    gpu(7, 5)
+    found = choice(QUICK.override({"products": "tf32"}), GPU)
+    assert found.name == PLAIN
+    assert found.reason == "compute capability 7.5, the kernels need 8.0; no tf32 products"
+    assert found.products == "ieee"
+    assert found.why_no_replay == ""
+    assert "evaluation to evaluation" in str(found)
+
+
+def test_a_gpu_without_triton_falls_back_and_says_so(gpu):
+    gpu(9, 0, triton=False)
+    found = choice(QUICK, GPU)
+    assert found.name == PLAIN
+    assert "Triton" in found.reason
+
+
+@pytest.mark.parametrize("products", ["tf32x3", "tf32", "bf16"])
+def test_products_are_those_of_the_kernels_or_refused_on_a_cpu(gpu, products):
+    gpu(9, 0)
+    for base in (QUICK, NANDA):
+        experiment = base.override({"products": products, "device": "cpu"})
+        assert choice(experiment, GPU).products == products
+        assert f"{products} products" in str(choice(experiment, GPU))
+        with pytest.raises(
+            ValueError, match=f"products must be 'ieee' on a CPU, which has no others, got '{products}'"
+        ):
+            Ensemble([experiment])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"products": "tf16"}, r"products must be one of 'ieee', 'tf32x3', 'tf32', 'bf16', got 'tf16' \(did you mean"),
+        ({"precision": "float16"}, "precision must be one of 'float32', 'float64', got 'float16'"),
+        ({"products": "tf32", "precision": "float64"}, "products must be 'ieee' where precision is 'float64'"),
+    ],
+)
+def test_unknown_precisions_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        QUICK.override(change)
+
+
+def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
+    assert choice(QUICK, CPU).name == OPERATIONS
+    assert choice(NANDA, CPU).reason == "C++ extension, each distinct prefix once"
+    assert choice(NANDA, CPU).why_no_replay == "a CPU has no graphs"
+    assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN
+    with backend.using("reference"):
+        assert choice(QUICK, CPU).reason == "asked for"
+    monkeypatch.setattr(backend, "_load", lambda: (None, "no compiler"))
+    assert str(choice(QUICK, CPU)).startswith("plain PyTorch (no compiler), ieee products, one step at a time")
+
+
+def test_doctor_says_it_for_every_preset():
+    rows = {what: how for what, _, how in doctor.operations() if what.startswith("grokfast run ")}
+    assert set(rows) == {f"grokfast run {name}" for name in doctor.PRESETS}
+    assert rows["grokfast run quick"] == str(Ensemble([QUICK]).choice)
