@@ -15,6 +15,7 @@ from rich.table import Table
 
 from grokfast import checks
 from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.cli.pictures import draw
 from grokfast.display import SweepDisplay, duration, memory
 from grokfast.training import Experiment
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
@@ -91,9 +92,9 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         if preset != named:
             raise UsageError(f"the preset comes first: grokfast sweep {preset} ...")
         if resume is not None:
-            if (len(args) > 1 and args[1] == named) or experiment != base or grid or zip or random or seeds:
+            if (len(args) > 1 and args[1] == named) or experiment != base or grid or zip or random or seeds is not None:
                 raise UsageError("--resume takes the sweep as it was begun: no preset, no option and no grid beside it")
-        elif not (grid or file.grid or seeds):
+        elif not (grid or file.grid) and seeds is None:
             raise UsageError("nothing varies: --grid KEY=V1,V2,... says what to vary (or --seeds)")
         if steps is not None:
             experiment = experiment.override({"schedule.steps": steps})
@@ -168,7 +169,7 @@ def _announce(console: Console, planned: Plan) -> None:
 
 
 def report(result: SweepResult, console: Console) -> dict[str, Any]:
-    """Print the cells of a sweep, draw its phase diagram if it has two or three axes; return both as JSON values."""
+    """Print the cells of a sweep, draw its pictures, and return what was found as JSON values."""
     from grokfast.analysis import summarize
 
     table = result.table()
@@ -202,10 +203,10 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
     console.print(shown, highlight=False)
     if len(cells) > ROWS:
         console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
-    picture = _picture(result, table, axes)
-    if picture is not None:
-        console.print(f"phase diagram: {picture}", highlight=False, soft_wrap=True)
-    return {"sweep_id": result.sweep_id, "cells": cells, "picture": None if picture is None else str(picture)}
+    pictures = draw(result, table, axes)
+    for what, path in pictures.items():
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}
 
 
 def _interval(median: Any) -> tuple[float, float]:
@@ -214,18 +215,3 @@ def _interval(median: Any) -> tuple[float, float]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _picture(result: SweepResult, table: dict[str, Any], axes: Sequence[str]) -> Path | None:
-    """The phase diagram, of two axes, or three with a panel for each value of the third."""
-    from grokfast.plots import plot_phase_diagram
-
-    wide = [key for key in axes if len(set(table[key].tolist())) > 1]
-    if len(wide) not in (2, 3):
-        return None
-    directory = result.root / result.sweep_id
-    directory.mkdir(exist_ok=True)
-    by = wide[2] if len(wide) == 3 else None
-    return plot_phase_diagram(
-        table, directory / "phase_diagram.png", x=wide[1], y=wide[0], by=by, title=result.sweep_id
-    )

@@ -19,7 +19,7 @@ from grokfast.store import NewRun, RunStore
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
 from grokfast.training.loop import version
-from grokfast.training.sweep.grid import expand, run_hash
+from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
 from grokfast.training.sweep.in_process import InProcess
 from grokfast.training.sweep.processes import Processes, cores
@@ -137,7 +137,7 @@ def plan(
     checks.real("checkpoint_every", checkpoint_every, minimum=0)
     if ensemble is not None:
         checks.integer("ensemble", ensemble, minimum=1)
-    axes = {key: [to_plain(value) for value in values] for key, values in grid.items()}
+    axes = {key: [to_plain(value) for value in values] for key, values in axes_of(experiment, grid).items()}
     if seeds is not None:
         axes["seed"] = [experiment.seed + i for i in range(seeds)]
     runs = [

@@ -45,7 +45,7 @@ def expand(
 
     Raises TypeError or ValueError naming the key, or the cell and what is wrong with it.
     """
-    axes = {key: _values(experiment, key, values) for key, values in _mapping(grid).items()}
+    axes = axes_of(experiment, grid)
     checks.boolean("zip", zip)
     if random is not None:
         checks.integer("random", random, minimum=1)
@@ -60,37 +60,45 @@ def expand(
     if not axes and seeds is None:
         raise ValueError("grid must have at least one key, got an empty one (or give seeds)")
     repeats = [{}] if seeds is None else [{"seed": experiment.seed + i} for i in range(seeds)]
+    for key, values in axes.items():
+        if not zip and (twice := _twice(values)) is not None:
+            raise ValueError(f"grid[{key!r}] has the value {values[twice]!r} twice")
     picked = _zipped(axes) if zip else _product(axes, random, experiment.seed)
     if len(picked) * len(repeats) > MAX_CELLS:
         raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this one {len(picked) * len(repeats):,}")
     return [_cell(experiment, {**values, **repeat}) for values in picked for repeat in repeats]
 
 
-def _mapping(grid: Any) -> Mapping[str, Any]:
+def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
+    """The grid with its values as Python's own, each axis checked by itself."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
-    return grid
+    return {key: _values(experiment, key, values) for key, values in grid.items()}
 
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
     """The values of one axis as Python's own, integers as floats where the experiment has a float."""
-    known = experiment.flat()
-    if key not in known and not hasattr(experiment, key):
-        hint = checks.nearest(key, known)
-        if key.startswith("filter.") and not hint.startswith(" (did you mean 'filter"):
-            hint = " (the experiment has no such filter: choose one first)"
-        raise ValueError(f"grid has an unknown key {key!r}{hint}")
+    if not hasattr(experiment, key):  # a whole part of it, such as the filter, may vary, too
+        check_key(experiment, key)
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise TypeError(f"grid[{key!r}] must be a sequence of values, got {values!r}")
+    if len(values) > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, grid[{key!r}] has {len(values):,} values")
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     if not plain:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
-    if isinstance(known.get(key), float):
+    if isinstance(experiment.flat().get(key), float):
         plain = [float(value) if type(value) is int else value for value in plain]
-    for i, value in enumerate(plain):
-        if value in plain[:i]:
-            raise ValueError(f"grid[{key!r}] has the value {value!r} twice")
-    return plain
+    return [tuple(value) if isinstance(value, list) else value for value in plain]
+
+
+def check_key(experiment: Experiment, key: str) -> None:
+    """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
+    known = experiment.flat()
+    if key not in known:
+        without = key.startswith("filter.") and experiment.filter is None
+        hint = " (the experiment has no filter: choose one first)" if without else checks.nearest(key, known)
+        raise ValueError(f"grid has an unknown key {key!r}{hint}")
 
 
 def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -98,7 +106,20 @@ def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
         raise ValueError(f"zip needs the same number of values for every key: {said}")
-    return [dict(zip(axes, row)) for row in zip(*axes.values())] or [{}]
+    rows = [*zip(*axes.values())]
+    if (twice := _twice(rows)) is not None:
+        raise ValueError(f"zip meets {', '.join(map(repr, rows[twice]))} twice")
+    return [dict(zip(axes, row)) for row in rows] or [{}]
+
+
+def _twice(values: Sequence[Any]) -> int | None:
+    """Where a value stands that was there before."""
+    seen: set[Any] = set()
+    for i, value in enumerate(values):
+        if value in seen:
+            return i
+        seen.add(value)
+    return None
 
 
 def _product(axes: Mapping[str, Sequence[Any]], n: int | None, seed: int) -> list[dict[str, Any]]:

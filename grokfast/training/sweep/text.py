@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from grokfast import checks
 from grokfast.training.experiment import Experiment
+from grokfast.training.sweep.grid import check_key
 
 _RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
 _COMMA = re.compile(r",(?![^(]*\))")  # not inside of parentheses
@@ -27,9 +27,7 @@ def parse_axis(experiment: Experiment, text: str) -> tuple[str, list[Any]]:
     key = key.strip().replace("-", "_")
     if not equals or not values.strip():
         raise ValueError(f"a grid is written KEY=V1,V2,..., got {text!r}")
-    known = experiment.flat()
-    if key not in known:
-        raise ValueError(f"grid has an unknown key {key!r}{checks.nearest(key, known)}")
+    check_key(experiment, key)
     kinds = _kinds(experiment, key)
     return key, [value for part in _COMMA.split(values) for value in _parse(key, part.strip(), kinds)]
 

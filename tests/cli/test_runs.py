@@ -1,0 +1,130 @@
+import csv
+import json
+import sys
+
+import pytest
+
+from grokfast import Experiment, RunStore, sweep, train
+from grokfast.cli import main
+from grokfast.training.sweep import InProcess
+
+TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 20, "device": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A store with one sweep of two runs and one other run: its root, the sweep's id, the runs' ids."""
+    root = tmp_path_factory.mktemp("runs")
+    swept = sweep(TINY, {"optimizer.weight_decay": [0.1, 1]}, store=root, runner=InProcess())
+    with RunStore(root) as store:
+        other = train(TINY.override({"name": "other"}), store=store).run_id
+    return root, swept.sweep_id, swept.table()["run_id"].tolist(), other
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_list_has_sweeps_runs_and_the_size(filled, capsys):
+    root, sweep_id, (one, two), other = filled
+    assert main(["list", "--out", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (sweep_id, "2 finished", one, two, other, "kB"))
+    assert main(["list", "--sweep", sweep_id, "--out", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert one in said
+    assert other not in said
+    assert main(["list", "--preset", "other", "--status", "finished", "--out", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert other in said
+    assert one not in said
+    assert main(["list", "--limit", "1", "--out", str(root)]) == 0
+    assert "... and more" in capsys.readouterr().out
+
+
+def test_show_tells_a_run_and_a_sweep(filled, capsys):
+    root, sweep_id, (one, _), _ = filled
+    assert main(["show", one, "--out", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "did not memorise in 20 steps" in said
+    assert '"weight_decay": 0.1' in said
+    assert main(["show", sweep_id, "--out", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 2 finished; optimizer.weight_decay 0.1 1.0" in said
+    assert "0 of 1" in said
+    assert main(["show", sweep_id, "--json", "--out", str(root)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
+    assert main(["show", one, "--json", "--out", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+
+
+def test_export_writes_a_row_per_run(filled, tmp_path, capsys):
+    root, sweep_id, ids, other = filled
+    path = tmp_path / "table.csv"
+    assert main(["export", sweep_id, "--to", str(path), "--out", str(root)]) == 0
+    rows = list(csv.DictReader(path.open()))
+    assert [row["run_id"] for row in rows] == ids
+    assert [row["optimizer.weight_decay"] for row in rows] == ["0.1", "1.0"]
+    assert [row["t_generalize"] for row in rows] == ["", ""]
+    assert main(["export", "--to", str(path), "--out", str(root)]) == 0
+    assert [row["run_id"] for row in csv.DictReader(path.open())] == [*ids, other]
+
+
+def test_export_writes_curves_and_parquet(filled, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    root, sweep_id, ids, _ = filled
+    path = tmp_path / "curves.parquet"
+    command = ["export", sweep_id, "--curves", "--format", "parquet", "--to", str(path), "--out", str(root)]
+    assert main(command) == 0
+    table = parquet.read_table(path)
+    assert table["run_id"].to_pylist() == [ids[0]] * 3 + [ids[1]] * 3
+    assert table["step"].to_pylist() == [0, 10, 20] * 2
+    assert main(["export", "--format", "parquet", "--to", str(path), "--out", str(root)]) == 0
+    assert parquet.read_table(path)["t_generalize"].to_pylist() == [None] * 3
+
+
+def test_export_without_pyarrow_names_the_extra(filled, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["export", "--format", "parquet", "--out", str(filled[0])]) == 2
+    assert "pip install 'grokfast[parquet]'" in capsys.readouterr().err
+
+
+def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
+    swept = sweep(TINY, {"seed": [0, 1]}, store=tmp_path, runner=InProcess())
+    with RunStore(tmp_path) as store:
+        other = train(TINY, store=store).run_id
+    monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, default: "(3 runs)" not in question)
+    assert main(["rm", swept.sweep_id, other, "--out", str(tmp_path)]) == 1
+    with RunStore(tmp_path) as store:
+        assert len(store.list()) == 3
+    assert main(["rm", other, "--out", str(tmp_path)]) == 0
+    assert main(["rm", swept.sweep_id, "--yes", "--out", str(tmp_path)]) == 0
+    with RunStore(tmp_path) as store:
+        assert store.list() == []
+        assert store.sweeps.list() == []
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != ".owners"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "quick-x"], "has no run 'quick-x'"),
+        (["rm", "quick-x", "--yes"], "has no run 'quick-x'"),
+        (["rm"], "rm needs the id"),
+        (["list", "--status", "finishd"], "did you mean 'finished'"),
+        (["list", "--sweep", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
+        (["list", "--limit", "0"], "--limit must be at least 1"),
+        (["export", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
+    ],
+)
+def test_bad_usage_is_a_clear_message(filled, capsys, arguments, message):
+    assert main([*arguments, "--out", str(filled[0])]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_where_there_is_no_store_nothing_is_made(tmp_path, capsys):
+    for arguments in (["list"], ["show", "x"], ["rm", "x", "--yes"], ["export"]):
+        assert main([*arguments, "--out", str(tmp_path / "none")]) == 1
+        assert "there is no run store" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
