@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def median_time(times: Sequence[float], observed: Sequence[bool], *, confidence:
 
     Raises ValueError if lengths differ or a time is negative or not finite.
     """
-    from scipy.stats import CensoredData, binomtest, ecdf
+    from scipy.stats import CensoredData, ecdf
 
     checks.real("confidence", confidence, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
     t, crossed = np.asarray(times, dtype=np.float64), np.asarray(observed, dtype=bool)
@@ -76,8 +77,7 @@ def median_time(times: Sequence[float], observed: Sequence[bool], *, confidence:
             interval = survival.confidence_interval(confidence, method="log-log")
         everybody = survival.probabilities < 1e-9
         upper = interval.high.probabilities
-        if everybody.any():
-            upper[everybody] = binomtest(0, len(t)).proportion_ci(confidence, method="exact").high
+        upper[everybody] = 1 - (0.5 - confidence / 2) ** (1 / len(t))  # Clopper and Pearson's, of 0 of n
         median = _first(survival.quantiles, survival.probabilities)
         low = _first(survival.quantiles, np.where(everybody, 0.0, interval.low.probabilities))
         high = _first(survival.quantiles, upper)
@@ -89,15 +89,10 @@ def success_interval(successes: int, n: int, *, confidence: float = 0.95) -> tup
 
     Raises ValueError unless 0 ≤ successes ≤ n and 0 < confidence < 1.
     """
-    from scipy.stats import binomtest
-
     n = checks.integer("n", n, minimum=0)
     successes = checks.integer("successes", successes, minimum=0, maximum=n)
     checks.real("confidence", confidence, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
-    if n == 0:
-        return (0.0, 1.0)
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return (float(interval.low), float(interval.high))
+    return _wilson(successes, n, confidence) if n else (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +202,14 @@ def _summary(
         failed=int((excluded == "failed").sum()),
         unfinished=int((excluded != "failed").sum()),
     )
+
+
+@lru_cache(maxsize=10_000)  # cells of a sweep have few different counts, and SciPy works a p-value out, too
+def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return (float(interval.low), float(interval.high))
 
 
 def _first(steps: np.ndarray, survival: np.ndarray) -> float:

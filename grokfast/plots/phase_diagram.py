@@ -82,7 +82,8 @@ def plot_phase_diagram(
             axes.set_title(f"{by} = {_label(value)}", fontsize=11, loc="left")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    _color_bar(figure, grid, scale)
+    if any(cell.t_generalize.reached for cell in cells):
+        _color_bar(figure, grid, scale)
     _legend(figure, cells)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     notes = "\n".join(_notes(table, cells, keys))

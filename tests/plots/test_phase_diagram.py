@@ -69,6 +69,17 @@ def test_a_median_that_was_not_reached_is_said_and_not_coloured(draw):
     assert "not half of the runs generalised" in legend(figure)
 
 
+def test_where_nothing_generalised_there_is_no_scale(draw):
+    figure, (axes,) = draw(grid([(0.1, 0.3, MEMORIZED), (1, 0.3, CONFUSED)]))
+    assert figure.axes == [axes]
+
+
+def test_a_sweep_of_which_no_run_has_ended_is_an_empty_diagram(draw):
+    figure, (axes,) = draw(grid([(0.1, 0.3, FAILED), (1, 0.3, RUNNING)]))
+    assert not texts(axes)
+    assert "1 unfinished run not shown" in texts(figure)[1]
+
+
 def test_most_runs_diverged_is_said(draw):
     _, (axes,) = draw(grid([(3, 0.3, DIVERGED, DIVERGED, GROKKED)]))
     assert texts(axes) == ["diverged", "1/3"]
