@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grokfast import checks
-from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.cli.common import UsageError, base_experiment, filter_name, output
 from grokfast.cli.pictures import draw
 from grokfast.display import SweepDisplay, duration, memory
 from grokfast.training import Experiment
@@ -141,7 +141,7 @@ def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
     finally:
         display.stop()
     print(display.line())
-    summary = report(result, Console())
+    summary = report(result, output())
     if as_json:
         print(json_module.dumps(summary))
     return 1 if result.errors else 0
