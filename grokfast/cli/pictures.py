@@ -10,6 +10,7 @@ import numpy as np
 
 from grokfast.training.sweep import SweepResult
 
+ENDED = ("finished", "diverged")
 COLORS = 7  # groups in one picture
 
 
@@ -18,6 +19,8 @@ def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str])
     a positive number, the curves of at most seven cells. `axes` are columns of `table`. Returns the paths by title."""
     from grokfast.plots import plot_bands, plot_phase_diagram, plot_scaling
 
+    if not np.isin(table["status"], ENDED).any():
+        return {}
     wide = [key for key in axes if len(np.unique(table[key])) > 1]
     directory = result.root / result.sweep_id
     directory.mkdir(exist_ok=True)
@@ -44,7 +47,7 @@ def _is_positive(column: np.ndarray) -> bool:
 
 def _groups(result: SweepResult, table: dict[str, np.ndarray], keys: Sequence[str]) -> dict[str, list[Any]]:
     """The curves of the ended runs of every cell, by its values in words; empty where there are too many cells."""
-    ended = np.isin(table["status"], ("finished", "diverged"))
+    ended = np.isin(table["status"], ENDED)
     cells: dict[str, list[int]] = {}
     for row in np.flatnonzero(ended).tolist():
         name = ", ".join(f"{key.rpartition('.')[2]} {table[key][row]}" for key in keys) or result.sweep_id

@@ -176,7 +176,7 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
     axes = [key for key in result.axes if key != "seed" and key in table]
     names = [key.rpartition(".")[2] for key in axes]
     names = names if len(set(names)) == len(names) else axes
-    shown = Table(*names, "generalised", "of all, 95%", "median step, 95%", "phase", box=None, pad_edge=False)
+    shown = Table(*names, "generalised", "share, 95%", "median step, 95%", "phase", box=None, pad_edge=False)
     cells: list[dict[str, Any]] = []
     for cell in summarize(table, by=axes):
         low, high = cell.probability_interval

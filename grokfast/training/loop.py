@@ -141,7 +141,7 @@ def go_on(
                 run.take(Record(*row))
             store.update(run_id, status="running")
             runs.append(run)
-        return _Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights).run()
+        return _Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights=keep_weights).run()
 
 
 def _create(store: RunStore, experiment: Experiment, device: torch.device) -> str:
