@@ -35,8 +35,8 @@ def machine() -> list[tuple[str, str]]:
         rows.append(("C++ extension", "built"))
         without = backend.build_info().get("why") or "not compiled in"
         rows.append(("CUDA extension", "built" if extension.with_cuda else f"not built: {without}"))
-    for extra in ("tensorboard", "wandb", "ray"):
-        rows.append((extra, _version(extra) or f"not installed: pip install 'grokfast[{extra}]'"))
+    for extra, package in (("tensorboard",) * 2, ("wandb",) * 2, ("ray",) * 2, ("parquet", "pyarrow")):
+        rows.append((extra, _version(package) or f"not installed: pip install 'grokfast[{extra}]'"))
     return rows
 
 

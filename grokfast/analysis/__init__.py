@@ -2,12 +2,13 @@
 
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
-from grokfast.analysis.power_law import PowerLaw, fit_power_law
+from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 
 __all__ = [
     "CellSummary",
     "MedianTime",
     "PowerLaw",
+    "UndeterminedError",
     "curves_by",
     "fit_power_law",
     "median_time",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grokfast.analysis.table import cells, columns
+from grokfast.analysis.table import ENDED, cells, columns
 
 
 def curves_by(
@@ -16,15 +16,15 @@ def curves_by(
     """The curves of each cell that the columns `by` of `table` span, by its values in words ("weight_decay 0.3").
 
     `curves` is long-form, as `RunStore.all_curves` gives it: `run`, the row in the table, and a column for each field
-    of a record. Runs without a record are left out, cells without a run, too.
+    of a record. Runs that failed or have not ended, or have no record, are left out, cells without a run, too.
 
     Raises ValueError for a column that is not there, with the nearest name, for an empty table, or for rows in
     `curves` that the table does not have; TypeError if `by` is a string.
     """
     if isinstance(by, str):
         raise TypeError(f"by must be a sequence of column names, got the string {by!r}")
-    found = columns(table, (*by, "run_id"))
-    runs, n = np.asarray(curves["run"]), len(found["run_id"])
+    found = columns(table, (*by, "status"))
+    runs, n = np.asarray(curves["run"]), len(found["status"])
     if len(runs) and (runs.min() < 0 or runs.max() >= n):
         raise ValueError(f"curves must be of the {n} runs of the table, got rows {runs.min()} to {runs.max()}")
     order = np.argsort(runs, kind="stable")
@@ -33,7 +33,7 @@ def curves_by(
     grouped: dict[str, list[dict[str, np.ndarray]]] = {}
     for cell, rows in (cells([found[name] for name in by]) if by else {(): np.arange(n)}).items():
         parts = [{name: column[ends[i] : ends[i + 1]] for name, column in fields.items()} for i in rows]
-        if parts := [part for part, i in zip(parts, rows) if ends[i] < ends[i + 1]]:
+        if parts := [part for part, i in zip(parts, rows) if ends[i] < ends[i + 1] and found["status"][i] in ENDED]:
             words = (f"{name.rpartition('.')[2]} {'none' if v is None else v}" for name, v in zip(by, cell))
             grouped[", ".join(words) or "all runs"] = parts
     return grouped

@@ -15,6 +15,10 @@ from grokfast.analysis.table import ENDED, columns, step_column
 _SYMBOLS = {"task.train_fraction": "D", "optimizer.weight_decay": "λ", "optimizer.lr": "η"}
 
 
+class UndeterminedError(ValueError):
+    """The runs do not determine a power law."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
     """T = coefficient · Π x^exponents[x] · exp(scatter · z), z ~ N(0, 1): a median and a scatter of log T around it.
@@ -59,8 +63,9 @@ def fit_power_law(table: Any, *, over: Sequence[str], time: str = "t_generalize"
     Olsen's (1978) parameters, so the maximum is the only one. Intervals are Student's, with as many degrees of freedom
     as crossings beyond parameters and the observed information: without censoring they are those of least squares.
 
-    Raises ValueError for a column that is not there, values that are not positive, crossings at step 0, and where the
-    runs that crossed are too few, or too alike in `over`, to determine the exponents.
+    Raises ValueError for a column that is not there and for values that are not positive, UndeterminedError (a
+    ValueError) for crossings at step 0, which have no logarithm, and where the runs that crossed are too few, or too
+    alike in `over`, to determine the exponents.
     """
     from scipy.optimize import minimize
     from scipy.stats import t as student
@@ -76,11 +81,11 @@ def fit_power_law(table: Any, *, over: Sequence[str], time: str = "t_generalize"
     crossed = ~np.isnan(crossing)
     steps = np.where(crossed, crossing, step_column("steps", found["steps"])[ended])
     if not (steps > 0).all():
-        raise ValueError(f"a power law needs steps above 0, got {time} or steps of 0 or None")
+        raise UndeterminedError(f"a power law needs steps above 0, got {time} or steps of 0 or None")
     y = np.log(steps)
     exact, parameters = int(crossed.sum()), design.shape[1]
     if np.linalg.matrix_rank(np.column_stack([design, y])[crossed]) < parameters + 1 or exact <= parameters + 1:
-        raise ValueError(
+        raise UndeterminedError(
             f"{exact} runs with a {time} do not determine {parameters} parameters and a scatter: at least "
             f"{parameters + 2} are needed, with values of {', '.join(over)} that vary independently of each other"
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+
+from rich.console import Console
 
 from grokfast import checks
 from grokfast.filters import EMA, MA
@@ -23,6 +26,12 @@ def option(args: Sequence[str], name: str) -> str | None:
         if arg == name and i + 1 < len(args):
             return args[i + 1]
     return None
+
+
+def output() -> Console:
+    """Standard output, for tables: 120 columns wide where it is no terminal that has a width of its own."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:

@@ -15,7 +15,7 @@ from rich.prompt import Confirm
 from rich.table import Column, Table
 
 from grokfast import checks
-from grokfast.cli.common import UsageError
+from grokfast.cli.common import UsageError, output
 from grokfast.cli.sweep import report
 from grokfast.display import memory
 from grokfast.store import RunStore, StoredRun, StoredSweep
@@ -46,7 +46,7 @@ def list_runs(
 
 
 def _list(status: str | None, preset: str | None, sweep: str | None, limit: int, out: Path) -> int:
-    console = Console()
+    console = output()
     with RunStore(out, create=False) as store:
         if status is None and sweep is None:
             sweeps = [found for found in store.sweeps.list() if preset in (None, found.preset)]
@@ -82,7 +82,7 @@ def show(which: tyro.conf.Positional[str], out: Path = Path("runs"), json: bool 
 
 
 def _show(which: str, out: Path, as_json: bool) -> int:
-    console = Console()
+    console = output()
     with RunStore(out, create=False) as store:
         is_sweep = store.sweeps.has(which)
         if is_sweep:
@@ -133,7 +133,7 @@ def remove(
 
 
 def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
-    console = Console()
+    console = output()
     with RunStore(out, create=False) as store:
         n = 0
         for one in which:  # all must be there before the first is deleted

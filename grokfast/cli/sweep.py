@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grokfast import checks
-from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.cli.common import UsageError, base_experiment, filter_name, output
+from grokfast.cli.pictures import draw
 from grokfast.display import SweepDisplay, duration, memory
 from grokfast.training import Experiment
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
@@ -140,7 +141,7 @@ def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
     finally:
         display.stop()
     print(display.line())
-    summary = report(result, Console())
+    summary = report(result, output())
     if as_json:
         print(json_module.dumps(summary))
     return 1 if result.errors else 0
@@ -168,14 +169,14 @@ def _announce(console: Console, planned: Plan) -> None:
 
 
 def report(result: SweepResult, console: Console) -> dict[str, Any]:
-    """Print the cells of a sweep, draw its phase diagram if it has two or three axes; return both as JSON values."""
+    """Print the cells of a sweep, draw its pictures, and return what was found as JSON values."""
     from grokfast.analysis import summarize
 
     table = result.table()
     axes = [key for key in result.axes if key != "seed" and key in table]
     names = [key.rpartition(".")[2] for key in axes]
     names = names if len(set(names)) == len(names) else axes
-    shown = Table(*names, "generalised", "of all, 95%", "median step, 95%", "phase", box=None, pad_edge=False)
+    shown = Table(*names, "generalised", "share, 95%", "median step, 95%", "phase", box=None, pad_edge=False)
     cells: list[dict[str, Any]] = []
     for cell in summarize(table, by=axes):
         low, high = cell.probability_interval
@@ -202,10 +203,10 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
     console.print(shown, highlight=False)
     if len(cells) > ROWS:
         console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
-    picture = _picture(result, table, axes)
-    if picture is not None:
-        console.print(f"phase diagram: {picture}", highlight=False, soft_wrap=True)
-    return {"sweep_id": result.sweep_id, "cells": cells, "picture": None if picture is None else str(picture)}
+    pictures = draw(result, table, axes)
+    for what, path in pictures.items():
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}
 
 
 def _interval(median: Any) -> tuple[float, float]:
@@ -214,18 +215,3 @@ def _interval(median: Any) -> tuple[float, float]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _picture(result: SweepResult, table: dict[str, Any], axes: Sequence[str]) -> Path | None:
-    """The phase diagram, of two axes, or three with a panel for each value of the third."""
-    from grokfast.plots import plot_phase_diagram
-
-    wide = [key for key in axes if len(set(table[key].tolist())) > 1]
-    if len(wide) not in (2, 3):
-        return None
-    directory = result.root / result.sweep_id
-    directory.mkdir(exist_ok=True)
-    by = wide[2] if len(wide) == 3 else None
-    return plot_phase_diagram(
-        table, directory / "phase_diagram.png", x=wide[1], y=wide[0], by=by, title=result.sweep_id
-    )

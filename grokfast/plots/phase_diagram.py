@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from grokfast.analysis import CellSummary, summarize
-from grokfast.analysis.table import names, order
+from grokfast.analysis.bins import in_bins
+from grokfast.analysis.table import column, names, order
 from grokfast.store.records import Record
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
 _NEVER = "#E8E8E8"  # not on the colour scale
 _OUTCOME = {*Record._fields, "run_id", "status", "phase", "preset", "t_memorize", "t_generalize", "diverged_at"}
 _OUTCOME |= {"steps", "seconds", "collapsed"}  # columns that say what happened, not what was varied
-_MAX_VALUES = 60  # an axis of more is no grid
+_VALUES, _BINS = 60, 20  # an axis of more values than that is drawn in so many bins
+_PANELS = 12
 
 
 def plot_phase_diagram(
@@ -36,12 +38,13 @@ def plot_phase_diagram(
     runs did not get there, with "> steps" for how long they were followed. Hatching says the phase, a run that diverged
     having its own; a cell that mixes phases is divided in proportion to its runs. The numbers are the median, and how
     many of how many runs generalised, with `intervals` the 95% Wilson interval of that probability. Cells are of one
-    size however irregular the values are. `by` names a third column: a panel for each of its values, all on one scale.
-    Runs that failed or have not ended are not drawn; the foot of the picture counts them, and names the columns that
-    a cell pools other than seeds.
+    size however irregular the values are; numbers of more than 60 different values are put in 20 bins. `by` names a
+    third column: a panel for each of its values (12 bins if there are more), all on one scale. Runs that failed or have
+    not ended are not drawn; the foot of the picture counts them, and names the columns that a cell pools other than
+    seeds.
 
-    Raises ValueError for a column that is not there (with the nearest name), for an empty table, for more than 60
-    values on an axis or 12 panels, OSError if the file cannot be written.
+    Raises ValueError for a column that is not there (with the nearest name), for an empty table, and for more than 60
+    values on an axis, or 12 panels, that are no numbers; OSError if the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,12 +52,12 @@ def plot_phase_diagram(
     keys = [x, y] if by is None else [x, y, by]
     if len(set(keys)) < len(keys):
         raise ValueError(f"x, y and by must be different columns, got {', '.join(keys)}")
-    cells = summarize(table, by=keys)
+    most = {x: (_VALUES, _BINS), y: (_VALUES, _BINS)} | ({} if by is None else {by: (_PANELS, _PANELS)})
+    found = {key: column(table, key) for key in keys}
+    binned = {key: in_bins(key, found[key], most[key][1]) for key in keys if len(set(found[key])) > most[key][0]}
+    cells = summarize({name: table[name] for name in names(table)} | binned, by=keys)
     xs, ys = (order(cell.cell[key] for cell in cells) for key in (x, y))
     panels = [None] if by is None else order(cell.cell[by] for cell in cells)
-    for key, values, most in ((x, xs, _MAX_VALUES), (y, ys, _MAX_VALUES), (by, panels, 12)):
-        if len(values) > most:
-            raise ValueError(f"{key} must have at most {most} different values in a phase diagram, got {len(values)}")
     columns = min(len(panels), max(1, 12 // max(len(xs), 3)))
     rows = math.ceil(len(panels) / columns)
     cell_width = max(0.16, min(1.9, (12.0 - 1.5) / (columns * len(xs)) - 0.1))
@@ -86,7 +89,7 @@ def plot_phase_diagram(
         _color_bar(figure, grid, scale)
     _legend(figure, cells)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
-    notes = "\n".join(_notes(table, cells, keys))
+    notes = "\n".join(_notes(table, cells, keys, binned))
     figure.text(0.99, 0.01, notes, ha="right", fontsize=9, color="0.35", parse_math=False)
     figure.savefig(path, format="png", dpi=100)
     return Path(path)
@@ -212,14 +215,12 @@ def _legend(figure: Any, cells: Sequence[CellSummary]) -> None:
         for phase in present
     ]
     if any(cell.n and not cell.t_generalize.reached for cell in cells):
-        handles.append(
-            Patch(facecolor=_NEVER, edgecolor="0.3", linewidth=0.6, label="not half of the runs generalised")
-        )
+        handles.append(Patch(facecolor=_NEVER, edgecolor="0.3", linewidth=0.6, label="fewer than half generalised"))
     style = {"frameon": False, "fontsize": 11, "borderpad": 0.2, "handleheight": 1.4, "handlelength": 2.2}
     figure.legend(handles=handles, loc="outside lower left", ncols=3 if len(handles) > 3 else len(handles), **style)
 
 
-def _notes(table: Any, cells: Sequence[CellSummary], keys: Sequence[str]) -> list[str]:
+def _notes(table: Any, cells: Sequence[CellSummary], keys: Sequence[str], binned: Iterable[str]) -> list[str]:
     """How to read the cells, and what they do not show: runs without an outcome, and what they pool."""
     said = ["k/n: runs that generalised, of all"]
     for count, what in ((sum(c.failed for c in cells), "failed"), (sum(c.unfinished for c in cells), "unfinished")):
@@ -227,6 +228,7 @@ def _notes(table: Any, cells: Sequence[CellSummary], keys: Sequence[str]) -> lis
             said.append(f"{count:,} {what} run{'s' if count > 1 else ''} not shown")
     varied = [name for name in names(table) if name not in {*keys, *_OUTCOME} and not name.endswith("seed")]
     pooled = [name for name in varied if len(set(map(str, table[name]))) > 1]
+    said += [f"{key} in bins, by their middles" for key in binned]
     if pooled:
         said.append(f"cells pool different values of {', '.join(pooled)}")
     return said

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from grokfast.analysis import PowerLaw, fit_power_law, summarize
+from grokfast.analysis import PowerLaw, UndeterminedError, fit_power_law, summarize
 from grokfast.analysis.power_law import symbol
 from grokfast.analysis.table import ENDED, columns, order
 from grokfast.plots.comparison import _COLORS
@@ -84,9 +84,7 @@ def plot_scaling(
 def _law(table: Any, over: Sequence[str]) -> tuple[PowerLaw | None, str]:
     try:
         return fit_power_law(table, over=over), ""
-    except ValueError as error:
-        if "determine" not in str(error):
-            raise
+    except UndeterminedError as error:
         return None, f"no power law: {error}"
 
 
@@ -147,6 +145,9 @@ def _axes(axes: Any, x: str, values: Sequence[float]) -> None:
 
     axes.set_xscale("log")
     axes.set_yscale("log")
+    if not any(np.size(line.get_ydata()) for line in axes.lines):  # no run has ended
+        axes.set_xlim(min(values) / 2, max(values) * 2)
+        axes.set_ylim(1, 10)
     ticks = order(values)
     if len(ticks) <= 12:
         axes.set_xticks(ticks, [f"{value:.4g}" for value in ticks])

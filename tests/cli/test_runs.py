@@ -6,7 +6,7 @@ import pytest
 
 from grokfast import Experiment, RunStore, sweep, train
 from grokfast.cli import main
-from grokfast.training.sweep import InProcess
+from grokfast.training.sweep import InProcess, plan
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 20, "device": "cpu"})
 
@@ -57,6 +57,14 @@ def test_show_tells_a_run_and_a_sweep(filled, capsys):
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
     assert main(["show", one, "--json", "--out", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "finished"
+
+
+def test_show_of_a_sweep_that_has_not_begun_draws_nothing(tmp_path, capsys):
+    planned = plan(TINY, {"seed": [0, 1]}, store=tmp_path)
+    assert main(["show", planned.sweep_id, "--json", "--out", str(tmp_path)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["pictures"], said["counts"]) == ({}, {"pending": 2})
+    assert said["cells"][0]["unfinished"] == 2
 
 
 def test_export_writes_a_row_per_run(filled, tmp_path, capsys):

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,9 @@ def test_a_sweep_says_what_it_will_do_and_what_happened(swept, out):
         {"optimizer.weight_decay": decay, "task.train_fraction": share} for decay in (0.1, 1) for share in (0.3, 0.4)
     ]
     assert summary["cells"][0]["n"] == 2
-    assert (out / summary["sweep_id"] / "phase_diagram.png").read_bytes().startswith(b"\x89PNG")
+    assert list(summary["pictures"]) == ["phase diagram", "scaling", "curves"]
+    for path in summary["pictures"].values():
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_command_again_and_resume_do_nothing_twice(swept, out, capsys):

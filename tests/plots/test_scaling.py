@@ -95,6 +95,12 @@ def test_where_there_is_no_law_the_runs_are_drawn_and_that_is_said(axes):
     assert len(marks(panel, "^", 6)) == 2
 
 
+@pytest.mark.parametrize("runs", [[FAILED, FAILED], [(0, 0, 10), MEMORIZED]], ids=["none ended", "at step 0"])
+def test_what_has_no_place_on_the_axes_is_no_error(axes, runs):
+    panel = axes(table(*runs, optimizer__weight_decay=[0.1, 1]), by="steps")
+    assert panel.get_title(loc="left").startswith("no power law: ")
+
+
 def test_one_value_can_be_drawn(axes):
     panel = axes(table((60, 500, 600), (60, 700, 800), MEMORIZED, optimizer__weight_decay=[1, 1, 1]))
     assert len(marks(panel, "o", 8)) == 1

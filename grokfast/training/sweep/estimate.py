@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -46,9 +48,9 @@ def estimate(experiment: Experiment, device: str, *, models: int = 1) -> Estimat
     return Estimate(seconds / models, torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory())
 
 
-def _timed(action: object) -> float:
+def _timed(action: Callable[[], Any]) -> float:
     begun = time.perf_counter()
-    action()  # type: ignore[operator]
+    action()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - begun

@@ -60,6 +60,9 @@ def expand(
     if not axes and seeds is None:
         raise ValueError("grid must have at least one key, got an empty one (or give seeds)")
     repeats = [{}] if seeds is None else [{"seed": experiment.seed + i} for i in range(seeds)]
+    for key, values in axes.items():
+        if not zip and (twice := _twice(values)) is not None:
+            raise ValueError(f"grid[{key!r}] has the value {values[twice]!r} twice")
     picked = _zipped(axes) if zip else _product(axes, random, experiment.seed)
     if len(picked) * len(repeats) > MAX_CELLS:
         raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this one {len(picked) * len(repeats):,}")
@@ -86,13 +89,7 @@ def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
     if isinstance(experiment.flat().get(key), float):
         plain = [float(value) if type(value) is int else value for value in plain]
-    seen = set()
-    for value in plain:
-        plainer = tuple(value) if isinstance(value, list) else value
-        if plainer in seen:
-            raise ValueError(f"grid[{key!r}] has the value {value!r} twice")
-        seen.add(plainer)
-    return plain
+    return [tuple(value) if isinstance(value, list) else value for value in plain]
 
 
 def check_key(experiment: Experiment, key: str) -> None:
@@ -109,7 +106,20 @@ def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
         raise ValueError(f"zip needs the same number of values for every key: {said}")
-    return [dict(zip(axes, row)) for row in zip(*axes.values())] or [{}]
+    rows = [*zip(*axes.values())]
+    if (twice := _twice(rows)) is not None:
+        raise ValueError(f"zip meets {', '.join(map(repr, rows[twice]))} twice")
+    return [dict(zip(axes, row)) for row in rows] or [{}]
+
+
+def _twice(values: Sequence[Any]) -> int | None:
+    """Where a value stands that was there before."""
+    seen: set[Any] = set()
+    for i, value in enumerate(values):
+        if value in seen:
+            return i
+        seen.add(value)
+    return None
 
 
 def _product(axes: Mapping[str, Sequence[Any]], n: int | None, seed: int) -> list[dict[str, Any]]:

@@ -26,11 +26,14 @@ from typing import Any
 
 from grokfast.store import CheckpointError, NewRun, RunStore
 from grokfast.store.records import Record
-from grokfast.training.loop import _stop_requests
+from grokfast.training.loop import _stop_requests, version
 from grokfast.training.sweep.runner import RETRIES, Event, Group, Report
 from grokfast.training.sweep.worker import DONE, give_up, train_group
 
 SEND_EVERY = 1.0  # seconds between two deliveries of a worker
+RUNS_PER_SECOND = 50  # that a delivery may look at, so that training large ensembles does not wait for it
+RUNS_PER_MESSAGE = 32
+MESSAGES = 64  # that wait for the driver at most
 LOOK_EVERY = 0.3  # seconds between two looks of the driver at what was delivered
 GRACE = 30.0  # seconds in which the workers save their runs when they are told to stop
 
@@ -130,7 +133,7 @@ class _Driver:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(_ray().get_runtime_context().get_node_id(), soft=False)
-        self.inbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self.inbox = Queue(MESSAGES, actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.inbox.qsize()  # it is there before any worker wants to send
         self.todo = deque(_Task(group) for group in self.groups)
         self.attempts = itertools.count()
@@ -150,7 +153,8 @@ class _Driver:
             self._stop(save=isinstance(error, KeyboardInterrupt))
             raise
         finally:
-            self.inbox.shutdown(force=True)
+            with suppress(_ray().exceptions.RayError):
+                self.inbox.shutdown(force=True)
 
     def _submit(self) -> None:
         """Hand out as many groups as there is room for, and one more; runs that another process trains have to wait."""
@@ -170,7 +174,8 @@ class _Driver:
         needs = {"num_cpus": 1} if task.group.device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
         remote = _ray().remote(_train).options(max_retries=0, name="grokfast", **needs)
         runs = [_pack(self.store, run_id) for run_id in task.group.runs]
-        reference = remote.remote(task.group.to_dict(), runs, task.attempt, self.inbox, SEND_EVERY)
+        every = max(SEND_EVERY, len(runs) / RUNS_PER_SECOND)
+        reference = remote.remote(version(), task.group.to_dict(), runs, task.attempt, self.inbox, every)
         self.running[reference] = task
 
     def _wait(self, seconds: float) -> None:
@@ -287,8 +292,12 @@ def _records(store: RunStore, run_id: str, after: int) -> list[Record]:
     return [Record(*row) for row in rows if row[0] > after]
 
 
-def _train(group: dict[str, Any], runs: list[_Packed], attempt: int, inbox: Any, send_every: float) -> None:
+def _train(
+    versions: str, group: dict[str, Any], runs: list[_Packed], attempt: int, inbox: Any, send_every: float
+) -> None:
     """The task. Cancelled, it saves like a process that is interrupted, and sends that, too."""
+    if version() != versions:
+        raise RuntimeError(f"this node has {version()}, the sweep is one of {versions}")
     with tempfile.TemporaryDirectory(prefix="grokfast-") as directory:
         root = Path(directory)
         _unpack(root, runs)
@@ -325,12 +334,15 @@ class _Courier(threading.Thread):
             self.error = error
 
     def _send(self, store: RunStore) -> None:
-        """The events first, then the store: it is never behind what the events say."""
+        """Events are fetched before the store is read, and sent after it: the store is never behind what they say."""
         events = [self.events.get() for _ in range(self.events.qsize())]
         news = [new for source in self.sources if (new := source.news(store)) is not None]
-        if events or news:
+        parts = [news[i : i + RUNS_PER_MESSAGE] for i in range(0, len(news), RUNS_PER_MESSAGE)]
+        if events:
+            parts.append([])
+        for part in parts:
             # as bytes: the queue's own process need not import torch to pass it on
-            self.inbox.put(pickle.dumps((self.attempt, news, events)))
+            self.inbox.put(pickle.dumps((self.attempt, part, [] if part else events)))
 
 
 class _Source:

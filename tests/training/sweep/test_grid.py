@@ -27,6 +27,7 @@ def test_zip_takes_the_first_with_the_first():
     grid = {"optimizer.lr": [1e-2, 1e-3], "optimizer.weight_decay": [1, 3]}
     assert values(expand(QUICK, grid, zip=True)) == [(1e-2, 1.0), (1e-3, 3.0)]
     assert len(expand(QUICK, grid, zip=True, seeds=5)) == 10
+    assert len(expand(QUICK, {"seed": [0, 0], "task.p": [13, 17]}, zip=True)) == 2
 
 
 def test_random_cells_are_a_part_of_the_grid_in_its_order_and_always_the_same():
@@ -69,6 +70,7 @@ def test_values_become_pythons_own_and_numbers_of_the_experiments_kind():
         ({"optimizer.lr": ["fast"]}, {}, TypeError, "cell optimizer.lr='fast': optimizer.lr must be a number"),
         ({"task.operation": ["div"], "task.p": [13, 15]}, {}, ValueError, "task.p=15: p must be prime"),
         ({"seed": [1, 2], "task.p": [13]}, {"zip": True}, ValueError, "seed has 2, task.p has 1"),
+        ({"seed": [1, 1], "task.p": [13, 13]}, {"zip": True}, ValueError, "zip meets 1, 13 twice"),
         ({"seed": [1, 2]}, {"random": 3}, ValueError, "random must be at most the 2 cells"),
         ({"seed": [1, 2]}, {"random": 0}, ValueError, "random must be at least 1"),
         ({"seed": [1, 2]}, {"random": 1, "zip": True}, ValueError, "not both"),

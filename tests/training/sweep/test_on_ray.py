@@ -136,6 +136,15 @@ def test_runs_of_a_worker_that_is_always_lost_are_given_up(tmp_path, monkeypatch
     assert "no-such-run" in swept.errors[table["run_id"][1]]
 
 
+def test_a_node_with_other_versions_is_said(tmp_path, monkeypatch, cluster):
+    monkeypatch.setattr(on_ray, "version", lambda: "grokfast 9.9")
+    short = EXPERIMENT.override({"schedule.steps": 50})
+    swept = sweep(short, {"seed": [0]}, store=tmp_path, runner=OnRay(cluster.address))
+    (error,) = swept.errors.values()
+    assert "this node has grokfast" in error
+    assert "the sweep is one of grokfast 9.9" in error
+
+
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path, cluster):
     short = EXPERIMENT.override({"schedule.steps": 50})
     planned = plan(short, {"seed": [0, 1]}, store=tmp_path, runner=OnRay(cluster.address))

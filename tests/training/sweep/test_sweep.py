@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import torch
 
 from grokfast import EMA, RunStore, sweep
 from grokfast.store import StoreError, StoreFullError
-from grokfast.training.sweep import InProcess, Processes, SweepObserver, plan, plan_stored, worker
-from tests.training.sweep.common import GRID, LONG, TINY, Watch, bits
+from grokfast.training.sweep import Group, InProcess, Processes, SweepObserver, plan, plan_stored, worker
+from tests.training.sweep.common import GRID, TINY, Watch, bits
 
 
 def test_every_cell_is_trained_and_stored_in_the_grids_order(tmp_path):
@@ -147,13 +148,40 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
     assert waits == [worker.ASK_EVERY]
 
 
+def test_two_who_ask_for_the_same_sweep_at_once_share_the_work(tmp_path):
+    watches = [Watch(), Watch()]
+
+    def ask(watch):
+        return bits(sweep(TINY, GRID, seeds=2, store=tmp_path, runner=Processes(1), observers=[watch]))
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(ask, watches)
+    assert one == two
+    assert len([run for watch in watches for run, _ in watch.begun()]) == 8
+    assert all(watch.progress.counts() == {"finished": 8} for watch in watches)
+
+
+def test_there_is_one_worker_for_a_core_or_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    of = [Group(runs=(str(i),), device="cuda") for i in range(3)]
+    assert Processes()._environments(of) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,7")
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in Processes()._environments(of)] == ["5", "3", "7"]
+    assert len(Processes()._environments(of[:1])) == 1
+    on_cpu = Processes(2)._environments([Group(runs=(str(i),)) for i in range(3)])
+    assert [e["OMP_NUM_THREADS"] for e in on_cpu] == ["1", "1"]
+
+
 def test_a_full_disk_ends_the_sweep_with_an_error(tmp_path, monkeypatch):
-    planned = plan(LONG, {"seed": [0, 1]}, store=tmp_path, runner=InProcess(), checkpoint_every=0)
+    talkative = TINY.override({"schedule.steps": 200, "schedule.eval_every": 1})  # more than a page of the database
+    planned = plan(talkative, {"seed": [0, 1]}, store=tmp_path, runner=InProcess(), checkpoint_every=0)
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", smaller(sqlite3.connect))
         with pytest.raises(StoreFullError, match="remains readable"):
             planned.train()
-    assert set(sweep(LONG, {"seed": [0, 1]}, store=tmp_path, runner=InProcess()).table()["status"]) == {"finished"}
+    again = sweep(talkative, {"seed": [0, 1]}, store=tmp_path, runner=InProcess())
+    assert again.table()["steps"].tolist() == [200, 200]
 
 
 def smaller(connect):
