@@ -29,6 +29,21 @@ def cluster():
 
 
 @pytest.fixture
+def warm(cluster):
+    """Connected, with a worker process on each of two nodes that has imported everything; yields the second node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    places = [NodeAffinitySchedulingStrategy(found["NodeID"], soft=False) for found in ray.nodes() if found["Alive"]]
+    assert len(places) == 2
+    ray.get([ray.remote(on_ray.version).options(scheduling_strategy=place).remote() for place in places])
+    yield node
+    ray.shutdown()
+
+
+@pytest.fixture
 def prompt(monkeypatch):
     """News travels at once, so that what a test does when it hears of a run happens while that run trains."""
     monkeypatch.setattr(on_ray, "SEND_EVERY", 0.05)
@@ -53,8 +68,7 @@ def assert_same(one, other):
         assert all(np.array_equal(run.weights[name].numpy(), twin.weights[name].numpy()) for name in run.weights)
 
 
-def test_a_sweep_survives_the_loss_of_a_node(tmp_path, monkeypatch, prompt, cluster, undisturbed):
-    node = cluster.add_node(num_cpus=1)
+def test_a_sweep_survives_the_loss_of_a_node(tmp_path, monkeypatch, prompt, cluster, warm, undisturbed):
     lost, begun = [], []
     lose, start = on_ray._Driver._lost, on_ray._Driver._start
 
@@ -74,7 +88,7 @@ def test_a_sweep_survives_the_loss_of_a_node(tmp_path, monkeypatch, prompt, clus
             if event.status == "running" and event.steps > 0 and cluster.worker_nodes:
                 with RunStore(tmp_path, create=False) as store:
                     if sum(map(store.has_checkpoint, store.sweeps.statuses(self.sweep_id))) == 2:  # one on each node
-                        cluster.remove_node(node, allow_graceful=False)
+                        cluster.remove_node(warm, allow_graceful=False)
 
         def planned(self, plan):
             self.sweep_id = plan.sweep_id
