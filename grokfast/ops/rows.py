@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import torch
 from torch import Tensor
 
 from grokfast import backend, checks
+
+_SLEEPS = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" or os.environ.get("GOMP_SPINCOUNT") == "0"
+_WORTHWHILE = 1 << 21 if _SLEEPS else 1 << 17  # additions
 
 
 class RowIndex:
@@ -113,9 +117,12 @@ def group_readers(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     return torch.searchsorted(ordered, rows.contiguous()), items
 
 
-def threads_for(t: Tensor) -> int:
-    """For one pass over `t`: one thread where waking another costs more than it saves, 10 to 50 µs."""
-    return torch.get_num_threads() if t.numel() >= 1 << 17 else 1
+def threads_for(t: Tensor, cost: int = 1) -> int:
+    """For one pass over `t`, which costs `cost` times an addition: one where waking another costs more than it saves.
+
+    Where threads sleep between passes, waking one takes about 50 µs, where they wait busily 1 or 2 µs.
+    """
+    return torch.get_num_threads() if cost * t.numel() >= _WORTHWHILE else 1
 
 
 def sum_readers(x: Tensor, index: RowIndex | None, out: Tensor) -> Tensor:

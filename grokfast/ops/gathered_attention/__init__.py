@@ -102,8 +102,9 @@ class _GatheredAttention(torch.autograd.Function):
             q, kv = product(x[first:], w_qkv[:d], b_q), product(x, w_qkv[d:], b_kv)
         heads, weights = x.new_empty(keys.shape[0], d), x.new_empty(*keys.shape, n_heads)
         backend.load_extension().gathered_attention_forward(
-            _tables(q, kv, keys, query, n_heads), heads.data_ptr(), weights.data_ptr(), threads_for(heads)
-        )
+            _tables(q, kv, keys, query, n_heads), heads.data_ptr(), weights.data_ptr(),
+            threads_for(heads, cost=4 * keys.shape[1]),
+        )  # fmt: skip
         own = None if skip is None else skip[first:]
         if query is None or own is None:
             out = product(heads, w_o, b_o, own)
@@ -179,5 +180,5 @@ def _backward(
     by_key = extension.Readers(*(t.data_ptr() for t in keys.readers), len(grad_kv))
     extension.gathered_attention_backward(
         tables, by_query, by_key, weights.data_ptr(), grad.data_ptr(), grad_q.data_ptr(), grad_kv.data_ptr(),
-        threads_for(grad),
+        threads_for(grad, cost=8 * keys.shape[1]),
     )  # fmt: skip

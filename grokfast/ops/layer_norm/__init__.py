@@ -115,7 +115,7 @@ class _LayerNorm(torch.autograd.Function):
         out, stats = torch.empty_like(x), x.new_empty(len(x), 2)
         backends.load_extension().layer_norm_forward(
             x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr(), stats.data_ptr(), *x.shape, eps,
-            threads_for(x),
+            threads_for(x, cost=4),
         )  # fmt: skip
         ctx.save_for_backward(x, weight, stats)
         return out
@@ -128,6 +128,6 @@ class _LayerNorm(torch.autograd.Function):
         grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
         backends.load_extension().layer_norm_backward(
             x.data_ptr(), weight.data_ptr(), stats.data_ptr(), grad.data_ptr(), grad_x.data_ptr(),
-            grad_weight.data_ptr(), grad_bias.data_ptr(), *x.shape, threads_for(x),
+            grad_weight.data_ptr(), grad_bias.data_ptr(), *x.shape, threads_for(x, cost=4),
         )  # fmt: skip
         return grad_x, grad_weight, grad_bias, None
