@@ -131,6 +131,16 @@ def test_together_they_are_each_alone_and_twice_the_same(kernels, option):
         same_result(result, train(experiment))
 
 
+def test_a_run_that_diverges_in_the_kernels_leaves_its_neighbour_alone(kernels):
+    tame = TINY.override({"schedule.steps": 4, "schedule.eval_every": 2})
+    wild, neighbour = train([tame.override({"optimizer.lr": 1e30}), tame])
+    assert wild.status == "diverged"
+    assert wild.steps == 2
+    with backend.using("reference"):
+        assert wild.diverged_at == train(tame.override({"optimizer.lr": 1e30, "device": "cpu"})).diverged_at
+    same_result(neighbour, train(tame))
+
+
 @pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 200}])
 def test_runs_that_end_at_different_times_end_as_alone(replayed, change):
     """They leave when a quarter has ended; until then those that are over change nothing any more."""
