@@ -16,10 +16,11 @@ from grokfast.nn.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops import layer_norm, linear_cross_entropy, mlp, pair_embed
 from grokfast.ops.batch import Rows, choose, sum_up
-from grokfast.ops.dispatch import check_options
+from grokfast.ops.dispatch import check_options, uses_triton
 from grokfast.ops.gathered_attention.ensemble import ensemble_attention, obstacle
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH
 from grokfast.ops.linear_cross_entropy.reference import LOSSES
+from grokfast.ops.mlp.kept import PRECISIONS, mlp_kept
 from grokfast.ops.read_rows import read_rows
 
 
@@ -211,10 +212,11 @@ class TransformerStep:
             y = self._norm(y, w, "ln1")
         inner = self._norm(y, w, "ln2") if norm in ("pre", "replace") else y
         skip = y if config.residual else None
-        y = mlp(
-            inner, w["w_in"], w.get("b_in"), w["w_out"], w.get("b_out"), activation=config.activation, skip=skip,
-            precision=precision, backend=backend,
-        )  # fmt: skip
+        weights = w["w_in"], w.get("b_in"), w["w_out"], w.get("b_out")
+        if precision in PRECISIONS and uses_triton("mlp", x, backend, ""):
+            y = mlp_kept(inner, *weights, config.activation, skip, precision)
+        else:
+            y = mlp(inner, *weights, activation=config.activation, skip=skip, precision=precision, backend=backend)
         return self._norm(y, w, "ln2") if norm == "post" else y
 
     def _norm(self, x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:
