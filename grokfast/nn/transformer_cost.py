@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from grokfast.nn.transformer_step import TransformerStep
+from grokfast.ops.mlp.kept import PRECISIONS
 from grokfast.ops.read_rows import n_slots
 from grokfast.ops.rows import PairIndex
 
@@ -36,7 +37,7 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
     rows = step.plan.rows() if n_batch is None else step.plan.rows(step.targets.new_zeros(n_models, n_batch))
     entering = (rows.pairs.pairs if isinstance(rows.pairs, PairIndex) else rows.pairs).shape[1]
     n_rows = step.targets.shape[1] if n_batch is None else n_batch
-    count = _Count()
+    count, keeps_hidden = _Count(), precision in PRECISIONS
 
     def norm(n: int) -> None:
         """LayerNorm of n rows, forward and backward."""
@@ -86,20 +87,25 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
         parts = 3 + config.residual
         count.add(1, 2 * reads * d + (parts - 2) * n_out * d + slots * parts * d, 2 * reads * d)
         count.add(1, (slots + n_table) * parts * d)
-        for name, passes, sums in (("fwd", 2, 0), ("bwd_data", 3, 0), ("bwd_w_in", 3, 1), ("bwd_w_out", 2, 2)):
-            tile = mlp.configuration(name, precision, d, hidden, d)
-            tiles = -(-n_out // tile["BM"]) if name in ("fwd", "bwd_data") else -(-hidden // tile["BH"])
-            weights = tiles * 2 * d * hidden if name in ("fwd", "bwd_data") else 2 * d * hidden
-            streams = 2 * n_out * d * (1 if name in ("fwd", "bwd_data") else tiles)
-            count.add(1 + sums, weights + streams + sums * 2 * d * hidden, passes * n_out * d * hidden)
-        count.launches += 2 * config.mlp_bias  # of both biases
+        if keeps_hidden:
+            product(n_out, d, hidden, config.mlp_bias)
+            product(n_out, hidden, d, config.mlp_bias)
+            count.add(0, n_out * (hidden + 2 * d))  # the activation's input again, and skip connections
+        else:
+            for name, passes, sums in (("fwd", 2, 0), ("bwd_data", 3, 0), ("bwd_w_in", 3, 1), ("bwd_w_out", 2, 2)):
+                tile = mlp.configuration(name, precision, d, hidden, d)
+                tiles = -(-n_out // tile["BM"]) if name in ("fwd", "bwd_data") else -(-hidden // tile["BH"])
+                weights = tiles * 2 * d * hidden if name in ("fwd", "bwd_data") else 2 * d * hidden
+                streams = 2 * n_out * d * (1 if name in ("fwd", "bwd_data") else tiles)
+                count.add(1 + sums, weights + streams + sums * 2 * d * hidden, passes * n_out * d * hidden)
+            count.launches += 2 * config.mlp_bias  # of both biases
         if config.norm != "none":
             norms = ((n_table if config.norm == "replace" else n_out), n_out)
             norms = (n_table, n_out) if config.norm == "pre" else norms  # of what attention and mlp read
             for n in norms:
                 norm(n)
         if config.residual and config.norm in ("pre", "replace"):
-            count.add(1, 3 * n_out * d)  # mlp's skip connection
+            count.add(0 if keeps_hidden else 1, 3 * n_out * d)  # mlp's skip connection
             count.add(1, 3 * n_out * d)  # and what comes back by both ways
             if config.norm == "pre":
                 count.add(1, 3 * n_table * d)

@@ -15,11 +15,12 @@ from grokfast import checks
 from grokfast.nn.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops import layer_norm, linear_cross_entropy, mlp, pair_embed
-from grokfast.ops.batch import Rows, choose, sum_up
-from grokfast.ops.dispatch import check_options
+from grokfast.ops.batch import Rows, Unpacker, choose, sum_up
+from grokfast.ops.dispatch import check_options, uses_triton
 from grokfast.ops.gathered_attention.ensemble import ensemble_attention, obstacle
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH
 from grokfast.ops.linear_cross_entropy.reference import LOSSES
+from grokfast.ops.mlp.kept import PRECISIONS, mlp_kept
 from grokfast.ops.read_rows import read_rows
 
 
@@ -78,7 +79,7 @@ class TransformerStep:
         self.shapes = {name: p.shape[1:] for name, p in model.named_parameters()}
         self.n_parameters = sum(shape.numel() for shape in self.shapes.values())
         self._sinusoids = None if self.config.positions == "learned" else model.positions.to(tokens.device)
-        self._weights: dict[str, Tensor] = {}
+        self._unpack = Unpacker(list(self.shapes.values()), tokens.device)
         self._every: Rows | None = None
         self._padding = torch.empty(0)
 
@@ -105,7 +106,7 @@ class TransformerStep:
         kept = copy.copy(self)
         kept.plan, kept.targets = self.plan.keep(models), self.targets[list(models)]
         kept.n_rows = self.n_rows[list(models)]
-        kept._weights, kept._every = {}, None
+        kept._unpack, kept._every = Unpacker(list(self.shapes.values()), self.targets.device), None
         return kept
 
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, batch: Tensor | None = None) -> None:
@@ -121,8 +122,7 @@ class TransformerStep:
         rows = self._all_rows(flat.dtype) if batch is None else choose(batch, self.targets, flat.dtype)
         values, right = self._losses(weights, rows)
         grads = torch.autograd.grad(values, list(weights.values()), rows.share)
-        padding = grad[:, self.n_parameters :]
-        torch._foreach_copy_([*self._split(grad), padding], [*grads, self._zeros(padding)])
+        torch.cat([*(g.flatten(1) for g in grads), self._zeros(grad[:, self.n_parameters :])], 1, out=grad)
         sum_up(values.detach(), right, rows, loss, correct)
 
     @torch.no_grad()
@@ -144,22 +144,9 @@ class TransformerStep:
             if t.shape != (n_models,) or t.device != device:
                 raise ValueError(f"{name} must be [{n_models}] on {device}, got {list(t.shape)} on {t.device}")
 
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        """The parameters in flat [E, P'], as views."""
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        parts = flat[:, : self.n_parameters].split(sizes, 1)
-        return [part.view(len(flat), *shape) for part, shape in zip(parts, self.shapes.values())]
-
     def _leaves(self, flat: Tensor) -> dict[str, Tensor]:
-        """Each parameter [E, ...] by name, one model's right after the other's, to be differentiated by."""
-        views = [view.detach() for view in self._split(flat)]
-        if len(flat) > 1:
-            if not self._weights or next(iter(self._weights.values())).dtype != flat.dtype:
-                self._weights = {name: view.contiguous() for name, view in zip(self.shapes, views)}
-            with torch.no_grad():
-                torch._foreach_copy_(list(self._weights.values()), views)
-            views = [own.detach() for own in self._weights.values()]
-        return {name: view.requires_grad_() for name, view in zip(self.shapes, views)}
+        """Each parameter [E, ...] by name, to be differentiated by."""
+        return {name: t.requires_grad_() for name, t in zip(self.shapes, self._unpack(flat))}
 
     def _zeros(self, padding: Tensor) -> Tensor:
         if self._padding.shape != padding.shape or self._padding.dtype != padding.dtype:
@@ -211,10 +198,11 @@ class TransformerStep:
             y = self._norm(y, w, "ln1")
         inner = self._norm(y, w, "ln2") if norm in ("pre", "replace") else y
         skip = y if config.residual else None
-        y = mlp(
-            inner, w["w_in"], w.get("b_in"), w["w_out"], w.get("b_out"), activation=config.activation, skip=skip,
-            precision=precision, backend=backend,
-        )  # fmt: skip
+        weights = w["w_in"], w.get("b_in"), w["w_out"], w.get("b_out")
+        if precision in PRECISIONS and uses_triton("mlp", x, backend, ""):
+            y = mlp_kept(inner, *weights, config.activation, skip, precision)
+        else:
+            y = mlp(inner, *weights, activation=config.activation, skip=skip, precision=precision, backend=backend)
         return self._norm(y, w, "ln2") if norm == "post" else y
 
     def _norm(self, x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:

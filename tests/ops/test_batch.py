@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from grokfast import backend
-from grokfast.ops.batch import choose, read_tokens, sum_up
+from grokfast.ops.batch import Unpacker, choose, read_tokens, sum_up
 
 pytest.importorskip("triton")
 
@@ -55,6 +55,15 @@ def test_losses_are_summed_up(size, dtype, judge, poisoned):
     valid = batch >= 0
     judge(loss, by_torch, (values.double() * valid).sum(1) / valid.sum(1))
     assert correct.tolist() == count.tolist() == (right * valid).sum(1).tolist()
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_tensors_are_unpacked(n_models, poisoned):
+    shapes = [torch.Size(s) for s in ((3, 5), (7,), (400, 3))]
+    tensors = [torch.randn(n_models, *shape) for shape in shapes]
+    flat = torch.cat([*(t.flatten(1) for t in tensors), torch.zeros(n_models, 2)], 1)
+    for unpacked in both(lambda: [t.clone() for t in Unpacker(shapes, flat.device)(flat)]):
+        assert all(map(torch.equal, unpacked, tensors))
 
 
 @pytest.mark.parametrize("causal", [True, False])

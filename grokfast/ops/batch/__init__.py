@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,42 @@ def sum_up(values: Tensor, right: Tensor, rows: Rows, loss: Tensor, correct: Ten
         return
     torch.sum(values * rows.share, 1, dtype=loss.dtype, out=loss)
     torch.sum(right * rows.counts, 1, dtype=correct.dtype, out=correct)
+
+
+class Unpacker:
+    """Tensors of `shapes` [E, *shape], contiguous, from flat [E, P'] in which a model's stand one after the other.
+
+    One model's are views of `flat`; of several they are copies in one launch, in memory that is overwritten every time.
+    """
+
+    def __init__(self, shapes: Sequence[torch.Size], device: torch.device) -> None:
+        self.shapes, sizes = shapes, [shape.numel() for shape in shapes]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.n_columns = sum(sizes)
+        repeats = torch.tensor(sizes)
+        self.start, self.size = (torch.tensor(n).repeat_interleave(repeats).to(device) for n in (self.starts, sizes))
+        self._memory = torch.empty(0)
+
+    def __call__(self, flat: Tensor) -> list[Tensor]:
+        n_models = len(flat)
+        if n_models == 1:
+            return self._views(flat[:, : self.n_columns].detach().reshape(-1), 1)
+        if self._memory.numel() != n_models * self.n_columns or self._memory.dtype != flat.dtype:
+            self._memory = flat.new_empty(n_models * self.n_columns)
+        if backends.device_kernels(flat.device) == "triton" and flat.dtype == torch.float32 and flat.stride(1) == 1:
+            from grokfast.ops.batch import kernels
+
+            kernels.unpack(flat, self.start, self.size, self._memory)
+        else:
+            for view, start in zip(self._views(self._memory, n_models), self.starts):
+                view.flatten(1).copy_(flat.detach()[:, start : start + view[0].numel()])
+        return [view.detach() for view in self._views(self._memory, n_models)]
+
+    def _views(self, memory: Tensor, n_models: int) -> list[Tensor]:
+        return [
+            memory[start * n_models : (start + shape.numel()) * n_models].view(n_models, *shape)
+            for start, shape in zip(self.starts, self.shapes)
+        ]
 
 
 def read_tokens(

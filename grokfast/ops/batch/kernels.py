@@ -51,6 +51,17 @@ def sum_up_kernel(p_values, p_right, p_counts, p_share, p_loss, p_correct, size,
 
 
 @triton.jit
+def unpack_kernel(p_flat, p_start, p_size, p_out, n_models, n_columns, flat_model, BM: tl.constexpr):
+    """Column c of model e to where its tensor's part of that model is: tensors one after the other, [E, size] each."""
+    columns, i_model = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1).to(tl.int64)
+    mask = columns < n_columns
+    start = tl.load(p_start + columns, mask=mask, other=0)
+    size = tl.load(p_size + columns, mask=mask, other=0)
+    value = tl.load(p_flat + i_model * flat_model + columns, mask=mask, other=0)
+    tl.store(p_out + start * n_models + i_model * size + (columns - start), value, mask=mask)
+
+
+@triton.jit
 def read_tokens_kernel(
     p_fixed_keys, p_fixed_own, p_table, p_offsets, p_chosen, p_keys, p_own,
     n_fixed, size, n_rows, first, n_data, chosen_model,
@@ -96,6 +107,14 @@ def choose(batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
 def sum_up(values: Tensor, right: Tensor, counts: Tensor, share: Tensor, loss: Tensor, correct: Tensor) -> None:
     tensors = (t.contiguous() for t in (values, right, counts, share))
     launch(sum_up_kernel, (len(values),), *tensors, loss, correct, values.shape[1], BM=1024, num_warps=4)
+
+
+def unpack(flat: Tensor, start: Tensor, size: Tensor, out: Tensor) -> None:
+    """flat [E, P'] -> out [E P]; start and size [P], int64, of the tensor that a column is in."""
+    launch(
+        unpack_kernel, (triton.cdiv(len(start), 1024), len(flat)),
+        flat, start, size, out, len(flat), len(start), flat.stride(0), BM=1024, num_warps=4,
+    )  # fmt: skip
 
 
 def read_tokens(
@@ -151,6 +170,17 @@ def shipped() -> list[dict[str, Any]]:
             "num_warps": 4,
         },
     ]
+    configs.append(
+        {
+            "name": "batch unpack",
+            "kernel": unpack_kernel,
+            "signature": {"p_flat": "*fp32", "p_start": "*i64", "p_size": "*i64", "p_out": "*fp32"}
+            | dict.fromkeys(["n_models", "n_columns", "flat_model"], "i32"),
+            "constants": {"BM": 1024},
+            "aligned": ["flat_model"],
+            "num_warps": 4,
+        }
+    )
     for seq_len in (3, 4, 64):
         tile = configuration(seq_len)
         configs.append(

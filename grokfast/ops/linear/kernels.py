@@ -14,14 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import (
+    activate,
     adjacent,
     dot,
     launch,
     load_tile,
     load_vector,
     matmul_nn,
-    matmul_nt,
     n_splits,
+    slope,
     store_tile,
 )
 
@@ -29,18 +30,21 @@ from grokfast.ops.kernels import (
 @triton.jit
 def linear_fwd_kernel(
     p_x, p_weight, p_bias, p_skip, p_own, p_y, n_rows, x_model, x_row, skip_model, skip_row, own_model,
-    D_IN: tl.constexpr, D_OUT: tl.constexpr, BIAS: tl.constexpr, SKIP: tl.constexpr, OWN: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    D_IN: tl.constexpr, D_OUT: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, SKIP: tl.constexpr,
+    OWN: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """y = x weightᵀ + bias + skip[own]."""
+    """y = act(x) weightᵀ + bias + skip[own]."""
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
     p_x += i_model * x_model + i_row * x_row
     p_y += (i_model * n_rows + i_row) * D_OUT
     n_rows = (n_rows - i_row).to(tl.int32)
     rows, columns = tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
-    y = matmul_nt(
-        p_x, rows, x_row, n_rows, p_weight + i_model * D_IN * D_OUT, columns, D_IN, D_OUT, D_IN, BK, PRECISION
-    )
+    p_weight += i_model * D_IN * D_OUT
+    y = tl.zeros([BM, BN], tl.float32)
+    for k in range(0, D_IN, BK):
+        inner = k + tl.arange(0, BK)
+        x = activate(load_tile(p_x, rows, inner, x_row, n_rows, D_IN), ACTIVATION)  # [BM, BK]; act(0) = 0
+        y = dot(x, tl.trans(load_tile(p_weight, columns, inner, D_IN, D_OUT, D_IN)), y, PRECISION)
     if BIAS:
         y += load_vector(p_bias + i_model * D_OUT, columns, D_OUT)[None, :]
     if SKIP:
@@ -54,10 +58,10 @@ def linear_fwd_kernel(
 @triton.jit
 def linear_bwd_x_kernel(
     p_grad, p_weight, p_skip, p_grad_x, n_rows, grad_model, grad_row, skip_model, skip_row,
-    D_IN: tl.constexpr, D_OUT: tl.constexpr, SKIP: tl.constexpr, PRECISION: tl.constexpr,
+    D_IN: tl.constexpr, D_OUT: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """grad_x = grad weight + skip."""
+    """grad_x = grad weight + skip; with an activation, whose input stands where skip would, grad weight · act'."""
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
     p_grad += i_model * grad_model + i_row * grad_row
     p_grad_x += (i_model * n_rows + i_row) * D_IN
@@ -67,15 +71,18 @@ def linear_bwd_x_kernel(
         p_grad, rows, grad_row, n_rows, p_weight + i_model * D_IN * D_OUT, columns, D_IN, D_IN, D_OUT, BK, PRECISION
     )
     if SKIP:
-        p_skip += i_model * skip_model + i_row * skip_row
-        grad_x += load_tile(p_skip, rows, columns, skip_row, n_rows, D_IN)
+        other = load_tile(p_skip + i_model * skip_model + i_row * skip_row, rows, columns, skip_row, n_rows, D_IN)
+        if ACTIVATION == "identity":
+            grad_x += other
+        else:
+            grad_x *= slope(other, ACTIVATION)
     store_tile(p_grad_x, rows, columns, D_IN, n_rows, D_IN, grad_x)
 
 
 @triton.jit
 def linear_bwd_weight_kernel(
     p_grad, p_x, p_grad_w, p_grad_b, n_rows, rows_per_split, n_models, grad_model, grad_row, x_model, x_row,
-    D_IN: tl.constexpr, D_OUT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    D_IN: tl.constexpr, D_OUT: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Partials of a split of rows: of the weights [splits, E, D_OUT, D_IN], and of the bias [splits, E, D_OUT]."""
@@ -90,7 +97,8 @@ def linear_bwd_weight_kernel(
         rows = tl.arange(0, BM)
         left = n_rows - i_row
         grad = load_tile(p_grad, rows, outputs, grad_row, left, D_OUT)  # [BM, BO]
-        grad_w = dot(tl.trans(grad), load_tile(p_x, rows, columns, x_row, left, D_IN), grad_w, PRECISION)
+        x = activate(load_tile(p_x, rows, columns, x_row, left, D_IN), ACTIVATION)
+        grad_w = dot(tl.trans(grad), x, grad_w, PRECISION)
         if BIAS:
             grad_b += tl.sum(grad, 0)
         p_grad += BM * grad_row
@@ -119,9 +127,10 @@ def configuration(kernel: str, precision: str, d_in: int, d_out: int) -> dict[st
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, own: Tensor | None, precision: str
-) -> Tensor:
-    """x [E, N, d], weight [E, o, d], bias [E, o], skip [E, K, o], own [E, N] -> [E, N, o]."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, own: Tensor | None, precision: str,
+    activation: str = "identity",
+) -> Tensor:  # fmt: skip
+    """act(x) weightᵀ + bias + skip[own]: x [E, N, d], weight [E, o, d], bias [E, o], skip [E, K, o], own [E, N]."""
     (n_models, n_rows, d_in), d_out = x.shape, weight.shape[1]
     x, weight = adjacent(x), weight.contiguous()
     skip = None if skip is None else adjacent(skip)
@@ -132,14 +141,17 @@ def forward(
         x, weight, weight if bias is None else bias.contiguous(), x if skip is None else skip,
         x if own is None else own, y, n_rows, *x.stride()[:2], *((0, 0) if skip is None else skip.stride()[:2]),
         0 if own is None else own.stride(0),
-        D_IN=d_in, D_OUT=d_out, BIAS=bias is not None, SKIP=skip is not None, OWN=own is not None,
+        D_IN=d_in, D_OUT=d_out, ACTIVATION=activation, BIAS=bias is not None,
+        SKIP=skip is not None, OWN=own is not None,
         PRECISION=precision, **tile,
     )  # fmt: skip
     return y
 
 
-def backward_x(grad: Tensor, weight: Tensor, skip: Tensor | None, precision: str) -> Tensor:
-    """grad [E, N, o] times weight [E, o, d], plus skip [E, N, d]."""
+def backward_x(
+    grad: Tensor, weight: Tensor, skip: Tensor | None, precision: str, activation: str = "identity"
+) -> Tensor:
+    """grad [E, N, o] times weight [E, o, d], plus skip [E, N, d]; or times act'(skip)."""
     (n_models, n_rows, d_out), d_in = grad.shape, weight.shape[2]
     grad, weight = adjacent(grad), weight.contiguous()
     grad_x = torch.empty(n_models, n_rows, d_in, dtype=torch.float32, device=grad.device)
@@ -148,13 +160,15 @@ def backward_x(grad: Tensor, weight: Tensor, skip: Tensor | None, precision: str
         linear_bwd_x_kernel, (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(d_in, tile["BN"]), n_models),
         grad, weight, grad if skip is None else skip, grad_x, n_rows, *grad.stride()[:2],
         *((0, 0) if skip is None else skip.stride()[:2]),
-        D_IN=d_in, D_OUT=d_out, SKIP=skip is not None, PRECISION=precision, **tile,
+        D_IN=d_in, D_OUT=d_out, ACTIVATION=activation, SKIP=skip is not None, PRECISION=precision, **tile,
     )  # fmt: skip
     return grad_x
 
 
-def backward_weight(grad: Tensor, x: Tensor, with_bias: bool, precision: str) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the weights [E, o, d] and of the bias [E, o] from grad [E, N, o] and x [E, N, d]."""
+def backward_weight(
+    grad: Tensor, x: Tensor, with_bias: bool, precision: str, activation: str = "identity"
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the weights [E, o, d] and of the bias [E, o] from grad [E, N, o] and act(x), x [E, N, d]."""
     (n_models, n_rows, d_in), d_out = x.shape, grad.shape[2]
     grad, x = adjacent(grad), adjacent(x)
     tile = configuration("bwd_weight", precision, d_in, d_out)
@@ -165,7 +179,7 @@ def backward_weight(grad: Tensor, x: Tensor, with_bias: bool, precision: str) ->
     launch(
         linear_bwd_weight_kernel, (*tiles, splits * n_models),
         grad, x, of_w, of_b, n_rows, triton.cdiv(n_rows, splits), n_models, *grad.stride()[:2], *x.stride()[:2],
-        D_IN=d_in, D_OUT=d_out, BIAS=with_bias, PRECISION=precision, **tile,
+        D_IN=d_in, D_OUT=d_out, ACTIVATION=activation, BIAS=with_bias, PRECISION=precision, **tile,
     )  # fmt: skip
     sums = (of_w[0], of_b[0]) if splits == 1 else (of_w.sum(0), of_b.sum(0) if with_bias else of_b)
     return sums[0], sums[1] if with_bias else None
@@ -190,26 +204,28 @@ def shipped() -> list[dict[str, Any]]:
             ["n_rows", "rows_per_split", "n_models", "grad_model", "grad_row", "x_model", "x_row"],
         ),
     }
-    sizes = [(128, 384, p, False) for p in ("ieee", "tf32x3", "tf32", "bf16")]
-    sizes += [(128, 128, "tf32", True), (100, 100, "ieee", False), (100, 100, "ieee", True)]
+    sizes = [(128, 384, p, False, "identity") for p in ("ieee", "tf32x3", "tf32", "bf16")]
+    sizes += [(128, 128, "tf32", True, "identity")] + [(100, 100, "ieee", skip, "identity") for skip in (False, True)]
+    sizes += [(512, 128, p, True, activation) for p in ("ieee", "tf32x3") for activation in ("relu", "gelu")]
     configs: list[dict[str, Any]] = []
-    for d_in, d_out, precision, with_skip in sizes:
+    for d_in, d_out, precision, with_skip, activation in sizes:
         for name, (kernel, tensors, numbers) in kernels.items():
             tile = configuration(name, precision, d_in, d_out)
             warps = tile.pop("num_warps")
             known = {
-                "D_IN": d_in, "D_OUT": d_out, "PRECISION": precision, "BIAS": True, "SKIP": with_skip,
+                "D_IN": d_in, "D_OUT": d_out, "PRECISION": precision, "ACTIVATION": activation, "BIAS": True,
+                "SKIP": with_skip,
                 "OWN": with_skip,
             }  # fmt: skip
             signature = {t: "*i64" if t == "p_own" else "*fp32" for t in tensors} | dict.fromkeys(numbers, "i32")
             strides = [n for n in numbers if n.endswith(("_model", "_row"))]
             configs.append(
                 {
-                    "name": f"linear {name}, {precision}, {d_in}-{d_out}{', skip' if with_skip else ''}",
+                    "name": f"linear {name}, {precision}, {d_in}-{d_out}{', skip' if with_skip else ''} {activation}",
                     "kernel": kernel,
                     "signature": signature,
                     "constants": {k: v for k, v in known.items() if k in kernel.arg_names} | tile,
-                    "aligned": strides if d_in == 128 else [],
+                    "aligned": strides if d_in % 16 == 0 else [],
                     "num_warps": warps,
                 }
             )
