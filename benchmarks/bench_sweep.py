@@ -1,6 +1,6 @@
 """48 runs of `quick`: `grokfast sweep`, against 48 processes of an eager PyTorch script, one after the other.
 
-python -m benchmarks.bench_sweep [--cells N] [--eager N] [--out FILE]
+python -m benchmarks.bench_sweep [--cells N] [--eager N] [--steps N] [--out FILE]
 
 grokfast sweep quick --grid optimizer.weight_decay=0.1,0.3,1,3 task.train_fraction=0.3,0.4,0.5 --seeds 4, with a process
 per core and with one process, each from nothing, imports included. --cells trains a sample of the 48, evenly spread, on
@@ -35,11 +35,12 @@ def sample(n: int) -> list[tuple[float, float, int]]:
     return [CELLS[i] for i in np.linspace(0, len(CELLS) - 1, n).round().astype(int)]
 
 
-def eager(cells: list[tuple[float, float, int]]) -> dict[str, Any]:
+def eager(cells: list[tuple[float, float, int]], limit: int) -> dict[str, Any]:
     """One process after the other."""
     steps, generalized, begun = 0, 0, time.perf_counter()
     for decay, fraction, seed in cells:
         options = ["--weight-decay", str(decay), "--train-fraction", str(fraction), "--seed", str(seed)]
+        options += ["--steps", str(limit)]
         done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=True)
         said = json.loads(done.stdout)
         steps += said["steps"]
@@ -48,7 +49,7 @@ def eager(cells: list[tuple[float, float, int]]) -> dict[str, Any]:
     return {"runs": len(cells), "seconds": round(seconds, 2), "steps": steps, "generalized": generalized}
 
 
-def swept(cells: list[tuple[float, float, int]], processes: int) -> dict[str, Any]:
+def swept(cells: list[tuple[float, float, int]], processes: int, limit: int) -> dict[str, Any]:
     """One `grokfast sweep`, into an empty store."""
     names = ("optimizer.weight_decay", "task.train_fraction", "seed")
     if cells == CELLS:
@@ -57,7 +58,7 @@ def swept(cells: list[tuple[float, float, int]], processes: int) -> dict[str, An
     else:
         options = [*(f"{n}={','.join(map(str, values))}" for n, values in zip(names, zip(*cells))), "--zip"]
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "grokfast", "sweep", "quick", "--grid", *options]
+        command = [sys.executable, "-m", "grokfast", "sweep", "quick", "--steps", str(limit), "--grid", *options]
         begun = time.perf_counter()
         subprocess.run([*command, "--processes", str(processes), "--out", out], check=True, capture_output=True)
         seconds = time.perf_counter() - begun
@@ -77,13 +78,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=len(CELLS), help="so many of the 48 runs")
     parser.add_argument("--eager", type=int, help="so many of them with the script; default all")
+    parser.add_argument("--steps", type=int, default=3000, help="of a run at most; fewer than the recipe's: a trial")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     arguments = parser.parse_args()
     cells = sample(arguments.cells)
     rows = {
-        f"grokfast sweep, {cores()} processes": swept(cells, cores()),
-        "grokfast sweep, 1 process": swept(cells, 1),
-        "eager PyTorch script, one process after the other": eager(sample(arguments.eager or len(cells))),
+        f"grokfast sweep, {cores()} processes": swept(cells, cores(), arguments.steps),
+        "grokfast sweep, 1 process": swept(cells, 1, arguments.steps),
+        "eager PyTorch script, one process after the other": eager(
+            sample(arguments.eager or len(cells)), arguments.steps
+        ),
     }
     baseline = list(rows.values())[-1]
     about = machine()

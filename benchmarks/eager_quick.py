@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-P, WIDTH, STEPS, EVAL_EVERY, STOP_AFTER, THRESHOLD, SUSTAIN = 97, 256, 3000, 10, 300, 0.99, 3
+P, WIDTH, EVAL_EVERY, STOP_AFTER, THRESHOLD, SUSTAIN = 97, 256, 10, 300, 0.99, 3
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--weight-decay", type=float, default=1.0)
 parser.add_argument("--train-fraction", type=float, default=0.4)
 parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--steps", type=int, default=3000)
 parser.add_argument("--out")
 args = parser.parse_args()
 
@@ -31,7 +32,7 @@ model = nn.Sequential(nn.Linear(2 * P, WIDTH), nn.ReLU(), nn.Linear(WIDTH, P))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=args.weight_decay, betas=(0.9, 0.98))
 
 curves, streaks, crossed = [], {"train": 0, "test": 0}, {}
-for step in range(STEPS + 1):
+for step in range(args.steps + 1):
     if step % EVAL_EVERY == 0:
         with torch.no_grad():
             logits, logits_test = model(x), model(x_test)
@@ -49,7 +50,7 @@ for step in range(STEPS + 1):
                 crossed.setdefault(split, step - (SUSTAIN - 1) * EVAL_EVERY)
         if "test" in crossed and step >= crossed["test"] + STOP_AFTER:
             break
-    if step < STEPS:
+    if step < args.steps:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
