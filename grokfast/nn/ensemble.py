@@ -7,6 +7,7 @@ alone (a batched GEMM may sum in another order). On other devices one batched ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,5 +127,31 @@ def _each(function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
     n_models = len(next(tensor for tensor in tensors if tensor is not None))
     if n_models == 1:
         return function(*(None if tensor is None else tensor.squeeze(0) for tensor in tensors)).unsqueeze(0)
-    slices = [[None] * n_models if tensor is None else tensor.unbind() for tensor in tensors]
-    return torch.stack([function(*of_model) for of_model in zip(*slices)])
+    slices = [[None] * n_models if tensor is None else _alone(tensor) for tensor in tensors]
+    results = [function(*of_model) for of_model in zip(*slices)]
+    if not _keeps_alignment(results[0].numel(), results[0]):
+        results = [_Apart.apply(result) for result in results]
+    return torch.stack(results)
+
+
+def _alone(tensor: Tensor) -> Sequence[Tensor]:
+    """tensor[e] of every model, where a product reads it as it would alone."""
+    models = tensor.unbind()
+    return models if _keeps_alignment(tensor.stride(0), tensor) else [_Apart.apply(t) for t in models]
+
+
+def _keeps_alignment(elements: int, like: Tensor) -> bool:
+    """Whether addresses so many elements apart are alike to the widest loads: MKL's bits may depend on it."""
+    return elements * like.element_size() % 64 == 0
+
+
+class _Apart(torch.autograd.Function):
+    """A copy; its gradient is one, too."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return t.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.clone()
