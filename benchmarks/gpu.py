@@ -20,20 +20,27 @@ import torch
 from benchmarks.interleave import machine
 
 # (name, command, seconds at most); {out} is DIR.
-TESTS = ["ops", "nn/test_layers.py", "optim/test_launches.py", "optim/test_capturable.py", "csrc/test_update.py"]
+TESTS = [
+    "ops",
+    "nn/test_layers.py",
+    "nn/test_transformer_step.py",
+    "optim/test_launches.py",
+    "optim/test_capturable.py",
+    "csrc/test_update.py",
+]
 TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "replay")]
 PARTS: list[tuple[str, list[str], int]] = [
-    ("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in TESTS)], 150),
+    ("tests", [sys.executable, "-m", "pytest", "-q", *(f"tests/{name}" for name in TESTS)], 145),
     (
         "operations",
-        [sys.executable, "-m", "benchmarks.bench_ops", "--seconds", "80", "--out", "{out}/gpu-ops.json"],
-        110,
+        [sys.executable, "-m", "benchmarks.bench_ops", "--seconds", "65", "--out", "{out}/gpu-ops.json"],
+        90,
     ),
-    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 100),
+    ("optimizer", [sys.executable, "-m", "benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json"], 85),
     (
         "step",
-        [sys.executable, "-m", "benchmarks.bench_step_gpu", "--seconds", "50", "--out", "{out}/gpu-step.json"],
-        115,
+        [sys.executable, "-m", "benchmarks.bench_step_gpu", "--seconds", "40", "--out", "{out}/gpu-step.json"],
+        90,
     ),
     (
         "training",
@@ -41,7 +48,7 @@ PARTS: list[tuple[str, list[str], int]] = [
             *(sys.executable, "-m", "benchmarks.bench_replay_gpu", "--models", "1", "256", "--seconds", "30"),
             *("--out", "{out}/gpu-nanda.json"),
         ],
-        75,
+        70,
     ),
 ]
 

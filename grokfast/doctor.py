@@ -63,7 +63,7 @@ def operations() -> list[tuple[str, str, str]]:
         (
             "matrix products",
             "any",
-            f"PyTorch ({'MKL' if torch.backends.mkl.is_available() else 'its own BLAS'} on CPU)",
+            f"PyTorch ({_blas()} on a CPU)",
         ),
         ("GrokTransformer", "any", "plain PyTorch"),
     ]
@@ -88,6 +88,11 @@ def training_steps() -> list[tuple[str, str, str]]:
         choice = choose(experiment, device, tasks.build(experiment.task, seed=experiment.seed))
         rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
+
+
+def _blas() -> str:
+    own = "MKL" if torch.backends.mkl.is_available() else "its own BLAS"
+    return f"large ones by oneDNN, others by {own}" if torch.backends.mkldnn.is_available() else own
 
 
 def _version(package: str) -> str | None:

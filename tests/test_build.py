@@ -67,7 +67,7 @@ p = torch.nn.Parameter(torch.zeros(3))
 opt = grokfast.GrokFast(torch.optim.AdamW([p], lr=0.5), grokfast.EMA())
 p.grad = torch.ones(3)
 opt.step()
-print(p.tolist()[0], backend.extension() is not None, getattr(backend.extension(), "with_cuda", None))
+print(round(p.tolist()[0], 6), backend.extension() is not None, getattr(backend.extension(), "with_cuda", None))
 """
 
 

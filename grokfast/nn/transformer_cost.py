@@ -92,13 +92,17 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
             product(n_out, hidden, d, config.mlp_bias)
             count.add(0, n_out * (hidden + 2 * d))  # the activation's input again, and skip connections
         else:
-            for name, passes, sums in (("fwd", 2, 0), ("bwd_data", 3, 0), ("bwd_w_in", 3, 1), ("bwd_w_out", 2, 2)):
+            for name, passes in (("fwd", 2), ("bwd_data", 3), ("bwd_w_in", 3), ("bwd_w_out", 2)):
                 tile = mlp.configuration(name, precision, d, hidden, d)
+                sums = 0
+                if name.startswith("bwd_w"):
+                    splits = n_splits(n_out, n_models, -(-hidden // tile["BH"]) * -(-d // tile["BD"]))
+                    sums = (splits > 1) * (1 + (name == "bwd_w_in" and config.mlp_bias)) + (name == "bwd_w_out")
                 tiles = -(-n_out // tile["BM"]) if name in ("fwd", "bwd_data") else -(-hidden // tile["BH"])
                 weights = tiles * 2 * d * hidden if name in ("fwd", "bwd_data") else 2 * d * hidden
                 streams = 2 * n_out * d * (1 if name in ("fwd", "bwd_data") else tiles)
                 count.add(1 + sums, weights + streams + sums * 2 * d * hidden, passes * n_out * d * hidden)
-            count.launches += 2 * config.mlp_bias  # of both biases
+            count.launches += config.mlp_bias  # b_out's gradient
         if config.norm != "none":
             norms = ((n_table if config.norm == "replace" else n_out), n_out)
             norms = (n_table, n_out) if config.norm == "pre" else norms  # of what attention and mlp read
@@ -119,7 +123,8 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
         tiles = -(-n_rows // tile["BM"]) if name != "bwd_weight" else -(-classes // tile["BV"])
         streams = 2 * n_rows * d if name != "bwd_weight" else tiles * n_rows * d
         weights = tiles * classes * d if name != "bwd_weight" else 2 * classes * d
-        count.add(1 + (name == "bwd_weight"), streams + weights, passes * n_rows * d * classes)
+        splits = n_splits(n_rows, n_models, tiles * -(-d // tile["BD"])) if name == "bwd_weight" else 1
+        count.add(1 + (splits > 1), streams + weights, passes * n_rows * d * classes)
     if config.tied:
         count.add(2, 3 * step.n_parameters // 4)
     passes = 3 if precision == "tf32x3" else 1

@@ -168,15 +168,22 @@ class Sizes(Observer):
         self.seen.add(len(self.ensemble.experiments))
 
 
-def test_a_transformers_kernels_follow_the_reference(kernels, judge):
+def test_a_transformers_kernels_follow_the_reference(kernels):
+    """The median of three seeds: on the few numbers of a bias either side may be exact by luck."""
     small = {"task.p": 5, "model.d_model": 16, "model.d_mlp": 16, "model.n_heads": 2, "schedule.steps": 2}
     experiment = Experiment.preset("nanda").override({**small, "optimizer.warmup": 1, "optimizer.eps": 1e-3})
-    exact = step_by_step(experiment.override({"precision": "float64"}), 2)
-    by_torch = step_by_step(experiment, 2)
-    result = train(experiment)
-    assert result.curves["step"].tolist() == [0, 2]
-    for name, right in exact.items():
-        judge(result.weights[name], by_torch[name], right)
+    errors, yardsticks = {}, {}
+    for seed in range(3):
+        own = experiment.override({"seed": seed})
+        exact = step_by_step(own.override({"precision": "float64"}), 2)
+        by_torch = step_by_step(own, 2)
+        result = train(own)
+        assert result.curves["step"].tolist() == [0, 2]
+        for name, right in exact.items():
+            for found, of in ((errors, result.weights), (yardsticks, by_torch)):
+                found.setdefault(name, []).append(float((of[name].double() - right).norm() / right.norm()))
+    for name, error in errors.items():
+        assert np.median(error) <= 2 * np.median(yardsticks[name]) + torch.finfo(torch.float32).eps / 2, name
 
 
 @pytest.mark.parametrize("preset", ["quick", "nanda", "power"])
