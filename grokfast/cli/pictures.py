@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ COLORS = 7  # groups in one picture
 def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str]) -> dict[str, Path]:
     """Draw into the sweep's directory: a phase diagram where two or three columns vary, the time to generalise against
     a positive number, the curves of at most seven cells. `axes` are columns of `table`. Returns the paths by title."""
+    from grokfast.analysis import curves_by
     from grokfast.plots import plot_bands, plot_phase_diagram, plot_scaling
 
     if not np.isin(table["status"], ENDED).any():
@@ -35,28 +35,11 @@ def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str])
         if not others or len(np.unique(table[others[0]])) <= COLORS:
             by = others[0] if others else None
             drawn["scaling"] = plot_scaling(table, directory / "scaling.png", x=x, by=by, title=result.sweep_id)
-    groups = _groups(result, table, wide)
-    if 1 <= len(groups) <= COLORS:
+    if len(set(zip(*(table[key].tolist() for key in wide)))) <= COLORS:
+        groups = curves_by(table, result.curves(), wide)
         drawn["curves"] = plot_bands(groups, directory / "curves.png", title=result.sweep_id)
     return drawn
 
 
 def _is_positive(column: np.ndarray) -> bool:
     return column.dtype.kind in "if" and bool((column > 0).all())
-
-
-def _groups(result: SweepResult, table: dict[str, np.ndarray], keys: Sequence[str]) -> dict[str, list[Any]]:
-    """The curves of the ended runs of every cell, by its values in words; empty where there are too many cells."""
-    ended = np.isin(table["status"], ENDED)
-    cells: dict[str, list[int]] = {}
-    for row in np.flatnonzero(ended).tolist():
-        name = ", ".join(f"{key.rpartition('.')[2]} {table[key][row]}" for key in keys) or result.sweep_id
-        cells.setdefault(name, []).append(row)
-    if len(cells) > COLORS:
-        return {}
-    curves = result.curves()
-    starts = np.searchsorted(curves["run"], np.arange(len(ended) + 1))
-    return {
-        name: [{key: values[starts[i] : starts[i + 1]] for key, values in curves.items()} for i in rows]
-        for name, rows in cells.items()
-    }
