@@ -11,6 +11,7 @@ from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
 from grokfast.ops.pair_step import cpu as pair_rows
+from grokfast.ops.pair_step.reference import Parameters
 from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.batches import orders
@@ -169,12 +170,12 @@ class Ensemble:
         loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).unbind(1)
         return loss, accuracy
 
-    def _pair_weights(self, row: Tensor) -> pair_rows.Weights:
+    def _pair_weights(self, row: Tensor) -> Parameters:
         """A model's parameters, or their gradients, in its row [P]."""
         sizes = [p[0].numel() for p in self.model.parameters()]
         parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
         by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
-        return pair_rows.Weights(*(by_name.get(name) for name in pair_rows.Weights._fields))  # type: ignore[arg-type]
+        return Parameters(*(by_name.get(name) for name in Parameters._fields))  # type: ignore[arg-type]
 
     def _planned_gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same by the plans, model after model, so that only one model's activations are held."""

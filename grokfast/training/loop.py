@@ -95,7 +95,7 @@ def train(
         checks.integer("max_together", max_together, minimum=1)
     check_together(todo)
     keep_freed_memory()
-    with _engine(todo[0]), _stop_requests() as stop:
+    with _engine(todo[0]), stop_requests() as stop:
         size = min(at_once(todo[0], len(todo)), max_together or len(todo))
         try:
             ensemble = Ensemble(split(todo, size)[0])
@@ -141,7 +141,7 @@ def go_on(
     experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
     check_together(experiments)
     keep_freed_memory()
-    with _engine(experiments[0]), _stop_requests() as stop:
+    with _engine(experiments[0]), stop_requests() as stop:
         ensemble = Ensemble(experiments)
         runs = []
         for i, (run_id, experiment) in enumerate(zip(run_ids, experiments)):
@@ -486,7 +486,7 @@ class _Loop:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def stop_requests() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set an event, so that no step is torn apart; a second one raises at once. Main thread only."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -5,6 +5,7 @@ from grokfast import backend
 from grokfast.ops.classify.reference import classify
 from grokfast.ops.pair_embed.reference import pair_embed
 from grokfast.ops.pair_step import cpu
+from grokfast.ops.pair_step.reference import Parameters
 
 pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 P, WIDTH, CLASSES = 13, 33, 11
@@ -20,7 +21,7 @@ def weights(bias=True, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = (P, WIDTH), (P, WIDTH), (WIDTH,), (CLASSES, WIDTH), (CLASSES,)
     made = [torch.randn(shape, generator=generator) for shape in shapes]
-    return cpu.Weights(*(t if bias or t.ndim > 1 else None for t in made))
+    return Parameters(*(t if bias or t.ndim > 1 else None for t in made))
 
 
 def rows(n, seed=0):
@@ -50,7 +51,7 @@ def error(got, exact):
 @pytest.mark.parametrize("activation", ["relu", "square", "abs"])
 def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bias, n):
     given, (a, b, target) = weights(bias), rows(n)
-    grads = cpu.Weights(*(None if t is None else torch.full_like(t, torch.nan) for t in given))
+    grads = Parameters(*(None if t is None else torch.full_like(t, torch.nan) for t in given))
     value, accuracy = cpu.gradient(given, grads, a, b, target, activation=activation, loss=loss)
     exact, right, exact_grads = by_torch(given, a, b, target, activation, loss, torch.float64)
     theirs, _, torch_grads = by_torch(given, a, b, target, activation, loss, torch.float32)
@@ -63,7 +64,7 @@ def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bia
 
 def test_without_gradients_loss_and_accuracy_are_the_same_bits():
     given, operands = weights(), rows(61)
-    grads = cpu.Weights(*map(torch.empty_like, given))
+    grads = Parameters(*map(torch.empty_like, given))
     options = {"activation": "relu", "loss": "cross_entropy"}
     assert cpu.gradient(given, None, *operands, **options) == cpu.gradient(given, grads, *operands, **options)
 

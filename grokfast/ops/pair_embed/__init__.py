@@ -16,7 +16,7 @@ from grokfast.ops.pair_embed.reference import ACTIVATIONS
 from grokfast.ops.pair_embed.reference import pair_embed as reference
 from grokfast.ops.rows import PairIndex, pair_readers
 
-_IN_EXTENSION = {"identity": 0, "relu": 1, "square": 2, "abs": 3}
+IN_EXTENSION = {"identity": 0, "relu": 1, "square": 2, "abs": 3}
 
 
 def pair_embed(
@@ -55,8 +55,8 @@ def pair_embed(
     if not own or not _fits(w_a, w_b, pairs, bias):
         return reference(w_a, w_b, pairs, bias, activation)
     if activation == "gelu":
-        return ACTIVATIONS["gelu"](_PairEmbed.apply(w_a, w_b, pairs, bias, _IN_EXTENSION["identity"]))
-    return _PairEmbed.apply(w_a, w_b, pairs, bias, _IN_EXTENSION[activation])
+        return ACTIVATIONS["gelu"](_PairEmbed.apply(w_a, w_b, pairs, bias, IN_EXTENSION["identity"]))
+    return _PairEmbed.apply(w_a, w_b, pairs, bias, IN_EXTENSION[activation])
 
 
 def _check(w_a: Tensor, w_b: Tensor, pairs: Tensor, bias: Tensor | None, activation: str) -> None:

@@ -6,27 +6,18 @@ several threads the whole set of rows in every operation is faster, since each h
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from grokfast import backend
 from grokfast.ops.classify.reference import LOSSES
-from grokfast.ops.pair_embed import _IN_EXTENSION as ACTIVATIONS
+from grokfast.ops.pair_embed import IN_EXTENSION as ACTIVATIONS
+from grokfast.ops.pair_step.reference import Parameters
 from grokfast.ops.products import product
 
 PIECE = 768  # rows: of 256 hidden units, 0.8 MB
-
-
-class Weights(NamedTuple):
-    """w_a and w_b [p, H], b_in [H] or None, weight [V, H], bias [V] or None; or their gradients. Contiguous."""
-
-    w_a: Tensor
-    w_b: Tensor
-    b_in: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
 
 
 def fits(activation: str, flat: Tensor) -> bool:
@@ -40,10 +31,11 @@ def fits(activation: str, flat: Tensor) -> bool:
 
 
 def gradient(
-    weights: Weights, grads: Weights | None, a: Tensor, b: Tensor, target: Tensor, *, activation: str, loss: str
+    weights: Parameters, grads: Parameters | None, a: Tensor, b: Tensor, target: Tensor, *, activation: str, loss: str
 ) -> tuple[float, float]:
     """Mean loss and accuracy over rows of operands a and b and answers `target`, int64 [N], contiguous.
 
+    Parameters are contiguous and without the axis of models.
     `grads`, unless None, receives the gradient of the loss. Raises IndexError for an index out of range.
     """
     extension, kind, n, classes = backend.load_extension(), ACTIVATIONS[activation], len(a), len(weights.weight)
@@ -81,7 +73,7 @@ def gradient(
     return mean_loss, accuracy
 
 
-def _tables(weights: Weights) -> Any:
+def _tables(weights: Parameters) -> Any:
     bias = 0 if weights.b_in is None else weights.b_in.data_ptr()
     sizes = len(weights.w_a), len(weights.w_b), weights.w_a.shape[1]
     return backend.load_extension().PairTables(weights.w_a.data_ptr(), weights.w_b.data_ptr(), bias, 0, 0, 0, *sizes)

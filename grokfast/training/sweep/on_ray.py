@@ -26,7 +26,7 @@ from typing import Any
 
 from grokfast.store import CheckpointError, NewRun, RunStore
 from grokfast.store.records import Record
-from grokfast.training.loop import _stop_requests, version
+from grokfast.training.loop import stop_requests, version
 from grokfast.training.sweep.runner import RETRIES, Event, Group, Report
 from grokfast.training.sweep.worker import DONE, give_up, train_group
 
@@ -143,7 +143,7 @@ class _Driver:
         if self.todo and not _room(self.resource):
             warnings.warn(f"this Ray cluster has no {self.resource} yet: waiting for one", stacklevel=3)
         try:
-            with _stop_requests() as stop:  # news is taken in whole, or the curves would have gaps
+            with stop_requests() as stop:  # news is taken in whole, or the curves would have gaps
                 while self.todo or self.running:
                     if stop.is_set():
                         raise KeyboardInterrupt
@@ -248,7 +248,7 @@ class _Driver:
                 for reference in self.running:
                     ray.cancel(reference)
                 until = time.monotonic() + GRACE
-                with _stop_requests() as again:
+                with stop_requests() as again:
                     while self.running and time.monotonic() < until and not again.is_set():
                         self._wait(LOOK_EVERY)
         finally:

@@ -13,7 +13,7 @@ from grokfast.training.sweep.runner import RETRIES
 pytest.importorskip("ray", reason="needs ray: pip install 'grokfast[ray]'")
 
 EXPERIMENT = grokfast.Experiment.preset("quick").override(
-    {"task.p": 17, "model.width": 64, "schedule.steps": 2000, "schedule.eval_every": 50, "schedule.stop_after": None}
+    {"task.p": 17, "model.width": 64, "schedule.steps": 8000, "schedule.eval_every": 50, "schedule.stop_after": None}
 )
 GRID = {"optimizer.weight_decay": [0.1, 0.3, 1.0, 3.0]}
 
