@@ -130,6 +130,29 @@ PYBIND11_MODULE(_C, m) {
       },
       py::call_guard<py::gil_scoped_release>());
 
+  m.def("active_products_work", &active_products_work);
+  m.def("pair_rows_fit", &pair_rows_fit);
+  m.def("pair_rows", [](const PairTables& tables, int64_t weight, int64_t bias, int64_t classes, int64_t a, int64_t b,
+                        int64_t target, int64_t n, int64_t grad_a, int64_t grad_b, int64_t grad_weight,
+                        int64_t grad_bias, int loss, int threads) {
+    const PairRows rows{tables,
+                        pointer<float>(weight),
+                        pointer<float>(bias),
+                        classes,
+                        pointer<int64_t>(a),
+                        pointer<int64_t>(b),
+                        pointer<int64_t>(target),
+                        n,
+                        pointer<float>(grad_a),
+                        pointer<float>(grad_b),
+                        pointer<float>(grad_weight),
+                        pointer<float>(grad_bias)};
+    std::pair<double, double> found;
+    py::gil_scoped_release release;
+    pair_rows(rows, Loss(loss), &found.first, &found.second, threads);
+    return found;
+  });
+
   m.def(
       "group_readers",
       [](int64_t index, int64_t n, int64_t rows, int64_t start, int64_t items) {

@@ -82,6 +82,22 @@ enum class Loss : int { cross_entropy = 0, mse = 1 };
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
               float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads);
 
+// Loss, accuracy and, unless grad_a is null, every gradient of one model on n pairs, relu(w_a[a] + w_b[b] + bias) weightᵀ +
+// out_bias, in one pass over the rows, where pair_rows_fit. Gradients are written, not added to.
+struct PairRows {
+  PairTables tables;
+  const float *weight, *bias;  // [classes, width], [classes] or null
+  int64_t classes;
+  const int64_t *a, *b, *target;  // [n] each
+  int64_t n;
+  float *grad_a, *grad_b, *grad_weight, *grad_bias;
+};
+bool pair_rows_fit(int64_t classes);
+void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads);
+
+// Whether the processor has what products with active units only (cpu/active.h) need.
+bool active_products_work();
+
 // Who reads row k of a table: items[start[k] .. start[k + 1]), in increasing order; null items are 0, 1, 2, ...
 struct Readers {
   const int64_t *start, *items;

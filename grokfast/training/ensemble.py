@@ -71,6 +71,7 @@ class Ensemble:
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
+        self.n_answers = data[0].n_answers
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
 
@@ -150,10 +151,11 @@ class Ensemble:
         return loss.detach(), self._flatten(grads, out)
 
     def _is_by_pieces(self) -> bool:
-        """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
+        """Whether a PairMLP's rows are computed a few at a time, on a CPU."""
         config = self.model.config
-        is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
-        return is_shallow and pair_rows.fits(config.activation, self.flat)
+        if not isinstance(config, PairMLPConfig) or config.depth != 1:
+            return False
+        return pair_rows.fits(config.activation, self.flat, self.n_answers)
 
     def _by_pieces(self, pairs: Tensor, targets: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E] of PairMLPs on rows [E, N, 2]; `grad` [E, P] receives the gradients."""
