@@ -95,8 +95,21 @@ struct PairRows {
 bool pair_rows_fit(int64_t classes);
 void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads);
 
-// Whether the processor has what products with active units only (cpu/active.h) need.
+// Products with a relu's hidden layer [rows, units], made only where it is not zero (cpu/active.h).
+// Whether the processor can; and whether it takes rows of `width` floats and so many units.
 bool active_products_work();
+bool active_products_fit(int64_t width, int64_t units);
+// out [rows, width] = hidden weights + bias + skip: weights [units, width]; bias [width] and skip [rows, width] or null.
+void active_forward(const float* hidden, const float* weights, const float* bias, const float* skip, float* out,
+                    int64_t rows, int64_t units, int64_t width, int threads);
+// What comes back through relu(x firstᵀ + bias) weights; all are written, grad_bias may be null.
+struct ActiveBackward {
+  const float *hidden, *grad_out, *weights, *x;  // [rows, units], [rows, n_out], [units, n_out], [rows, n_in]
+  float *grad_hidden;                            // [rows, units], of the relu's input
+  float *grad_weights, *grad_first, *grad_bias;  // [units, n_out], [units, n_in], [units]
+  int64_t rows, units, n_in, n_out;
+};
+void active_backward(const ActiveBackward& p, int threads);
 
 // Who reads row k of a table: items[start[k] .. start[k + 1]), in increasing order; null items are 0, 1, 2, ...
 struct Readers {

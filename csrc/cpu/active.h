@@ -43,10 +43,12 @@ GF_AVX512_INLINE void add_products(const float* h, int64_t h_stride, int64_t row
     const float* block = weights + begin * stride;
     for (int64_t r = 0; r < rows; ++r) {
       const float* own = h + r * h_stride + begin;
+      const float* next = begin + UNITS < units ? own + UNITS : h + (rows + r) * h_stride;
+      for (int i = 0; i < UNITS; i += LANES) __builtin_prefetch(next + i);  // in no order that a processor would guess
       float* to = out + r * out_stride;
       __m512 sum[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[v] = _mm512_loadu_ps(to + LANES * v);
+      for (int v = 0; v < V; ++v) sum[v] = _mm512_setzero_ps();
       for (uint64_t mask = mask_of(own, n); mask; mask &= mask - 1) {
         const int64_t j = __builtin_ctzll(mask);
         const __m512 factor = _mm512_set1_ps(own[j]);
@@ -55,7 +57,8 @@ GF_AVX512_INLINE void add_products(const float* h, int64_t h_stride, int64_t row
         for (int v = 0; v < V; ++v) sum[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(row + LANES * v), sum[v]);
       }
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) _mm512_storeu_ps(to + LANES * v, sum[v]);
+      for (int v = 0; v < V; ++v)
+        _mm512_storeu_ps(to + LANES * v, _mm512_add_ps(_mm512_loadu_ps(to + LANES * v), sum[v]));
     }
   }
 }
