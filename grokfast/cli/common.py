@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from grokfast import checks
 from grokfast.filters import EMA, MA
-from grokfast.training import Experiment
+
+if TYPE_CHECKING:
+    from grokfast.training import Experiment
 
 FILTERS: dict[str, EMA | MA | None] = {"none": None, "ema": EMA(), "ma": MA()}
 
