@@ -84,12 +84,14 @@ class Ensemble:
             if experiment.model != common.model:  # in its initial scale
                 for p, own in zip(self.model.parameters(), build(experiment.model, seeds[i : i + 1]).parameters()):
                     p.data[i] = own.data[0]
+        self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model
         self.model.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
             self.plans["train"] = [Plan(common.model, x) for x in self.train_inputs.unbind()]
             self.plans["test"] = [Plan(common.model, x) for x in self.test_inputs.unbind()]
+        self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: what `gradient` gives
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
@@ -107,7 +109,7 @@ class Ensemble:
 
     def _bind(self, flat: Tensor) -> None:
         """Make the model's parameters views of `flat` [E, P]."""
-        self.flat, offset = flat, 0
+        self.flat, self._ahead, offset = flat, None, 0
         for p in self.model.parameters():
             size = p[0].numel()
             p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
@@ -120,34 +122,81 @@ class Ensemble:
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
-        loss, grad = self.gradient(self._chosen())
+        ahead, self._ahead = self._ahead, None
+        loss, _, grad = self.gradient(self._chosen()) if ahead is None else ahead
         with torch.no_grad():
             self.optimizer.step(self.flat, grad, loss, self.diverged_at)
 
-    def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Losses [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: on all of them."""
+    def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, accuracies [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: all."""
         self.model.train()
-        return self._planned_gradient(chosen, out) if self._is_planned() else self._gradient(chosen, out)
+        grad = torch.empty_like(self.flat) if out is None else out
+        grad[:, self.n_parameters :] = 0
+        return *self._losses("train", chosen, grad), grad
 
-    def _is_planned(self) -> bool:
+    def measure(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] on the training ("train") or the test set ("test")."""
+        self.model.eval()
+        return self._losses(split)
+
+    def _losses(self, split: str, chosen: Tensor | None = None, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E]; `grad` [E, P] receives the gradients. On a CPU one model after the other."""
+        with torch.set_grad_enabled(grad is not None):
+            if self.device.type != "cpu":
+                return self._at_once(split, chosen, grad)
+            found = [self._of_model(e, split, chosen, grad) for e in range(len(self.flat))]
+        loss, accuracy = (torch.cat(column) for column in zip(*found))
+        return loss, accuracy
+
+    def _at_once(self, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, y = self._rows(split, chosen)
+        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
+        loss, accuracy = ops.classify(self.model(x, dropout), y, loss=self.loss)
+        if grad is not None:
+            self._flatten(torch.autograd.grad(loss.sum(), list(self.model.parameters())), grad)
+        return loss.detach(), accuracy
+
+    def _of_model(self, e: int, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
+        own = None if chosen is None else chosen[e]
+        inputs, targets = getattr(self, f"{split}_inputs")[e], getattr(self, f"{split}_targets")[e]
+        if own is not None:
+            targets = targets[own]
+        if self._is_by_pieces():
+            return self._by_pieces(e, inputs if own is None else inputs[own], targets, grad)
+        if self._is_planned(e):
+            assert isinstance(self.model, GrokTransformer)
+            weights = self._own[e]
+            logits = logits_of(self.model, weights, self.plans[split][e].rows(own))[None]
+            parameters = list(weights.values())
+        else:
+            model, dropout = self._alone(e), None
+            if self.dropout:
+                dropout = [generator(self.experiments[e].seed, "dropout", self.steps)]
+            logits = model((inputs if own is None else inputs[own])[None], dropout)
+            parameters = list(model.parameters())
+        loss, accuracy = ops.classify(logits, targets[None], loss=self.loss)
+        if grad is not None:
+            grads = torch.autograd.grad(loss, parameters)
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
+        return loss.detach(), accuracy
+
+    def _alone(self, e: int) -> PairMLP | GrokTransformer:
+        """Model e as an ensemble of its own."""
+        if len(self.flat) == 1:
+            return self.model
+        for p, of_all in zip(self._single.parameters(), self.model.parameters()):
+            p.data = of_all.data[e : e + 1]
+        self._single.train(self.model.training)
+        return self._single
+
+    def _is_planned(self, e: int) -> bool:
         """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
         plans = self.plans["train"]
         if not plans or (self.dropout and self.model.training) or backend.current() == "reference":
             return False
         fused = backend.extension() is not None and self.flat.dtype is torch.float32
-        return fused or all(plan.shares(min(self.schedule.batch_size or len(plan), len(plan))) for plan in plans)
-
-    def _gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, y = self._batch(chosen)
-        if self._is_by_pieces():
-            grad = torch.empty_like(self.flat) if out is None else out
-            grad[:, self.n_parameters :] = 0
-            loss, _ = self._by_pieces(x, y, grad)
-            return loss, grad
-        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
-        loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
-        grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
-        return loss.detach(), self._flatten(grads, out)
+        return fused or plans[e].shares(min(self.schedule.batch_size or len(plans[e]), len(plans[e])))
 
     def _is_by_pieces(self) -> bool:
         """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
@@ -155,19 +204,13 @@ class Ensemble:
         is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
         return is_shallow and pair_rows.fits(config.activation, self.flat)
 
-    def _by_pieces(self, pairs: Tensor, targets: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies [E] of PairMLPs on rows [E, N, 2]; `grad` [E, P] receives the gradients."""
-        results = []
-        for e, (own, y) in enumerate(zip(pairs, targets)):
-            a, b = own.T.contiguous()
-            grads = None if grad is None else self._pair_weights(grad[e])
-            results.append(
-                pair_rows.gradient(
-                    self._pair_weights(self.flat[e]), grads, a, b, y.contiguous(),
-                    activation=self.model.config.activation, loss=self.loss,
-                )
-            )  # fmt: skip
-        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).unbind(1)
+    def _by_pieces(self, e: int, pairs: Tensor, targets: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        a, b = pairs.T.contiguous()
+        results = pair_rows.gradient(
+            self._pair_weights(self.flat[e]), None if grad is None else self._pair_weights(grad[e]), a, b, targets,
+            activation=self.model.config.activation, loss=self.loss,
+        )  # fmt: skip
+        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).split(1)
         return loss, accuracy
 
     def _pair_weights(self, row: Tensor) -> Parameters:
@@ -176,26 +219,6 @@ class Ensemble:
         parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
         by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
         return Parameters(*(by_name.get(name) for name in Parameters._fields))  # type: ignore[arg-type]
-
-    def _planned_gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same by the plans, model after model, so that only one model's activations are held."""
-        targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
-        grad, losses = torch.empty_like(self.flat) if out is None else out, []
-        grad[:, self.n_parameters :] = 0
-        for e, weights in enumerate(self._own):
-            loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
-            grads = torch.autograd.grad(loss, list(weights.values()))
-            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
-            losses.append(loss.detach())
-        return torch.cat(losses), grad
-
-    def _planned_loss(
-        self, split: str, e: int, weights: dict[str, Tensor], targets: Tensor, chosen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss [1] and accuracy [1] of model e with these weights."""
-        assert isinstance(self.model, GrokTransformer)
-        logits = logits_of(self.model, weights, self.plans[split][e].rows(chosen))
-        return ops.classify(logits[None], targets[e : e + 1], loss=self.loss)
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
@@ -207,36 +230,32 @@ class Ensemble:
             self._order = (epoch, orders(self.experiments, rows, epoch).to(self.device))
         return self._order[1][:, k * size : (k + 1) * size]
 
-    def _batch(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the rows `chosen` [E, B] of the training set; None: of all of them."""
+    def _rows(self, split: str, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the rows `chosen` [E, B] of a split; None: of all of them."""
+        inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
         if chosen is None:
-            return self.train_inputs, self.train_targets
+            return inputs, targets
         models = torch.arange(len(chosen), device=self.device)[:, None]
-        return self.train_inputs[models, chosen], self.train_targets[models, chosen]
+        return inputs[models, chosen], targets[models, chosen]
 
     @torch.no_grad()
-    def evaluate(self) -> list[Record]:
-        """Every run's losses, accuracies and weight norm now."""
-        columns = [*self.measure("train"), *self.measure("test"), self.flat.norm(dim=1)]
+    def evaluate(self, *, goes_on: bool = False) -> list[Record]:
+        """Every run's losses, accuracies and weight norm now.
+
+        `goes_on` says that a step follows: of the whole training set, that step's own loss, accuracy and gradient are
+        computed instead, and kept for it.
+        """
+        if goes_on and self._chosen() is None and not self.dropout:
+            self._ahead = self.gradient(None)
+            train = self._ahead[:2]
+        else:
+            train = self.measure("train")
+        columns = [*train, *self.measure("test"), self.flat.norm(dim=1)]
         rows = torch.stack([column.double() for column in columns], 1).tolist()
         return [
             Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
             for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
         ]
-
-    def measure(self, split: str) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies [E] on the training ("train") or the test set ("test")."""
-        self.model.eval()
-        inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
-        if self._is_by_pieces():
-            return self._by_pieces(inputs, targets)
-        if not self._is_planned():
-            return ops.classify(self.model(inputs), targets, loss=self.loss)
-        results = []
-        for e, weights in enumerate(self._own):
-            results.append(self._planned_loss(split, e, weights, targets))
-        losses, accuracies = zip(*results)
-        return torch.cat(losses), torch.cat(accuracies)
 
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
@@ -272,4 +291,4 @@ class Ensemble:
             raise ValueError(f"the checkpoint holds {shapes}, accepted is {accepted}")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        self.optimizer.steps = steps
+        self.optimizer.steps, self._ahead = steps, None
