@@ -14,14 +14,15 @@ from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
 from grokfast.seeds import generator
 from grokfast.store.records import Record
-from grokfast.training.batches import orders
+from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
 from grokfast.training.experiment import Experiment
 from grokfast.training.update import FlatOptimizer
 
 # What may differ between the runs of an ensemble; all else is common.
 VARIES = {
-    "name", "seed", "task.split_seed", "task.noise_seed", "task.label_noise", "schedule.batch_seed",
+    "name", "seed", "task.train_fraction", "task.split_seed", "task.noise_seed", "task.label_noise",
+    "schedule.batch_seed",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
     "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
 }  # fmt: skip
@@ -56,7 +57,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Ensemble:
-    """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far."""
+    """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far.
+
+    The data sets are train_inputs [E, N, T], train_targets [E, N], test_inputs and test_targets. Run e has the first
+    n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first.
+    """
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
         check_together(experiments)
@@ -67,9 +72,10 @@ class Ensemble:
         dtype = getattr(torch, common.precision)
         data = [tasks.build(e.task, seed=e.seed) for e in experiments]
         self.train_inputs, self.train_targets, self.test_inputs, self.test_targets = (
-            torch.stack([getattr(d, name) for d in data]).to(self.device)
+            _stack([getattr(d, name) for d in data]).to(self.device)
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
+        self._set_rows({"train": [len(d.train_targets) for d in data], "test": [len(d.test_targets) for d in data]})
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
@@ -84,22 +90,38 @@ class Ensemble:
             if experiment.model != common.model:  # in its initial scale
                 for p, own in zip(self.model.parameters(), build(experiment.model, seeds[i : i + 1]).parameters()):
                     p.data[i] = own.data[0]
-        self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model
+        self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model  # the form of one model
         self.model.to(self.device)
+        self._single.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
-            self.plans["train"] = [Plan(common.model, x) for x in self.train_inputs.unbind()]
-            self.plans["test"] = [Plan(common.model, x) for x in self.test_inputs.unbind()]
+            self.plans["train"] = [Plan(common.model, d.train_inputs) for d in data]
+            self.plans["test"] = [Plan(common.model, d.test_inputs) for d in data]
         self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: what `gradient` gives
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps(self) -> int:
         return self.optimizer.steps
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a step at most; None: every run takes all that it has."""
+        size = self.schedule.batch_size
+        return None if size is None or size >= max(self.n_rows["train"]) else size
+
+    def _set_rows(self, n_rows: dict[str, list[int]]) -> None:
+        """So many rows are each run's own. Where training sets differ in size, rows of a batch may be -1, no row."""
+        self.n_rows, self._exists = n_rows, dict[str, Tensor | None]()
+        self.is_ragged = len(set(n_rows["train"])) > 1
+        for split, own in n_rows.items():
+            at = torch.arange(max(own), device=self.device)
+            self._exists[split] = at < torch.tensor(own, device=self.device)[:, None] if len(set(own)) > 1 else None
+        size = self.batch_size
+        self.orders = None if size is None else Orders(self.experiments, n_rows["train"], size)
 
     def _flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
@@ -128,7 +150,10 @@ class Ensemble:
             self.optimizer.step(self.flat, grad, loss, self.diverged_at)
 
     def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses, accuracies [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: all."""
+        """Losses, accuracies [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: all.
+
+        Where runs differ in size, -1 is no row.
+        """
         self.model.train()
         grad = torch.empty_like(self.flat) if out is None else out
         grad[:, self.n_parameters :] = 0
@@ -142,28 +167,29 @@ class Ensemble:
     def _losses(self, split: str, chosen: Tensor | None = None, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E]; `grad` [E, P] receives the gradients. On a CPU one model after the other."""
         with torch.set_grad_enabled(grad is not None):
-            if self.device.type != "cpu":
+            if self.device.type != "cpu" and not (self.dropout and self.is_ragged):  # whose masks are as large as alone
                 return self._at_once(split, chosen, grad)
             found = [self._of_model(e, split, chosen, grad) for e in range(len(self.flat))]
         loss, accuracy = (torch.cat(column) for column in zip(*found))
         return loss, accuracy
 
     def _at_once(self, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, y = self._rows(split, chosen)
+        x, y, exists = self._rows(split, chosen)
         dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
-        loss, accuracy = ops.classify(self.model(x, dropout), y, loss=self.loss)
+        loss, accuracy = ops.classify(self.model(x, dropout), y, loss=self.loss, exists=exists)
         if grad is not None:
             self._flatten(torch.autograd.grad(loss.sum(), list(self.model.parameters())), grad)
         return loss.detach(), accuracy
 
     def _of_model(self, e: int, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
-        own = None if chosen is None else chosen[e]
-        inputs, targets = getattr(self, f"{split}_inputs")[e], getattr(self, f"{split}_targets")[e]
+        own, n = None if chosen is None else chosen[e], self.n_rows[split][e]
+        inputs, targets = getattr(self, f"{split}_inputs")[e, :n], getattr(self, f"{split}_targets")[e, :n]
         if own is not None:
-            targets = targets[own]
+            own = own[own >= 0] if self.is_ragged else own
+            inputs, targets = inputs[own], targets[own]
         if self._is_by_pieces():
-            return self._by_pieces(e, inputs if own is None else inputs[own], targets, grad)
+            return self._by_pieces(e, inputs, targets, grad)
         if self._is_planned(e):
             assert isinstance(self.model, GrokTransformer)
             weights = self._own[e]
@@ -173,7 +199,7 @@ class Ensemble:
             model, dropout = self._alone(e), None
             if self.dropout:
                 dropout = [generator(self.experiments[e].seed, "dropout", self.steps)]
-            logits = model((inputs if own is None else inputs[own])[None], dropout)
+            logits = model(inputs[None], dropout)
             parameters = list(model.parameters())
         loss, accuracy = ops.classify(logits, targets[None], loss=self.loss)
         if grad is not None:
@@ -222,21 +248,21 @@ class Ensemble:
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
-        size, rows = self.schedule.batch_size, self.train_targets.shape[1]
-        if size is None or size >= rows:
+        if self.orders is None:
             return None
-        epoch, k = divmod(self.steps, -(-rows // size))
-        if self._order[0] != epoch:
-            self._order = (epoch, orders(self.experiments, rows, epoch).to(self.device))
-        return self._order[1][:, k * size : (k + 1) * size]
+        (batch,) = self.orders.batches(self.steps, self.steps + 1)
+        return batch[:, : self.orders.length(self.steps)].to(self.device)
 
-    def _rows(self, split: str, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the rows `chosen` [E, B] of a split; None: of all of them."""
+    def _rows(self, split: str, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs and targets of the rows `chosen` [E, B] of a split, None: of all, and which there are, None: all."""
         inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
         if chosen is None:
-            return inputs, targets
+            return inputs, targets, self._exists[split]
+        exists = None
+        if self.is_ragged:
+            exists, chosen = chosen >= 0, chosen.clamp(min=0)
         models = torch.arange(len(chosen), device=self.device)[:, None]
-        return inputs[models, chosen], targets[models, chosen]
+        return inputs[models, chosen], targets[models, chosen], exists
 
     @torch.no_grad()
     def evaluate(self, *, goes_on: bool = False) -> list[Record]:
@@ -245,7 +271,7 @@ class Ensemble:
         `goes_on` says that a step follows: of the whole training set, that step's own loss, accuracy and gradient are
         computed instead, and kept for it.
         """
-        if goes_on and self._chosen() is None and not self.dropout:
+        if goes_on and self.orders is None and not self.dropout:
             self._ahead = self.gradient(None)
             train = self._ahead[:2]
         else:
@@ -260,14 +286,17 @@ class Ensemble:
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
-        flat, names = self.flat[index], ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at")
-        kept = {name: getattr(self, name)[index] for name in names}
+        flat, n_rows = self.flat[index], {split: [own[i] for i in models] for split, own in self.n_rows.items()}
+        kept = {"diverged_at": self.diverged_at[index]}
+        for split, own in n_rows.items():
+            for name in (f"{split}_inputs", f"{split}_targets"):
+                kept[name] = getattr(self, name)[index, : max(own)]
         self.optimizer.keep(index)
         vars(self).update(kept)
         self.experiments = [self.experiments[i] for i in models]
+        self._set_rows(n_rows)
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
         self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
-        self._order = (-1, torch.empty(0))
         self._bind(flat)
 
     def weights(self, i: int, flat: Tensor | None = None) -> dict[str, Tensor]:
@@ -292,3 +321,9 @@ class Ensemble:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """[E, N, ...] of tensors [N_e, ...], N the largest N_e; the others go on with their first row."""
+    n = max(map(len, parts))
+    return torch.stack([torch.cat([part, part[:1].expand(n - len(part), *part.shape[1:])]) for part in parts])
