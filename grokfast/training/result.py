@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from grokfast.store import RunStore
-from grokfast.store.records import Record
+from grokfast.store.records import Record, records_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
 
@@ -65,7 +65,7 @@ def stored_result(store: RunStore, run_id: str) -> RunResult:
     if stored.result is None or stored.status not in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has not ended (status {stored.status})")
     experiment, curves = Experiment.from_dict(stored.config), store.curves(run_id)
-    records = [Record(*row) for row in zip(*(curves[name].tolist() for name in Record._fields))]
+    records = records_of(curves)
     outcome = Outcome(experiment.criteria)
     for record in records:
         outcome.update(record)

@@ -25,12 +25,6 @@ def add(store, runs, axes=()):
     return store.sweeps.create("quick", {"base": 1}, {"axes": {key: [] for key in axes}}, runs)
 
 
-@pytest.fixture
-def store(tmp_path):
-    with RunStore(tmp_path) as opened:
-        yield opened
-
-
 def test_a_sweep_comes_back_as_it_was_stored(store):
     sweep_id = add(store, [new(seed=3), new(seed=1)], ["seed"])
     found = store.sweeps.get(sweep_id)

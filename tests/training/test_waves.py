@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
-from grokfast.training import Interrupted, Observer, ensemble, loop, resume
+from grokfast.training import Interrupted, Observer, ensemble, entry, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
@@ -150,7 +150,7 @@ def test_waves_give_each_run_its_own_result(how, tmp_path):
 
 
 def test_the_waves_are_those_that_fit(how, monkeypatch):
-    monkeypatch.setattr(loop, "at_once", lambda experiments: 3)
+    monkeypatch.setattr(entry, "at_once", lambda experiments: 3)
     waves = Waves()
     train(SEEDS, observers=[waves])
     assert waves.sizes == [2, 3]

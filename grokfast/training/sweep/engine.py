@@ -18,7 +18,6 @@ from grokfast import checks
 from grokfast.store import NewRun, RunStore
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
-from grokfast.training.loop import version
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
 from grokfast.training.sweep.in_process import InProcess
@@ -27,6 +26,7 @@ from grokfast.training.sweep.progress import Progress, SweepObserver
 from grokfast.training.sweep.result import SweepResult
 from grokfast.training.sweep.runner import Event, Group, Runner
 from grokfast.training.sweep.worker import DONE
+from grokfast.training.version import version
 
 
 class SweepInterrupted(KeyboardInterrupt):
