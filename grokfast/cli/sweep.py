@@ -156,7 +156,7 @@ def _announce(console: Console, planned: Plan) -> None:
     if todo:
         with console.status("timing a few steps"):
             first = planned.groups[0]
-            expected = estimate(planned.runs[first.runs[0]], first.device, models=len(first.runs))
+            expected = estimate([planned.runs[run_id] for run_id in first.runs], first.device)
         workers = min(planned.runner.workers, len(planned.groups))
         steps = sum(planned.runs[run_id].schedule.steps for group in planned.groups for run_id in group.runs)
         seconds = steps * expected.seconds_per_step / workers

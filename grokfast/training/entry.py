@@ -81,7 +81,7 @@ def train(
     check_together(todo)
     keep_freed_memory()
     with _engine(todo[0]), stop_requests() as stop:
-        size = min(at_once(todo[0], len(todo)), max_together or len(todo))
+        size = min(at_once(todo), max_together or len(todo))
         try:
             ensemble = Ensemble(split(todo, size)[0])
         except torch.OutOfMemoryError:

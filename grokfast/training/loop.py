@@ -209,7 +209,8 @@ class Loop:
     def _evaluate(self) -> None:
         """Record every living run, end those that are over, write what is due."""
         if not self._is_recorded():
-            for run, record in zip(self.living, self.ensemble.evaluate()):
+            goes_on = self.ensemble.steps < self.ensemble.schedule.steps
+            for run, record in zip(self.living, self.ensemble.evaluate(goes_on=goes_on)):
                 self._record(run, record)
         diverged = self.ensemble.diverged_at.tolist()
         over = [run for run in self.living if diverged[run.row] >= 0 or run.is_over(self.ensemble.steps)]

@@ -69,11 +69,10 @@ class Replay:
         self.ensemble, self.step = ensemble, step or step_of(ensemble)
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         self.grad, self.loss = torch.zeros_like(ensemble.flat), ensemble.flat.new_zeros(len(ensemble.flat))
-        schedule, rows, size = ensemble.schedule, ensemble.train_targets.shape[1], ensemble.schedule.batch_size
         self.batches = None
-        if size is not None and size < rows:
-            most = min(LONGEST, schedule.eval_every)
-            self.batches = Batches(ensemble.experiments, rows, size, ensemble.device, most)
+        if ensemble.orders is not None:
+            most = min(LONGEST, ensemble.schedule.eval_every)
+            self.batches = Batches(ensemble.orders, len(ensemble.flat), ensemble.device, most)
         ensemble.optimizer.clock.seek(ensemble.steps)
         self.graphs = Graphs(ensemble.device)
         report = self.watch.report
@@ -103,12 +102,14 @@ class Replay:
         """How many different stretches of batch sizes there are between evaluations."""
         if self.batches is None or self.step.takes_padding:
             return 1
-        return self.batches.per_epoch // math.gcd(self.batches.per_epoch, self.ensemble.schedule.eval_every)
+        per_epoch = self.batches.orders.per_epoch
+        return per_epoch // math.gcd(per_epoch, self.ensemble.schedule.eval_every)
 
     def _length(self, step: int) -> int | None:
         if self.batches is None:
             return None
-        return self.batches.size if self.step.takes_padding else self.batches.length(step)
+        orders = self.batches.orders
+        return orders.size if self.step.takes_padding else orders.length(step)
 
     def _perform(self, part: _Part) -> None:
         ensemble = self.ensemble

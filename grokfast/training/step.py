@@ -15,12 +15,11 @@ from grokfast.training.ensemble import Ensemble
 
 
 class Step(Protocol):
-    """What a training step and an evaluation compute; nothing of it waits for the device.
+    """What a training step and an evaluation compute; nothing of it waits for the device."""
 
-    takes_padding: whether rows of a batch may be -1, no row, so that all batches have one shape.
-    """
-
-    takes_padding: bool
+    @property
+    def takes_padding(self) -> bool:
+        """Whether rows of a batch may be -1, no row, so that all batches have one shape."""
 
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
         """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all."""
@@ -61,10 +60,12 @@ class KernelSteps:
 class ModelSteps:
     """The ensemble's own model and autograd, on fused operations where it has them."""
 
-    takes_padding = False
-
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
+
+    @property
+    def takes_padding(self) -> bool:
+        return self.ensemble.is_ragged
 
     def keep(self, ensemble: Ensemble, models: Sequence[int]) -> Step:
         return ModelSteps(ensemble)
@@ -83,21 +84,21 @@ def step_of(ensemble: Ensemble) -> Step:
     """The step that `ensemble.choice` names."""
     if not ensemble.choice.has_kernels:
         return ModelSteps(ensemble)
-    model, schedule, precision = ensemble.model, ensemble.schedule, ensemble.choice.products
+    model, precision = ensemble.model, ensemble.choice.products
     train, test = (ensemble.train_inputs, ensemble.train_targets), (ensemble.test_inputs, ensemble.test_targets)
     if isinstance(model, GrokTransformer):
         of_train, of_test = (
-            TransformerStep(model, *data, loss=ensemble.loss, precision=precision) for data in (train, test)
+            TransformerStep(model, *data, n_rows=n_rows, loss=ensemble.loss, precision=precision)
+            for data, n_rows in ((train, ensemble.n_rows["train"]), (test, ensemble.n_rows["test"]))
         )
         return KernelSteps(of_train, of_test, ensemble.device)
     layout = Layout.of({name: p.shape[1:] for name, p in model.named_parameters()})
-    rows = train[1].shape[1]
 
-    def pair_step(data: tuple[Tensor, Tensor], largest: int) -> PairStep:
+    def pair_step(split: str, data: tuple[Tensor, Tensor], largest: int | None) -> PairStep:
         return PairStep(
             layout, *data, n_models=len(data[0]), n_tokens=model.n_tokens, n_answers=model.out.weight.shape[1],
             width=model.config.width, activation=model.config.activation, loss=ensemble.loss, precision=precision,
-            max_batch=largest,
+            n_rows=ensemble.n_rows[split], max_batch=largest,
         )  # fmt: skip
 
-    return KernelSteps(pair_step(train, min(schedule.batch_size or rows, rows)), pair_step(test, 0), ensemble.device)
+    return KernelSteps(pair_step("train", train, ensemble.batch_size), pair_step("test", test, 0), ensemble.device)

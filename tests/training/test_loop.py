@@ -14,6 +14,7 @@ import torch
 from grokfast import EMA, Experiment, backend, train
 from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
 from grokfast.training import Interrupted, Observer, ensemble, resume
+from grokfast.training.ensemble import Ensemble
 from grokfast.training.replay import Replay, Window
 
 TINY = Experiment.preset("quick").override(
@@ -85,6 +86,18 @@ def test_a_run_that_generalises_stops_a_while_after():
     assert result.steps == result.t_generalize + 50
     assert result.phase in ("comprehension", "grokking")
     assert "memorised at step" in result.sentence
+
+
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 17}])
+def test_what_is_trained_does_not_depend_on_work_saved_between_evaluation_and_step(monkeypatch, change):
+    experiments = [GROKS.override({**change, "seed": seed, "schedule.steps": 400}) for seed in range(2)]
+    measured, measure, evaluate = [], Ensemble.measure, Ensemble.evaluate
+    monkeypatch.setattr(Ensemble, "measure", lambda self, split: measured.append(split) or measure(self, split))
+    saving = train(experiments)
+    assert measured.count("train") <= 1 if not change else measured.count("train") == measured.count("test")
+    monkeypatch.setattr(Ensemble, "evaluate", lambda self, **_: evaluate(self))
+    for result, expected in zip(saving, train(experiments)):
+        same_result(result, expected)
 
 
 def test_an_ensemble_gives_each_run_its_own_result():
