@@ -41,14 +41,14 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
 
     def norm(n: int) -> None:
         """LayerNorm of n rows, forward and backward."""
-        splits = n_splits(n, n_models, 1, at_least=2 * layer_norm.configuration(d)["BM"])
+        splits = n_splits(n, tiles=1, at_least=2 * layer_norm.configuration(d)["BM"])
         count.add(2 + 2 * (splits > 1), 5 * n * d)
 
     has_positions = step.config.positions == "learned"
     count.add(1, 3 * entering * d)  # tables -> rows
     tables = (step.plan.tables[0], *([step.plan.tables[1]] if has_positions else []))
     for n_own in tables:  # and back
-        splits = n_splits(entering // n_own, n_models, n_own * -(-d // embedding.configuration(d)["BH"]))
+        splits = n_splits(entering // n_own, tiles=n_own * -(-d // embedding.configuration(d)["BH"]))
         count.add(1 + (splits > 1), (entering + splits * n_own) * d)
     if not isinstance(rows.pairs, PairIndex):
         count.launches += 12  # who reads each row of both tables, by sorting
@@ -68,7 +68,7 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
             count.add(1, n * (inner * columns + outer) + -(-n // tile["BM"]) * d_in * d_out, n * d_in * d_out)
         tile = linear.configuration("bwd_weight", precision, d_in, d_out)
         tiles = -(-d_out // tile["BO"]), -(-d_in // tile["BN"])
-        splits = n_splits(n, n_models, tiles[0] * tiles[1])
+        splits = n_splits(n, tiles=tiles[0] * tiles[1])
         count.add(1, n * (d_out * tiles[1] + d_in * tiles[0]) + splits * d_in * d_out, n * d_in * d_out)
         if splits > 1:
             count.add(1 + bias, (splits + 1) * d_in * d_out)
@@ -96,13 +96,13 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
                 tile = mlp.configuration(name, precision, d, hidden, d)
                 sums = 0
                 if name.startswith("bwd_w"):
-                    splits = n_splits(n_out, n_models, -(-hidden // tile["BH"]) * -(-d // tile["BD"]))
+                    splits = n_splits(n_out, tiles=-(-hidden // tile["BH"]) * -(-d // tile["BD"]))
                     sums = (splits > 1) * (1 + (name == "bwd_w_in" and config.mlp_bias)) + (name == "bwd_w_out")
                 tiles = -(-n_out // tile["BM"]) if name in ("fwd", "bwd_data") else -(-hidden // tile["BH"])
                 weights = tiles * 2 * d * hidden if name in ("fwd", "bwd_data") else 2 * d * hidden
                 streams = 2 * n_out * d * (1 if name in ("fwd", "bwd_data") else tiles)
                 count.add(1 + sums, weights + streams + sums * 2 * d * hidden, passes * n_out * d * hidden)
-            count.launches += config.mlp_bias  # b_out's gradient
+            count.launches += config.mlp_bias * (1 + (n_splits(n_out, tiles=-(-d // 128)) > 1))  # b_out's gradient
         if config.norm != "none":
             norms = ((n_table if config.norm == "replace" else n_out), n_out)
             norms = (n_table, n_out) if config.norm == "pre" else norms  # of what attention and mlp read
@@ -123,7 +123,7 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
         tiles = -(-n_rows // tile["BM"]) if name != "bwd_weight" else -(-classes // tile["BV"])
         streams = 2 * n_rows * d if name != "bwd_weight" else tiles * n_rows * d
         weights = tiles * classes * d if name != "bwd_weight" else 2 * classes * d
-        splits = n_splits(n_rows, n_models, tiles * -(-d // tile["BD"])) if name == "bwd_weight" else 1
+        splits = n_splits(n_rows, tiles=tiles * -(-d // tile["BD"])) if name == "bwd_weight" else 1
         count.add(1 + (splits > 1), streams + weights, passes * n_rows * d * classes)
     if config.tied:
         count.add(2, 3 * step.n_parameters // 4)

@@ -12,6 +12,8 @@ from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops import linear_cross_entropy, pair_embed
 
 pytest.importorskip("triton")
+from grokfast.ops import kernels
+
 OPERATIONS = (
     "batch", "gathered_attention", "layer_norm", "linear", "linear_cross_entropy", "mlp", "pair_embed", "read_rows",
 )  # fmt: skip
@@ -29,8 +31,8 @@ class Launches(TorchDispatchMode):
     def __init__(self, monkeypatch):
         super().__init__()
         self.names = []
-        for name in OPERATIONS:
-            module = importlib.import_module(f"grokfast.ops.{name}.kernels")
+        modules = [importlib.import_module(f"grokfast.ops.{name}.kernels") for name in OPERATIONS]
+        for module in (*modules, kernels):
             monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: self.names.append(kernel.fn.__name__))
             for function in ("forward", "backward"):
                 if hasattr(module, function):
