@@ -7,11 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from grokfast import checks
-from grokfast.filters import EMA, MA
 from grokfast.training import Experiment
-
-FILTERS: dict[str, EMA | MA | None] = {"none": None, "ema": EMA(), "ma": MA()}
+from grokfast.training.filter_choice import filter_of
 
 
 class UsageError(Exception):
@@ -37,13 +34,4 @@ def output() -> Console:
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
     chosen = option(args, "--filter")
-    if chosen is not None:
-        checks.choice("--filter", chosen, FILTERS)
-        if chosen != filter_name(named):
-            return named.override({"filter": FILTERS[chosen]})
-    return named
-
-
-def filter_name(experiment: Experiment) -> str:
-    """As `--filter` calls it."""
-    return "none" if experiment.filter is None else type(experiment.filter).__name__.lower()
+    return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})
