@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from grokfast import checks
-from grokfast.filters import EMA, MA
-
 if TYPE_CHECKING:
     from grokfast.training import Experiment
-
-FILTERS: dict[str, EMA | MA | None] = {"none": None, "ema": EMA(), "ma": MA()}
 
 
 class UsageError(Exception):
@@ -39,14 +34,7 @@ def output() -> Console:
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
+    from grokfast.training.filter_choice import filter_of
+
     chosen = option(args, "--filter")
-    if chosen is not None:
-        checks.choice("--filter", chosen, FILTERS)
-        if chosen != filter_name(named):
-            return named.override({"filter": FILTERS[chosen]})
-    return named
-
-
-def filter_name(experiment: Experiment) -> str:
-    """As `--filter` calls it."""
-    return "none" if experiment.filter is None else type(experiment.filter).__name__.lower()
+    return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})

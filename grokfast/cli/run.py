@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.cli.common import UsageError, base_experiment
 from grokfast.display import Display
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.filter_choice import filter_name
 from grokfast.training.outcome import Outcome
 from grokfast.training.sinks import Sink, TensorBoardSink, WandbSink
 
@@ -30,7 +31,7 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
-        filter: str = filter_name(base),
+        filter: str = filter_name(base.filter),
         steps: int | None = None,
         out: Path = Path("runs"),
         resume: str | None = None,

@@ -148,6 +148,22 @@ def test_a_table_has_what_varies_and_what_happened(store):
     assert store.table()["run_id"].tolist() == [first, second]
 
 
+def test_a_part_that_was_varied_is_a_column_of_words(store):
+    filters = [
+        None,
+        {"kind": "MA", "window_size": 7, "lamb": 5.0},
+        {"kind": "EMA", "alpha": 0.9, "lamb": 2.0},
+        {"kind": "EMA", "alpha": 0.98, "lamb": 1.0},
+    ]
+    runs = [new(seed=i, filter=own) for i, own in enumerate(filters)]
+    table = store.table(add(store, runs, ["filter"]))
+    assert table["filter"].tolist() == ["none", "ma", "ema(alpha=0.9, lamb=2.0)", "ema(alpha=0.98, lamb=1.0)"]
+    np.testing.assert_array_equal(table["filter.alpha"], [np.nan, np.nan, 0.9, 0.98])
+    table = store.table(add(store, runs[1:], ["filter", "filter.lamb"]))  # which is a column of its own
+    assert table["filter"].tolist() == ["ma", "ema(alpha=0.9)", "ema(alpha=0.98)"]
+    assert "filter" not in store.table(add(store, runs[1:], []))
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_table_is_a_data_frame(store, library):
     sweep_id = add(store, [new(seed=1, lr=0.1, loss="mse"), new(seed=2, lr=1.0, loss="x")])
