@@ -12,7 +12,7 @@ from grokfast.filters import MA
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
-from grokfast.training.choice import FUSED, choose
+from grokfast.training.choice import choose
 from grokfast.training.ensemble import ALIGNMENT, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
@@ -55,7 +55,7 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
         held += 8 * batch * (1 + steps)
     device = resolve_device(experiment.device)
     choice = choose(experiment, device, data)
-    if choice.name == FUSED and isinstance(experiment.model, PairMLPConfig):
+    if choice.has_kernels and isinstance(experiment.model, PairMLPConfig):
         sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
         scratch = plan.memory(1, batch, **sizes, precision=choice.products)
         return Need(held + 24 * (rows + tests), scratch)

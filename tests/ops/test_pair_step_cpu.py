@@ -24,7 +24,7 @@ def small_pieces(monkeypatch):
 def way(request, monkeypatch):
     """Both ways, on processors that have both."""
     if not request.param:
-        monkeypatch.setattr(cpu, "_only_active", lambda activation, n_answers: False)
+        monkeypatch.setattr(cpu, "only_active", lambda activation, n_answers: False)
 
 
 def weights(bias=True, seed=0, width=WIDTH, classes=CLASSES):

@@ -26,10 +26,11 @@ def fits(activation: str, flat: Tensor, n_answers: int) -> bool:
     """Whether this is the way for parameters in `flat`: CPU fp32, the extension, and relu or one thread and no gelu."""
     if backend.extension() is None or not backend.plain(flat):
         return False
-    return _only_active(activation, n_answers) or (torch.get_num_threads() == 1 and activation in ACTIVATIONS)
+    return only_active(activation, n_answers) or (torch.get_num_threads() == 1 and activation in ACTIVATIONS)
 
 
-def _only_active(activation: str, n_answers: int) -> bool:
+def only_active(activation: str, n_answers: int) -> bool:
+    """Whether products are made only where a unit is active."""
     return activation == "relu" and backend.load_extension().pair_rows_fit(n_answers)
 
 
@@ -41,8 +42,8 @@ def gradient(
     Parameters are contiguous and without the axis of models.
     `grads`, unless None, receives the gradient of the loss. Raises IndexError for an index out of range.
     """
-    only_active = _only_active(activation, len(weights.weight))
-    found = (_active if only_active else _dense)(weights, grads, a, b, target, activation, loss)
+    way = _active if only_active(activation, len(weights.weight)) else _dense
+    found = way(weights, grads, a, b, target, activation, loss)
     if grads is not None and grads.b_in is not None:
         torch.sum(grads.w_a, 0, out=grads.b_in)  # every row adds to one row of w_a
     return found
