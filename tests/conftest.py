@@ -45,6 +45,13 @@ def poisoned():
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@pytest.fixture(autouse=True)
+def exact_products():
+    """A test that fails while torch's products are in tf32 leaves them exact for the next."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture
 def set_threads():
     """torch.set_num_threads, undone after the test."""

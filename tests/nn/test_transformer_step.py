@@ -166,10 +166,12 @@ def test_the_kernels_are_as_good_as_torch(variant, data, with_batch, precision, 
     batch = batches(tokens)[1] if with_batch else None
     with using("triton"):
         got = by_step(step, flatten(single.parameters(), padding=3), batch)
-    with torch_in(precision):
-        by_torch = by_autograd(single, tokens, targets, batch)
+    by_torch = by_autograd(single, tokens, targets, batch)
     for ours, theirs, exact in zip(got, by_torch, by_autograd(double, tokens, targets, batch), strict=True):
-        judge(ours, theirs, exact)
+        if precision == "tf32" and DEVICE == "cuda":  # cuBLAS may take fp32 for so small matrices: no yardstick
+            assert (ours - exact).norm() < 0.01 * exact.norm()  # each product rounds to 2^-11
+        else:
+            judge(ours, theirs, exact)
 
 
 def test_each_model_has_the_bits_it_has_alone(poisoned):
@@ -185,17 +187,6 @@ def test_each_model_has_the_bits_it_has_alone(poisoned):
         assert torch.equal(all_models[2:], of_one)
     for all_models, of_one in zip(together, alone):
         assert torch.equal(all_models[1:2], of_one)
-
-
-@contextmanager
-def torch_in(precision):
-    """A block where torch's own products are in tf32 on a GPU, if that is the precision."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def train(gradient, flat, steps):
