@@ -22,11 +22,11 @@ def launches(*arguments):
 
 
 def test_every_recipe_can_be_captured_and_a_transformers_kernels_compiled():
-    small = [name for name in scenes() if "16 models" not in name]
-    ran = launches("--scene", *small, "--compile", "grokfast, tf32")
+    some = [name for name in scenes() if not name.endswith((" models", "tf32x3", "bf16", "torch.float16"))]
+    ran = launches("--scene", *some, "--compile", "grokfast, tf32")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     said = ran.stdout.splitlines()
-    assert len([line for line in said if line.endswith("that were not there before")]) >= len(small)
+    assert len([line for line in said if line.endswith("that were not there before")]) >= len(some)
     assert len([line for line in said if line.endswith(": good")]) > 30
 
 
