@@ -67,28 +67,38 @@ class DecoderLayer(nn.Module):
         heads = self.config.n_heads
         q, k, v = self.qkv(x).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) / math.sqrt(d // heads)
-        future = torch.ones(t, t, dtype=torch.bool).triu(1)
+        future = torch.ones(t, t, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future, -math.inf).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).reshape(n, t, d))
 
 
-def eager_step(experiment: Experiment, *, compiled: bool = False) -> Callable[[], Any]:
-    """Forward, backward, gradient filter and torch's optimizer, with torch's default options."""
+def eager_step(
+    experiment: Experiment, *, compiled: bool = False, device: str = "cpu", capturable: bool = False
+) -> Callable[[], Any]:
+    """Forward, backward, gradient filter and torch's optimizer, with torch's default options; on a GPU its fused one.
+
+    capturable: in a CUDA graph, where every batch is the same one, and no filter.
+    """
     data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
-    model = Decoder(config, data.n_tokens, n_outputs, data.seq_len)
+    model = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = kinds[o.name](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-    x, y, size = data.train_inputs, data.train_targets, experiment.schedule.batch_size
+    style = {} if device == "cpu" else {"fused": True, "capturable": capturable}
+    optimizer = kinds[o.name](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
+    x, y, size = data.train_inputs.to(device), data.train_targets.to(device), experiment.schedule.batch_size
+    if size is not None and capturable:
+        x, y, size = x[:size], y[:size], None
     order = iter(())
     averages: dict[Tensor, Tensor] = {}
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(x), y)
 
-    loss_of_batch = torch.compile(loss_of) if compiled else loss_of
+    mode = "default" if device == "cpu" else "max-autotune"  # with CUDA graphs
+    loss_of_batch = torch.compile(loss_of, mode=mode) if compiled else loss_of
+    update = torch.compile(optimizer.step, mode=mode) if compiled and device != "cpu" else optimizer.step
 
     def step() -> None:
         nonlocal order
@@ -96,7 +106,7 @@ def eager_step(experiment: Experiment, *, compiled: bool = False) -> Callable[[]
         if size is not None:
             rows = next(order, None)
             if rows is None:
-                order = iter(torch.randperm(len(x)).split(size)[: len(x) // size])
+                order = iter(torch.randperm(len(x), device=device).split(size)[: len(x) // size])
                 rows = next(order)
         optimizer.zero_grad()
         loss_of_batch(x[rows], y[rows]).backward()
@@ -106,7 +116,7 @@ def eager_step(experiment: Experiment, *, compiled: bool = False) -> Callable[[]
                 assert p.grad is not None
                 averages[p] = averages[p] * alpha + p.grad * (1 - alpha) if p in averages else p.grad.clone()
                 p.grad = p.grad + averages[p] * lamb
-        optimizer.step()
+        update()
 
     return step
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.bench_optimizer_gpu import captured, copy_of
-from benchmarks.interleave import Contender, interleave, report
+from benchmarks.interleave import Contender, compare, report, write
 from grokfast.bench import CASES, Case
 
+TITLE = "Fused operations"
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 
 
@@ -34,40 +37,57 @@ def in_tf32(step: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def contenders(case: Case, models: int, backward: bool, on_gpu: bool) -> dict[str, Contender]:
-    eager = case.step(case.theirs, backward)
-    steps = {"eager": eager}
+def contenders(case: Case, models: int, backward: bool, on_gpu: bool) -> dict[str, Callable[[], Contender]]:
+    """The first is the baseline."""
+    share, repeat = 3 if backward else 1, max(1, 20 // models) if on_gpu else 1
+
+    def contender(step: Callable[[], Any]) -> Contender:
+        return Contender(step, repeat=repeat, is_on_gpu=on_gpu, flops=share * case.flops, bytes=share * case.bytes)
+
+    def eager() -> Callable[[], Any]:
+        return case.step(case.theirs, backward)
+
+    makers = {"eager": lambda: contender(eager())}
     if on_gpu:
         if case.has_products:
-            steps["eager, tf32"] = in_tf32(eager)
-        ours = {name: case.step(step, backward) for name, step in case.variants(PRECISIONS, backend="triton").items()}
-        steps |= ours
+            makers["eager, tf32"] = lambda: contender(in_tf32(eager()))
+        ours = case.variants(PRECISIONS, backend="triton")
+        for name, function in ours.items():
+            makers[name] = lambda function=function: contender(case.step(function, backward))  # type: ignore[misc]
         if models == 1:
-            steps["eager in a CUDA graph"] = captured(eager)
-            first = next(iter(ours))
-            steps[f"{first}, in a CUDA graph"] = captured(ours[first])
+            first, function = next(iter(ours.items()))
+            makers["eager in a CUDA graph"] = lambda: contender(captured(eager()))
+            makers[f"{first}, in a CUDA graph"] = lambda: contender(captured(case.step(function, backward)))
     else:
-        steps["grokfast"] = case.step(case.ours, backward)
-    if backward:
-        mode = "max-autotune" if on_gpu and models == 1 else "default"
-        steps[f"torch.compile, {mode}"] = case.step(torch.compile(case.theirs, mode=mode), backward)
-    share, repeat = 3 if backward else 1, max(1, 20 // models) if on_gpu else 1
-    return {
-        name: Contender(step, repeat=repeat, is_on_gpu=on_gpu, flops=share * case.flops, bytes=share * case.bytes)
-        for name, step in steps.items()
-    }
+        makers["grokfast"] = lambda: contender(case.step(case.ours, backward))
+        if backward:
+            makers["torch.compile, default"] = lambda: contender(case.step(torch.compile(case.theirs), backward))
+    return makers
 
 
-def ceilings() -> dict[str, Contender]:
+def compiled(case: Case) -> dict[str, Callable[[], Contender]]:
+    """One model forward and backward, with what takes a minute to compile."""
+
+    def compile_it() -> Contender:
+        function = torch.compile(case.theirs, mode="max-autotune")
+        return Contender(case.step(function, True), repeat=20, is_on_gpu=True, flops=3 * case.flops)
+
+    some = contenders(case, 1, True, True)
+    kept = {name: make for name, make in some.items() if name == "eager" or name.startswith("grokfast")}
+    return {**kept, "torch.compile, max-autotune": compile_it}
+
+
+def ceilings() -> dict[str, Callable[[], Contender]]:
     """A copy of 1 GB, and square matrix products."""
     n = 8192
     a, b = (torch.randn(n, n, device="cuda") for _ in range(2))
     c, d = a.bfloat16(), b.bfloat16()
     steps = {"fp32": lambda: a @ b, "tf32": in_tf32(lambda: a @ b), "bf16": lambda: c @ d}
-    products = {
-        f"{n}³ {name}": Contender(step, repeat=3, is_on_gpu=True, flops=2 * n**3) for name, step in steps.items()
-    }
-    return {"copy": copy_of(2**27), **products}
+
+    def product(step: Callable[[], Any]) -> Contender:
+        return Contender(step, repeat=3, is_on_gpu=True, flops=2 * n**3)
+
+    return {"copy": lambda: copy_of(2**27), **{f"{n}³ {name}": partial(product, step) for name, step in steps.items()}}
 
 
 def main() -> None:
@@ -78,21 +98,35 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[1, 64, 512] if on_gpu else [1])
     args = parser.parse_args()
     deadline = time.monotonic() + args.seconds
-    sections = {"ceilings": interleave(ceilings(), baseline="copy", rounds=10)} if on_gpu else {}
-    for models in args.models:
-        for backward in (True, False):
-            for name, make in CASES.items():
-                if time.monotonic() > deadline:
-                    continue
-                rows = contenders(make(models, "cuda" if on_gpu else "cpu"), models, backward, on_gpu)
-                what = "forward and backward" if backward else "forward"
-                section = f"{name}, {what}, {models} model{'s' if models > 1 else ''}"
-                sections[section] = interleave(rows, baseline="eager", rounds=15)
-                del rows
-                gc.collect()
-                if on_gpu:
-                    torch.cuda.empty_cache()
-    report("Fused operations", sections, args.out)
+    device = "cuda" if on_gpu else "cpu"
+    sections = {"ceilings": compare(ceilings(), rounds=10)} if on_gpu else {}
+    plan: list[tuple[str, Callable[[], dict[str, Callable[[], Contender]]]]] = []
+    for models, backward, (name, make) in itertools.product(args.models, (True, False), CASES.items()):
+        what = "forward and backward" if backward else "forward"
+        section = f"{name}, {what}, {models} model{'s' if models > 1 else ''}"
+        plan.append((section, partial(_contenders, make, models, device, backward)))
+    if on_gpu:
+        plan += [(f"{name}, compiled", partial(_compiled, make)) for name, make in CASES.items()]
+    for section, makers in plan:
+        if time.monotonic() > deadline:
+            print(f"{section}: left out, no time", flush=True)
+            continue
+        sections[section] = compare(makers(), rounds=15)
+        write(TITLE, sections, args.out)
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+    report(TITLE, sections, args.out)
+
+
+def _contenders(
+    make: Callable[[int, str], Case], models: int, device: str, backward: bool
+) -> dict[str, Callable[[], Contender]]:
+    return contenders(make(models, device), models, backward, device == "cuda")
+
+
+def _compiled(make: Callable[[int, str], Case]) -> dict[str, Callable[[], Contender]]:
+    return compiled(make(1, "cuda"))
 
 
 if __name__ == "__main__":

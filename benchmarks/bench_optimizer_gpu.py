@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.bench_optimizer import SHAPES, WINDOW, PlainEMA
-from benchmarks.interleave import Contender, interleave, report
+from benchmarks.interleave import Contender, compare, report, write
 from grokfast import EMA, MA, GrokFast, backend
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
@@ -27,6 +28,7 @@ GPU_SHAPES = {**SHAPES, "125 M parameters in 150 tensors": [(1024, 1626)] * 75 +
 REPEAT = {"227k parameters in 12 tensors": 50, "10 M parameters in 150 tensors": 20}
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1.0, "betas": (0.9, 0.98)}
 MODELS = 512
+TITLE = "Optimizer step on a GPU"
 
 
 def stepper(kind: str, engine: str, shapes: list[tuple[int, ...]], graph: bool) -> Callable[[], Any]:
@@ -70,9 +72,10 @@ def engines() -> list[str]:
     return ["triton", *(["cuda"] if extension is not None and extension.with_cuda else [])]
 
 
-def contenders(size: str, shapes: list[tuple[int, ...]], graph: bool) -> dict[str, Contender]:
+def contenders(size: str, shapes: list[tuple[int, ...]], graph: bool) -> dict[str, Callable[[], Contender]]:
+    """The first is the baseline."""
     total = sum(torch.Size(shape).numel() for shape in shapes)
-    kinds = [("AdamW(foreach)", "foreach", "auto", 7), ("AdamW(fused)", "fused", "auto", 7)]
+    kinds = [("AdamW(fused)", "fused", "auto", 7), ("AdamW(foreach)", "foreach", "auto", 7)]
     for engine in engines():
         kinds.append((f"GrokFast(AdamW, EMA), {engine}", "ema", engine, 9))
         if total < 50e6:
@@ -80,13 +83,13 @@ def contenders(size: str, shapes: list[tuple[int, ...]], graph: bool) -> dict[st
     if not graph:  # the loop makes new tensors at every step, which a graph cannot keep
         kinds += [("AdamW(foreach) + plain-loop EMA", "foreach-plain-ema", "auto", 9)]
         kinds += [("AdamW(fused) + plain-loop EMA", "fused-plain-ema", "auto", 9)]
-    rows = {
-        name: Contender(
-            stepper(kind, engine, shapes, graph), repeat=REPEAT.get(size, 5), is_on_gpu=True, bytes=streams * 4 * total
-        )
-        for name, kind, engine, streams in kinds
-    }
-    return rows | {"copy": copy_of(total)}
+
+    def make(kind: str, engine: str, streams: int) -> Contender:
+        step, moved = stepper(kind, engine, shapes, graph), streams * 4 * total
+        return Contender(step, repeat=REPEAT.get(size, 5), is_on_gpu=True, bytes=moved)
+
+    rows = {name: partial(make, kind, engine, streams) for name, kind, engine, streams in kinds}
+    return rows | {"copy": partial(copy_of, total)}
 
 
 def copy_of(numbers: int) -> Contender:
@@ -94,28 +97,33 @@ def copy_of(numbers: int) -> Contender:
     return Contender(lambda: a.copy_(b), repeat=5, is_on_gpu=True, bytes=8 * numbers)
 
 
-def ensemble() -> dict[str, Contender]:
+def ensemble() -> dict[str, Callable[[], Contender]]:
     """512 models of 227k parameters, flat [E, P], each with its own hyper-parameters; torch on the same tensor."""
     width = sum(torch.Size(shape).numel() for shape in SHAPES["227k parameters in 12 tensors"])
     width += -width % 16
-    rows = {}
-    for engine in engines():
+    total = MODELS * width
+
+    def flat_optimizer(engine: str) -> Contender:
         flat, grad = (torch.randn(MODELS, width, device="cuda") for _ in range(2))
         configs = [OptimizerConfig(lr=1e-3, weight_decay=0.1 * (i % 10), betas=(0.9, 0.98)) for i in range(MODELS)]
         optimizer = FlatOptimizer(flat, configs, [EMA()] * MODELS)
 
-        def step(optimizer: Any = optimizer, flat: Any = flat, grad: Any = grad, engine: str = engine) -> None:
+        def step() -> None:
             with backend.using(engine):
                 optimizer.step(flat, grad)
 
-        rows[f"FlatOptimizer, EMA, {engine}"] = step
-    for name, kind in (("AdamW(foreach) + plain-loop EMA", "foreach-plain-ema"), ("AdamW(fused)", "fused")):
-        rows[name] = stepper(kind, "auto", [(MODELS, width)], graph=False)
-    streams = {name: 7 if name == "AdamW(fused)" else 9 for name in rows}
-    total = MODELS * width
+        return Contender(step, repeat=5, is_on_gpu=True, bytes=9 * 4 * total)
+
+    def by_torch(kind: str, streams: int) -> Contender:
+        step = stepper(kind, "auto", [(MODELS, width)], graph=False)
+        return Contender(step, repeat=5, is_on_gpu=True, bytes=streams * 4 * total)
+
     return {
-        name: Contender(step, repeat=5, is_on_gpu=True, bytes=streams[name] * 4 * total) for name, step in rows.items()
-    } | {"copy": copy_of(total)}
+        "AdamW(fused)": lambda: by_torch("fused", 7),
+        "AdamW(foreach) + plain-loop EMA": lambda: by_torch("foreach-plain-ema", 9),
+        **{f"FlatOptimizer, EMA, {engine}": partial(flat_optimizer, engine) for engine in engines()},
+        "copy": lambda: copy_of(total),
+    }
 
 
 def main() -> None:
@@ -124,17 +132,16 @@ def main() -> None:
     out = parser.parse_args().out
     if not torch.cuda.is_available():
         raise SystemExit("needs an NVIDIA GPU and a CUDA build of torch")
-    sections = {}
+    sections: dict[str, list[dict[str, Any]]] = {}
     for size, shapes in GPU_SHAPES.items():
         for graph in (False, True):
-            rows = contenders(size, shapes, graph)
             name = f"{size}, in a CUDA graph" if graph else size
-            sections[name] = interleave(rows, baseline="AdamW(fused)", rounds=20)
-            del rows
+            sections[name] = compare(contenders(size, shapes, graph), rounds=20)
+            write(TITLE, sections, out)
             gc.collect()
             torch.cuda.empty_cache()
-    sections[f"{MODELS} models of 227k parameters"] = interleave(ensemble(), baseline="AdamW(fused)", rounds=20)
-    report("Optimizer step on a GPU", sections, out)
+    sections[f"{MODELS} models of 227k parameters"] = compare(ensemble(), rounds=20)
+    report(TITLE, sections, out)
 
 
 if __name__ == "__main__":

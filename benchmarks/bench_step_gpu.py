@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.bench_ops import PRECISIONS, in_tf32
 from benchmarks.bench_optimizer_gpu import captured
-from benchmarks.interleave import Contender, interleave, report
+from benchmarks.interleave import Contender, interleave, report, write
 from grokfast import backend, ops
 from grokfast.nn import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
@@ -32,6 +32,7 @@ from grokfast.tasks import ModularTask, TaskData, build
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
 
+TITLE = "p = 97 MLP training step"
 GRAPH_STEPS = 10
 ADAMW: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1.0, "betas": (0.9, 0.98)}
 Step = Callable[[], Any]
@@ -217,7 +218,8 @@ def measure(work: Workload, makers: dict[str, Callable[[], Step]], models: int, 
             )
         except Exception as error:  # a compiler's, or torch.OutOfMemoryError: the others are measured all the same
             print(
-                f"{name}, {models} models: left out, {type(error).__name__}: {str(error).splitlines()[0]}", flush=True
+                f"{name}, {models} models: left out, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+                flush=True,
             )
     rows = interleave(contenders, baseline=next(iter(contenders)), rounds=rounds) if contenders else []
     return [row | {"model_steps_per_s": round(models / row["median_ms"] * 1e3)} for row in rows]
@@ -240,11 +242,13 @@ def main() -> None:
     sections = {}
     for name, makers, models, rounds in plan:
         if time.monotonic() - begun > args.seconds:
-            break
+            print(f"{name}: left out, no time", flush=True)
+            continue
         sections[name] = measure(work, makers(), models, rounds)
+        write(TITLE, sections, args.out)
         gc.collect()
         torch.cuda.empty_cache()
-    report("p = 97 MLP training step", sections, args.out)
+    report(TITLE, sections, args.out)
 
 
 if __name__ == "__main__":

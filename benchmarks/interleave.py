@@ -129,6 +129,34 @@ def report(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | No
             print(
                 f"  {row['name']:<44} {row['median_ms']:>10.3f} ms  {row['ratio']:>7.2f} ×  {'  '.join(more)}".rstrip()
             )
+    write(title, sections, out)
+
+
+def write(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | None) -> None:
+    """As JSON where a file is named; after every section, so that what is stopped leaves what it has found."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"title": title, "machine": about, "sections": sections}, indent=1) + "\n")
+        whole = {"title": title, "machine": machine(), "sections": sections}
+        out.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def made(makers: Mapping[str, Callable[[], Contender]]) -> dict[str, Contender]:
+    """The contenders that can be had, each called once; of another it is said why not."""
+    found = {}
+    for name, make in makers.items():
+        try:
+            one = make()
+            one.prepare()
+            one.step()
+            if one.is_on_gpu:
+                torch.cuda.synchronize()
+            found[name] = one
+        except Exception as error:  # a compiler's, torch.OutOfMemoryError, ...: the others are measured all the same
+            print(f"{name}: left out, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+    return found
+
+
+def compare(makers: Mapping[str, Callable[[], Contender]], *, rounds: int, warmup: int = 3) -> list[dict[str, Any]]:
+    """`interleave` of those that can be had; the first of them is the baseline."""
+    found = made(makers)
+    return interleave(found, baseline=next(iter(found)), rounds=rounds, warmup=warmup) if found else []

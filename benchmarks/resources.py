@@ -61,6 +61,11 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     options |= {"maxnreg": config["maxnreg"]} if "maxnreg" in config else {}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return {"kernel": config["name"], "sm": capability, "warps": config["num_warps"], **resources(compiled, capability)}
+
+
+def resources(compiled: Any, capability: int) -> dict[str, Any]:
+    """What ptxas says of a compiled kernel: registers, bytes spilled and shared, and the loads of 16 bytes."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(compiled.asm["ptx"])
         file.flush()
@@ -69,11 +74,8 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
     registers = re.search(r"Used (\d+) registers", said)
     if not spills or registers is None:
-        raise RuntimeError(f"ptxas said something unexpected of {config['name']}: {said}")
+        raise RuntimeError(f"ptxas said something unexpected of {compiled.metadata.name}: {said}")
     return {
-        "kernel": config["name"],
-        "sm": capability,
-        "warps": config["num_warps"],
         "registers": int(registers[1]),
         "spilled_bytes": sum(spills),
         "shared_bytes": compiled.metadata.shared,

@@ -114,7 +114,12 @@ class Replay:
     def _perform(self, part: _Part) -> None:
         ensemble = self.ensemble
         before = ensemble.steps
-        self.graphs.perform(part, lambda: self._do(part))
+
+        def do() -> None:
+            ensemble.optimizer.set_host(before)  # a capture that failed half-way has counted here, not on the device
+            self._do(part)
+
+        self.graphs.perform(part, do)
         ensemble.optimizer.set_host(before + len(part.lengths))  # a graph counts on the device only
 
     def _do(self, part: _Part) -> None:

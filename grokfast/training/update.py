@@ -97,6 +97,7 @@ class FlatOptimizer:
     def set_host(self, steps: int) -> None:
         """So many steps have been taken on the device, whatever was counted here while a graph was made of them."""
         self.steps = self.clock.at = steps
+        self.is_torn = False
 
     def _set_rates(self) -> None:
         """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""

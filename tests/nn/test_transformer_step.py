@@ -13,6 +13,7 @@ from grokfast.ops import linear_cross_entropy, pair_embed
 pytest.importorskip("triton")
 from grokfast.ops import kernels
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = TransformerConfig(d_model=12, n_heads=3, d_mlp=20)
 PRESETS = {
     "nanda": {"n_layers": 1},
@@ -43,13 +44,16 @@ def modular(p, layout, n_models, fraction=0.5):
     tokens, targets = torch.stack(columns[layout], 1), (a + b) % p
     orders = [torch.randperm(p * p, generator=torch.Generator().manual_seed(e)) for e in range(n_models)]
     chosen = torch.stack([order[: int(fraction * p * p)] for order in orders])
-    return tokens[chosen], targets[chosen]
+    return tokens[chosen].to(DEVICE), targets[chosen].to(DEVICE)
 
 
 def words(n_models, n, seq_len, below):
     """Random tokens: prefixes share now and then, some rows are equal."""
     g = torch.Generator().manual_seed(0)
-    return torch.randint(below, (n_models, n, seq_len), generator=g), torch.randint(3, (n_models, n), generator=g)
+    tokens, targets = (
+        torch.randint(n, s, generator=g) for n, s in ((below, (n_models, n, seq_len)), (3, (n_models, n)))
+    )
+    return tokens.to(DEVICE), targets.to(DEVICE)
 
 
 DATA = {
@@ -57,7 +61,10 @@ DATA = {
     "a b =": modular(5, "a b =", 2),
     "a ∘ b =": modular(7, "a ∘ b =", 2),
     "a ∘ b = =": modular(5, "a ∘ b = =", 2),
-    "nothing shared": (torch.arange(42).view(2, 7, 3), torch.zeros(2, 7, dtype=torch.int64)),
+    "nothing shared": (
+        torch.arange(42, device=DEVICE).view(2, 7, 3),
+        torch.zeros(2, 7, dtype=torch.int64, device=DEVICE),
+    ),
     "some equal rows": words(2, 21, 3, 2),
     "prefixes now and then": words(2, 21, 4, 3),
 }
@@ -70,7 +77,7 @@ def build(config, tokens, n_models, dtype):
     with torch.no_grad():  # biases and LayerNorms must matter
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape[1:], generator=g, dtype=torch.float64)
-    return model.to(dtype)
+    return model.to(DEVICE, dtype)
 
 
 def flatten(tensors, padding=0):
@@ -102,7 +109,7 @@ def by_autograd(model, tokens, targets, batch=None, loss="cross_entropy"):
 def batches(tokens, seed=0):
     """None, a few rows of each data set, and as many as there are, some twice."""
     g, n = torch.Generator().manual_seed(seed), tokens.shape[1]
-    return [None, *(torch.randint(n, (len(tokens), size), generator=g) for size in (5, n))]
+    return [None, *(torch.randint(n, (len(tokens), size), generator=g).to(DEVICE) for size in (5, n))]
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
@@ -126,10 +133,10 @@ def test_rows_that_are_none_count_nothing(backend):
     model = build(SMALL, tokens, 2, dtype)
     step = TransformerStep(model, tokens, targets, n_rows=[12, 3], backend=backend)
     flat = flatten(model.parameters(), padding=3)
-    for batch in (None, torch.tensor([[0, 5, 11, -1], [2, -1, -1, 1]])):
+    for batch in (None, torch.tensor([[0, 5, 11, -1], [2, -1, -1, 1]], device=DEVICE)):
         loss, correct, grad = by_step(step, flat, batch)
         for e, rows in enumerate([range(12), range(3)] if batch is None else [[0, 5, 11], [2, 1]]):
-            rows = torch.tensor(rows).expand(2, -1)
+            rows = torch.tensor(rows, device=DEVICE).expand(2, -1)
             expected = by_autograd(model, tokens, targets, rows)
             for got, right in zip((loss, correct, grad), expected):
                 torch.testing.assert_close(got[e], right[e])
@@ -163,7 +170,10 @@ def test_the_kernels_are_as_good_as_torch(variant, data, with_batch, precision, 
         got = by_step(step, flatten(single.parameters(), padding=3), batch)
     by_torch = by_autograd(single, tokens, targets, batch)
     for ours, theirs, exact in zip(got, by_torch, by_autograd(double, tokens, targets, batch), strict=True):
-        judge(ours, theirs, exact)
+        if precision == "tf32" and DEVICE == "cuda":  # cuBLAS may take fp32 for so small matrices: no yardstick
+            assert (ours - exact).norm() < 0.01 * exact.norm()  # each product rounds to 2^-11
+        else:
+            judge(ours, theirs, exact)
 
 
 def test_each_model_has_the_bits_it_has_alone(poisoned):
@@ -234,7 +244,7 @@ def test_twenty_steps_follow_the_model(backend):
 def test_measure_is_the_loss_of_the_whole_data_set():
     tokens, targets = DATA["a ∘ b ="]
     model = build(SMALL, tokens, 2, torch.float64)
-    loss, correct = torch.empty(2, dtype=torch.float64), torch.empty(2, dtype=torch.int64)
+    loss, correct = (torch.empty(2, dtype=dtype, device=DEVICE) for dtype in (torch.float64, torch.int64))
     TransformerStep(model, tokens, targets, backend="reference").measure(flatten(model.parameters()), loss, correct)
     expected = by_autograd(model, tokens, targets)
     torch.testing.assert_close(loss, expected[0], rtol=1e-12, atol=0)
@@ -263,10 +273,10 @@ def test_nothing_waits_for_the_device(preset, with_batch, monkeypatch):
     batch = batches(tokens)[1] if with_batch else None
     with using("triton"):
         by_step(step, flat, batch)
-        step.measure(flat, torch.empty(2), torch.empty(2))
+        step.measure(flat, flat.new_empty(2), flat.new_empty(2))
     with using("triton"), waits_refused(), Waits():
-        step.gradient(flat, torch.empty_like(flat), torch.empty(2), torch.empty(2), batch)
-        step.measure(flat, torch.empty(2), torch.empty(2))
+        step.gradient(flat, torch.empty_like(flat), flat.new_empty(2), flat.new_empty(2), batch)
+        step.measure(flat, flat.new_empty(2), flat.new_empty(2))
 
 
 @contextmanager
@@ -290,17 +300,18 @@ def test_what_the_kernels_take_is_said():
     cpu = torch.device("cpu")
     assert TransformerStep.fits(replace(SMALL, dropout=0.1), seq_len=3, device=cpu).startswith("dropout")
     assert TransformerStep.fits(SMALL, seq_len=3, device=cpu) == "a CPU"
+    device = torch.device(DEVICE)
     with using("triton"):
-        assert TransformerStep.fits(SMALL, seq_len=3, device=cpu) == ""
-        assert "fp32, got torch.float64" in TransformerStep.fits(SMALL, seq_len=3, device=cpu, dtype=torch.float64)
-        assert "64 keys, got 65" in TransformerStep.fits(SMALL, seq_len=65, device=cpu)
+        assert TransformerStep.fits(SMALL, seq_len=3, device=device) == ""
+        assert "fp32, got torch.float64" in TransformerStep.fits(SMALL, seq_len=3, device=device, dtype=torch.float64)
+        assert "64 keys, got 65" in TransformerStep.fits(SMALL, seq_len=65, device=device)
         wide = replace(SMALL, d_model=516)
-        assert "up to 512, got 516" in TransformerStep.fits(wide, seq_len=3, device=cpu)
+        assert "up to 512, got 516" in TransformerStep.fits(wide, seq_len=3, device=device)
 
 
 def test_bad_arguments_are_refused():
-    tokens, targets = DATA["a b ="]
-    model = build(SMALL, tokens, 2, torch.float32)
+    tokens, targets = (t.cpu() for t in DATA["a b ="])
+    model = build(SMALL, tokens, 2, torch.float32).cpu()
     for arguments, error, message in [
         ((None, tokens, targets), TypeError, "model must be a GrokTransformer, got NoneType"),
         ((model, tokens[0], targets), ValueError, r"tokens must be \[E, N, T\], not empty, got \[12, 3\]"),

@@ -5,6 +5,7 @@ from grokfast import backend
 from grokfast.ops.batch import Unpacker, choose, read_tokens, sum_up
 
 pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def both(function):
@@ -17,7 +18,7 @@ def both(function):
 
 
 def drawn(*shape, low=0, high=5):
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1100])
@@ -28,13 +29,13 @@ def test_a_batch_is_chosen_and_what_is_none_has_no_share(size, poisoned):
     rows, plain = both(lambda: choose(batch, targets, torch.float32))
     for name in ("chosen", "targets", "counts", "share"):
         torch.testing.assert_close(getattr(rows, name), getattr(plain, name), rtol=1e-6, atol=0)
-    torch.testing.assert_close(rows.share.sum(1), torch.ones(2))
+    torch.testing.assert_close(rows.share.sum(1), torch.ones(2, device=DEVICE))
     assert torch.equal(rows.counts.bool(), batch >= 0)
     assert torch.equal(rows.targets, targets.gather(1, batch.clamp(min=0)))
 
 
 def test_a_batch_of_none_has_loss_0():
-    batch, targets = torch.full((1, 3), -1), drawn(1, 4)
+    batch, targets = torch.full((1, 3), -1, device=DEVICE), drawn(1, 4)
     for rows in both(lambda: choose(batch, targets, torch.float32)):
         assert rows.share.tolist() == [[0, 0, 0]]
 
@@ -44,10 +45,11 @@ def test_a_batch_of_none_has_loss_0():
 def test_losses_are_summed_up(size, dtype, judge, poisoned):
     batch, targets = drawn(2, size, low=-1, high=9), drawn(2, 9)
     batch[:, 0] = 1
-    values, right = torch.rand(2, size), (torch.rand(2, size) < 0.5).float()
+    values, right = torch.rand(2, size).to(DEVICE), (torch.rand(2, size) < 0.5).float().to(DEVICE)
 
     def summed():
-        rows, loss, correct = choose(batch, targets, torch.float32), torch.empty(2), torch.empty(2).to(dtype)
+        rows = choose(batch, targets, torch.float32)
+        loss, correct = torch.empty(2, device=DEVICE), torch.empty(2, device=DEVICE).to(dtype)
         sum_up(values, right, rows, loss, correct)
         return loss, correct
 
@@ -60,8 +62,8 @@ def test_losses_are_summed_up(size, dtype, judge, poisoned):
 @pytest.mark.parametrize("n_models", [1, 3])
 def test_tensors_are_unpacked(n_models, poisoned):
     shapes = [torch.Size(s) for s in ((3, 5), (7,), (400, 3))]
-    tensors = [torch.randn(n_models, *shape) for shape in shapes]
-    flat = torch.cat([*(t.flatten(1) for t in tensors), torch.zeros(n_models, 2)], 1)
+    tensors = [torch.randn(n_models, *shape).to(DEVICE) for shape in shapes]
+    flat = torch.cat([*(t.flatten(1) for t in tensors), torch.zeros(n_models, 2, device=DEVICE)], 1)
     for unpacked in both(lambda: [t.clone() for t in Unpacker(shapes, flat.device)(flat)]):
         assert all(map(torch.equal, unpacked, tensors))
 

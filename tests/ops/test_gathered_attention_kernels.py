@@ -7,6 +7,7 @@ from grokfast.ops.gathered_attention.ensemble import ensemble_attention
 from grokfast.ops.read_rows import EnsembleIndex
 
 pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def case(n_models, n_table, n_rows, seq_len, has_own, padded=False):
@@ -22,14 +23,14 @@ def case(n_models, n_table, n_rows, seq_len, has_own, padded=False):
     if padded:
         used = torch.randint(1, seq_len + 1, (n_models, n_rows, 1), generator=g)
         keys = torch.where(torch.arange(seq_len) < used, keys, -1)
-    return EnsembleIndex(keys, n_table), None if own is None else EnsembleIndex(own, n_table)
+    return EnsembleIndex(keys.to(DEVICE), n_table), None if own is None else EnsembleIndex(own.to(DEVICE), n_table)
 
 
 def tensors(n_models, n_table, d, dtype, biases=True):
     g = torch.Generator().manual_seed(1)
     shapes = {"x": (n_table, d), "w_qkv": (3 * d, d), "b_qkv": (3 * d,), "w_o": (d, d), "b_o": (d,)}
     drawn = {n: torch.randn(n_models, *s, generator=g, dtype=torch.float64) * d**-0.5 for n, s in shapes.items()}
-    drawn = {n: t.to(dtype) for n, t in drawn.items()}
+    drawn = {n: t.to(DEVICE, dtype) for n, t in drawn.items()}
     return {n: None if n.startswith("b") and not biases else t.requires_grad_() for n, t in drawn.items()}
 
 
@@ -40,7 +41,7 @@ def results(given, index, n_heads, skip, backend, precision="ieee"):
     out = ensemble_attention(
         *given.values(), keys, own, n_heads=n_heads, skip=own_skip, precision=precision, backend=backend
     )
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(out.dtype)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(out)
     wanted = [t for t in given.values() if t is not None] + ([own_skip] if skip == "other" else [])
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), wanted)]
 
@@ -83,7 +84,7 @@ def test_the_same_bits_alone_and_together():
     together = results(given, (keys, own), 2, "x", "triton")
     of_one = {name: t[1:2].detach().requires_grad_() for name, t in given.items()}
     index = EnsembleIndex(keys.index[1:2], 7), EnsembleIndex(own.index[1:2], 7)
-    weights = torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64).float()[1:2]
+    weights = torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[1:2].to(of_one["x"])
     out = ensemble_attention(*of_one.values(), *index, n_heads=2, skip=of_one["x"], backend="triton")
     alone = [out.detach(), *torch.autograd.grad((out * weights).sum(), list(of_one.values()))]
     for all_models, of_model in zip(together, alone, strict=True):
@@ -91,7 +92,7 @@ def test_the_same_bits_alone_and_together():
 
 
 def test_a_nan_stays_with_who_reads_it():
-    index = EnsembleIndex(torch.tensor([[[0, 1], [1, 2], [2, -1]]]), 3), None
+    index = EnsembleIndex(torch.tensor([[[0, 1], [1, 2], [2, -1]]], device=DEVICE), 3), None
     given = tensors(1, 3, 4, torch.float32)
     with torch.no_grad():
         given["x"][0, 0] = torch.nan
@@ -124,7 +125,7 @@ def test_what_does_not_fit_is_refused():
     ]:
         with pytest.raises(error, match=message):
             call(**arguments)
-    long = EnsembleIndex(torch.zeros(2, 9, 65, dtype=torch.int64), 7)
+    long = EnsembleIndex(torch.zeros(2, 9, 65, dtype=torch.int64, device=DEVICE), 7)
     with pytest.raises(ValueError, match=r"ops.gathered_attention here: they take up to 64 keys, got 65"):
         call(keys=long, backend="triton")
     (grad,) = torch.autograd.grad(call(backend="triton").square().sum(), x, create_graph=True)

@@ -126,6 +126,10 @@ def test_precisions(precision, triton, judge):
     exact = case.exact()
     got = run(case, case.step(precision=precision))
     by_torch = run(case, case.step("reference", precision=precision))
+    if precision == "tf32" and DEVICE == "cuda":  # torch multiplies in fp32 there: no yardstick
+        for ours, right in ((got[0], exact[0]), (got[2], exact[2])):
+            assert (ours - right).norm() < 0.01 * right.norm()  # each product rounds to 2^-11
+        return
     judge(got[0], by_torch[0], exact[0])
     judge(got[2], by_torch[2], exact[2], factor=3)
 

@@ -4,10 +4,11 @@ import torch
 from grokfast.ops.read_rows import CHUNK, EnsembleIndex, read_rows, slot, sort_readers
 
 kernels = pytest.importorskip("grokfast.ops.read_rows.kernels")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def indices(n_models, size, n_rows):
-    return torch.randint(-1, n_rows, (n_models, size), generator=torch.Generator().manual_seed(size))
+    return torch.randint(-1, n_rows, (n_models, size), generator=torch.Generator().manual_seed(size)).to(DEVICE)
 
 
 CASES = {
@@ -15,7 +16,7 @@ CASES = {
     "chunks": indices(1, 3 * CHUNK, 2),
     "most are none": torch.where(indices(2, 90, 4) == 3, 3, -1),
     "more rows than readers": indices(2, 7, 40),
-    "none": torch.full((1, 40), -1),
+    "none": torch.full((1, 40), -1, device=DEVICE),
     "larger than a tile": indices(1, 1100, 3),
 }
 
@@ -30,7 +31,7 @@ def test_readers_are_in_order_and_each_chunk_has_its_slot(case, group, poisoned)
         for k in range(n_rows):
             begin, end = readers.start[e, k : k + 2].tolist()
             assert readers.items[e, begin:end].tolist() == (index[e] == k).nonzero().flatten().tolist()
-            first = int(slot(readers.start[e, k], torch.tensor(k)))
+            first = int(slot(readers.start[e, k], torch.tensor(k, device=DEVICE)))
             expected[first : first + -(-(end - begin) // CHUNK)] = k
         assert torch.equal(readers.slots[e], expected)
 
@@ -38,9 +39,9 @@ def test_readers_are_in_order_and_each_chunk_has_its_slot(case, group, poisoned)
 def gathered(index, n_rows, d, backend, dtype=torch.float32):
     """Rows that are read, and the gradient of the table."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(len(index), n_rows, d, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    x = torch.randn(len(index), n_rows, d, generator=g, dtype=torch.float64).to(DEVICE, dtype).requires_grad_()
     out = read_rows(x, EnsembleIndex(index, n_rows), backend=backend)
-    weights = torch.randn(out.shape, generator=g, dtype=torch.float64).to(dtype)
+    weights = torch.randn(out.shape, generator=g, dtype=torch.float64).to(DEVICE, dtype)
     return out.detach(), torch.autograd.grad((out * weights).sum(), x)[0]
 
 
@@ -64,14 +65,15 @@ def test_an_index_that_models_share_is_grouped_once():
 
 def test_the_same_bits_alone_and_together():
     index = indices(3, 50, 4).clamp(min=0)
-    x = torch.randn(3, 50, 6, generator=torch.Generator().manual_seed(0))
-    together = kernels.sum_readers(x, EnsembleIndex(index, 4).readers, torch.empty(3, 4, 6))
-    alone = kernels.sum_readers(x[1:2], EnsembleIndex(index[1:2], 4).readers, torch.empty(1, 4, 6))
+    x = torch.randn(3, 50, 6, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    together = kernels.sum_readers(x, EnsembleIndex(index, 4).readers, x.new_empty(3, 4, 6))
+    alone = kernels.sum_readers(x[1:2], EnsembleIndex(index[1:2], 4).readers, x.new_empty(1, 4, 6))
     assert torch.equal(together[1:2], alone)
 
 
 def test_what_does_not_fit_is_refused():
-    x, index = torch.zeros(2, 4, 3), EnsembleIndex(torch.zeros(2, 5, dtype=torch.int64), 4)
+    x = torch.zeros(2, 4, 3, device=DEVICE)
+    index = EnsembleIndex(torch.zeros(2, 5, dtype=torch.int64, device=DEVICE), 4)
     with pytest.raises(ValueError, match=r"index must be \[2, R\] into 3 rows, got \[2, 5\] into 4"):
         read_rows(x[:, :3], index)
     with pytest.raises(ValueError, match="x must be"):

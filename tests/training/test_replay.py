@@ -413,6 +413,41 @@ def test_what_cannot_be_captured_is_called_and_said(replayed, monkeypatch):
     assert window.steps == 20
 
 
+def test_a_capture_that_fails_within_an_update_leaves_the_counting_right(replayed, monkeypatch):
+    """Here as on a GPU: what the host counted in vain is forgotten, and nothing was counted on the device."""
+    experiment = TINY.override({"optimizer.warmup": 30, "schedule.eval_every": 2})
+    replay, plain = follow([experiment]), Ensemble([experiment])
+    replay.graphs = FakeGraphs(DEVICE)
+    optimizer = replay.ensemble.optimizer
+    tick, reference, device = optimizer.clock.tick, optimizer._reference, optimizer.clock.steps
+
+    def capture(function):
+        updates = iter(range(2))
+
+        def fail_at_the_second(*_):
+            if next(updates):
+                raise RuntimeError("not permitted")
+
+        monkeypatch.setattr(optimizer.clock, "tick", lambda *_: setattr(optimizer.clock, "at", optimizer.clock.at + 1))
+        monkeypatch.setattr(optimizer, "_reference", fail_at_the_second)
+        try:
+            function()
+        finally:
+            monkeypatch.setattr(optimizer.clock, "tick", tick)
+            monkeypatch.setattr(optimizer, "_reference", reference)
+
+    monkeypatch.setattr(replay.graphs, "capture", capture)
+    replay.launch()
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        window = replay.launch()
+    assert window.steps == 4
+    assert device.tolist() == [4]
+    assert not optimizer.is_torn
+    for _ in range(4):
+        plain.step()
+    assert torch.equal(replay.ensemble.flat, plain.flat)
+
+
 def test_out_of_memory_in_a_capture_is_not_hidden(replayed, monkeypatch):
     replay = follow([TINY])
     replay.graphs = FakeGraphs(DEVICE)

@@ -9,6 +9,7 @@ from grokfast.optim.reference import filter_gradient
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 P, STEPS = 1003, 25
 CONFIGS = {
     "adamw": [
@@ -34,7 +35,7 @@ CLASSES = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.op
 
 def gradients(dtype):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(3, P, generator=generator).to(dtype) for _ in range(STEPS)]
+    return [torch.randn(3, P, generator=generator).to(DEVICE, dtype) for _ in range(STEPS)]
 
 
 def by_torch(name, settings, filter, start, grads, model):
@@ -72,7 +73,7 @@ def by_flat(name, settings, filters, start, grads):
 def test_every_model_follows_torch(case, filter, engine):
     name = "sgd" if case == "momentum" else case
     settings = MOMENTUM if case == "momentum" else CONFIGS[case]
-    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     with backend.using(engine):
         ours = by_flat(name, settings, FILTERS[filter], start, gradients(torch.float32))
     for model in range(3):
@@ -86,7 +87,7 @@ def test_every_model_follows_torch(case, filter, engine):
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("case", ["adamw", "sgd"])
 def test_in_float64_it_is_torch_to_rounding(case, filter):
-    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).double()
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).to(DEVICE).double()
     grads = gradients(torch.float64)
     ours = by_flat(case, CONFIGS[case], FILTERS[filter], start, grads)
     for model in range(3):
@@ -97,7 +98,7 @@ def test_in_float64_it_is_torch_to_rounding(case, filter):
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("filter", FILTERS)
 def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engine):
-    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     configs = [OptimizerConfig(**s) for s in CONFIGS["adamw"]]
     grads = gradients(torch.float32)
     with backend.using(engine):
@@ -107,7 +108,7 @@ def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engin
         for step, grad in enumerate(grads):
             if step == 10:
                 flat = flat[[1, 2]]
-                optimizer.keep(torch.tensor([1, 2]))
+                optimizer.keep(torch.tensor([1, 2], device=DEVICE))
             optimizer.step(flat, grad[:3] if step < 10 else grad[[1, 2]])
     assert torch.equal(alone[0], flat[0])
 
