@@ -95,6 +95,7 @@ class Ensemble:
         self.model.to(self.device)
         self._single.to(self.device)
         self.dropout = getattr(common.model, "dropout", 0.0)
+        self.one_by_one = self.device.type == "cpu"  # models, each of which keeps its processor busy
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
             self.plans["train"] = [Plan(common.model, d.train_inputs) for d in data]
@@ -157,7 +158,7 @@ class Ensemble:
         """
         self.model.train()
         grad = torch.empty_like(self.flat) if out is None else out
-        grad[:, self.n_parameters :] = 0
+        grad[:, self.n_parameters :].zero_()
         return *self._losses("train", chosen, grad), grad
 
     def measure(self, split: str) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ class Ensemble:
     def _losses(self, split: str, chosen: Tensor | None = None, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E]; `grad` [E, P] receives the gradients. On a CPU one model after the other."""
         with torch.set_grad_enabled(grad is not None):
-            if self.device.type != "cpu" and not (self.dropout and self.is_ragged):  # whose masks are as large as alone
+            if not self.one_by_one and not (self.dropout and self.is_ragged):  # whose masks are as large as alone
                 return self._at_once(split, chosen, grad)
             found = [self._of_model(e, split, chosen, grad) for e in range(len(self.flat))]
         loss, accuracy = (torch.cat(column) for column in zip(*found))
