@@ -49,10 +49,13 @@ class Loop:
 
     @property
     def ensemble(self) -> Ensemble:
+        """That of the living, once it is made."""
         assert self.made is not None
         return self.made
 
     def run(self) -> list[RunResult]:
+        """The results, in the order of the runs. Raises as `train` does; what has not ended is then marked as failed,
+        or saved and marked as interrupted."""
         try:
             while self.living:
                 if not self._complete():

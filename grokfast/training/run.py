@@ -11,7 +11,7 @@ from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
-from grokfast.training.result import RunResult, columns
+from grokfast.training.result import RunResult, result_of
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Run:
             self.store.truncate(self.run_id, -1)
 
     def set_status(self, status: str) -> None:
+        """Tell the store."""
         if self.store is not None and self.run_id is not None:
             self.store.update(self.run_id, status=status)
 
@@ -80,24 +81,12 @@ class Run:
         self, weights: dict[str, Tensor], diverged_at: int | None, seconds: float, *, keep_weights: bool
     ) -> RunResult:
         """Make the result, and store it."""
-        store, outcome, steps = self.store, self.outcome, self.records[-1].step
-        self.result = RunResult(
-            experiment=self.experiment,
-            status="finished" if diverged_at is None else "diverged",
-            phase=outcome.phase,
-            t_memorize=outcome.t_memorize,
-            t_generalize=outcome.t_generalize,
-            collapsed=outcome.collapsed,
-            diverged_at=diverged_at,
-            sentence=outcome.sentence(steps, diverged_at),
-            steps=steps,
-            seconds=seconds,
-            final=self.records[-1],
-            curves=columns(self.records),
-            weights=weights,
-            run_id=self.run_id,
-            directory=None if store is None or self.run_id is None else store.directory(self.run_id),
-        )
+        store = self.store
+        directory = None if store is None or self.run_id is None else store.directory(self.run_id)
+        self.result = result_of(
+            self.experiment, self.outcome, self.records, diverged_at=diverged_at, seconds=seconds, weights=weights,
+            run_id=self.run_id, directory=directory,
+        )  # fmt: skip
         if store is not None and self.run_id is not None:
             self.flush()
             if keep_weights:

@@ -60,6 +60,7 @@ class Driver:
         self.resource = "CPU" if all(group.device == "cpu" for group in self.groups) else "GPU"
 
     def run(self) -> None:
+        """Train all groups to their ends; see `Runner.run`."""
         if self.todo and not capacity(self.resource):
             warnings.warn(f"this Ray cluster has no {self.resource} yet: waiting for one", stacklevel=3)
         try:
