@@ -43,6 +43,7 @@ MODULES = (
     "grokfast.ops.read_rows.kernels",
     "grokfast.training.kernels",
     "grokfast.ops.pair_step.launches",
+    "grokfast.nn.fused.shipped",
 )
 HUNGRIEST = 3
 
