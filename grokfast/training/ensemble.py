@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
+from grokfast.ops.pair_step import Layout
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
 from grokfast.seeds import generator
@@ -60,7 +62,8 @@ class Ensemble:
     """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far.
 
     The data sets are train_inputs [E, N, T], train_targets [E, N], test_inputs and test_targets. Run e has the first
-    n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first.
+    n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first. `layout`
+    and `sizes` are those of PairMLPs of one hidden layer.
     """
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
@@ -93,6 +96,10 @@ class Ensemble:
         self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model  # the form of one model
         self.model.to(self.device)
         self._single.to(self.device)
+        self.layout: Layout | None = None
+        if isinstance(common.model, PairMLPConfig) and common.model.depth == 1:
+            self.layout = Layout.of({name: p.shape[1:] for name, p in self.model.named_parameters()})
+            self.sizes: dict[str, Any] = {**sizes, "width": common.model.width}
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
@@ -226,9 +233,7 @@ class Ensemble:
 
     def _is_by_pieces(self) -> bool:
         """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
-        config = self.model.config
-        is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
-        return is_shallow and pair_rows.fits(config.activation, self.flat)
+        return self.layout is not None and pair_rows.fits(self.model.config.activation, self.flat)
 
     def _by_pieces(self, e: int, pairs: Tensor, targets: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b = pairs.T.contiguous()
@@ -240,11 +245,9 @@ class Ensemble:
         return loss, accuracy
 
     def _pair_weights(self, row: Tensor) -> Parameters:
-        """A model's parameters, or their gradients, in its row [P]."""
-        sizes = [p[0].numel() for p in self.model.parameters()]
-        parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
-        by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
-        return Parameters(*(by_name.get(name) for name in Parameters._fields))  # type: ignore[arg-type]
+        """A PairMLP's parameters, or their gradients, in its row [P]."""
+        assert self.layout is not None
+        return self.layout.parameters(row, **self.sizes)
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
