@@ -21,8 +21,10 @@ class Step(Protocol):
     def takes_padding(self) -> bool:
         """Whether rows of a batch may be -1, no row, so that all batches have one shape."""
 
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all."""
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B]; None: of all, and accuracy [E]."""
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         """Write loss and accuracy [E] over the "train" or the "test" set."""
@@ -48,8 +50,13 @@ class KernelSteps:
             return step_of(ensemble)
         return KernelSteps(train.keep(models), test.keep(models), ensemble.device)
 
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        self._steps["train"].gradient(flat, grad, loss, self._correct, batch)
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        step = self._steps["train"]
+        step.gradient(flat, grad, loss, self._correct, batch)
+        if accuracy is not None:
+            torch.div(self._correct, step.n_rows, out=accuracy)
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         step = self._steps[split]
@@ -70,8 +77,13 @@ class ModelSteps:
     def keep(self, ensemble: Ensemble, models: Sequence[int]) -> Step:
         return ModelSteps(ensemble)
 
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        loss.copy_(self.ensemble.gradient(batch, grad)[0])
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        of_loss, of_accuracy, _ = self.ensemble.gradient(batch, grad)
+        loss.copy_(of_loss)
+        if accuracy is not None:
+            accuracy.copy_(of_accuracy)
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         with torch.no_grad():
