@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from grokfast.training import Experiment
-from grokfast.training.filter_choice import filter_of
+from grokfast.filters import filter_of
+
+if TYPE_CHECKING:
+    from grokfast.training import Experiment
 
 
 class UsageError(Exception):

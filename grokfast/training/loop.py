@@ -157,9 +157,9 @@ class Loop:
             self._take()
             self.window = ahead
             is_sparse = len(self.living) <= FULL * len(ensemble.experiments)
-            if is_sparse or time.monotonic() - self.saved >= self.checkpoint_every:
+            if is_sparse or self._is_to_be_saved():
                 self._take()
-                if self.living and time.monotonic() - self.saved >= self.checkpoint_every:
+                if self.living and self._is_to_be_saved():
                     self._checkpoint()
             if self.living and is_sparse:
                 step, models = self.replay.step, [run.row for run in self.living]
@@ -219,11 +219,13 @@ class Loop:
             self.living.remove(run)
         if over and self.living:
             self._shrink()
-        now = time.monotonic()
-        if now - self.flushed >= FLUSH_EVERY:
+        if time.monotonic() - self.flushed >= FLUSH_EVERY:
             self._flush()
-        if now - self.saved >= self.checkpoint_every:
+        if self._is_to_be_saved():
             self._checkpoint()
+
+    def _is_to_be_saved(self) -> bool:
+        return self.store is not None and time.monotonic() - self.saved >= self.checkpoint_every
 
     def _flush(self) -> None:
         for run in self.living:

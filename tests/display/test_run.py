@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 
 from grokfast import Experiment, train
-from grokfast.display import Display, duration, sparkline
+from grokfast.display import Display, sparkline
+from grokfast.units import duration
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 32, "schedule.steps": 200})
 

@@ -4,8 +4,9 @@ import pytest
 from rich.console import Console
 
 from grokfast import Experiment
-from grokfast.display import SweepDisplay, memory
+from grokfast.display import SweepDisplay
 from grokfast.training.sweep import Event, InProcess, Progress, plan
+from grokfast.units import memory
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 40, "device": "cpu"})
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from grokfast import EMA, Experiment, train
+from grokfast import EMA, Experiment, backend, train
 from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
-from grokfast.training import Interrupted, Observer, resume
+from grokfast.training import Interrupted, Observer, ensemble, resume
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.replay import Replay, Window
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -52,6 +54,18 @@ def interrupt():
 
 def test_same_seed_same_bits():
     same_result(train(TINY), train(TINY))
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_the_device_stays_a_stretch_ahead_unless_a_checkpoint_is_due(tmp_path, monkeypatch, is_stored):
+    choose, launch, read, said = ensemble.choose, Replay.launch, Window.read, []
+    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), why_no_replay=""))
+    monkeypatch.setattr(Replay, "launch", lambda self: said.append("launch") or launch(self))
+    monkeypatch.setattr(Window, "read", lambda self: said.append("read") or read(self))
+    with RunStore(tmp_path) as store, backend.using("reference"):
+        train(TINY.override({"schedule.steps": 20}), store=store if is_stored else None, checkpoint_every=0)
+    ahead = ["launch", "read"] * 4 + ["read"]  # what is read first is the evaluation before the first step
+    assert said == (["launch", "read", "read", *["launch", "read"] * 3] if is_stored else ahead)
 
 
 def test_another_seed_is_another_run():
