@@ -24,7 +24,7 @@ class Step(Protocol):
     def gradient(
         self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
     ) -> None:
-        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B]; None: of all, and accuracy [E]."""
+        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all, then accuracy [E], too."""
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         """Write loss and accuracy [E] over the "train" or the "test" set."""
@@ -109,4 +109,5 @@ def step_of(ensemble: Ensemble) -> Step:
             precision=precision, n_rows=n_rows, max_batch=largest, **ensemble.sizes,
         )  # fmt: skip
 
-    return KernelSteps(step("train", ensemble.batch_size), step("test", 0), ensemble.device)
+    largest = None if ensemble.orders is None else ensemble.orders.size
+    return KernelSteps(step("train", largest), step("test", 0), ensemble.device)
