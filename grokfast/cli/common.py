@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from grokfast.filters import filter_of
+
 if TYPE_CHECKING:
     from grokfast.training import Experiment
 
@@ -34,7 +36,5 @@ def output() -> Console:
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
-    from grokfast.training.filter_choice import filter_of
-
     chosen = option(args, "--filter")
     return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})

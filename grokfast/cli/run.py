@@ -13,11 +13,11 @@ from rich.console import Console
 
 from grokfast.cli.common import UsageError, base_experiment
 from grokfast.display import Display
+from grokfast.filters import filter_name
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
-from grokfast.training.filter_choice import filter_name
 from grokfast.training.outcome import Outcome
 from grokfast.training.sinks import Sink, TensorBoardSink, WandbSink
 

@@ -17,8 +17,8 @@ from grokfast import checks
 from grokfast.cli.common import UsageError, base_experiment, output
 from grokfast.cli.pictures import draw
 from grokfast.display import SweepDisplay
+from grokfast.filters import filter_name
 from grokfast.training import Experiment
-from grokfast.training.filter_choice import filter_name
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.training.sweep.estimate import estimate
 from grokfast.training.sweep.text import parse_axes

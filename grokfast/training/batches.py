@@ -79,9 +79,11 @@ class Batches:
         if begin in self._held and begin + steps - 1 in self._held:
             return
         self._held = range(begin, begin + len(self.ring))
-        batches = self.orders.batches(begin, begin + len(self.ring)).roll(begin % len(self.ring), 0)
+        batches = self.orders.batches(begin, begin + len(self.ring))
         batches = batches.pin_memory() if self.device.type == "cuda" else batches
-        self.ring.copy_(batches, non_blocking=True)
+        at = begin % len(self.ring)
+        self.ring[at:].copy_(batches[: len(self.ring) - at], non_blocking=True)
+        self.ring[:at].copy_(batches[len(self.ring) - at :], non_blocking=True)
 
     def select(self, steps: Tensor) -> Tensor:
         """[E, size], the batch of the step that the device counts in `steps`, int64 [E], the same for all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
+from grokfast.ops.pair_step import Layout
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
 from grokfast.seeds import generator
@@ -61,7 +63,16 @@ class Ensemble:
 
     The data sets are train_inputs [E, N, T], train_targets [E, N], test_inputs and test_targets. Run e has the first
     n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first.
+
+    is_ragged: whether training sets differ in size; rows of a batch may then be -1, no row.
+    orders: of minibatches; None: every run takes all its rows at every step.
+    layout, sizes: where the parameters of PairMLPs of one hidden layer lie.
     """
+
+    n_rows: dict[str, list[int]]
+    is_ragged: bool
+    orders: Orders | None
+    _exists: dict[str, Tensor | None]
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
         check_together(experiments)
@@ -75,7 +86,8 @@ class Ensemble:
             _stack([getattr(d, name) for d in data]).to(self.device)
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
-        self._set_rows({"train": [len(d.train_targets) for d in data], "test": [len(d.test_targets) for d in data]})
+        n_rows = {"train": [len(d.train_targets) for d in data], "test": [len(d.test_targets) for d in data]}
+        vars(self).update(_about(n_rows, experiments, self.device))
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
         self.n_answers = data[0].n_answers
         self.choice = choose(common, self.device, data[0])
@@ -94,6 +106,10 @@ class Ensemble:
         self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model  # the form of one model
         self.model.to(self.device)
         self._single.to(self.device)
+        self.layout: Layout | None = None
+        if isinstance(common.model, PairMLPConfig) and common.model.depth == 1:
+            self.layout = Layout.of({name: p.shape[1:] for name, p in self.model.named_parameters()})
+            self.sizes: dict[str, Any] = {**sizes, "width": common.model.width}
         self.dropout = getattr(common.model, "dropout", 0.0)
         self.one_by_one = self.device.type == "cpu"  # models, each of which keeps its processor busy
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
@@ -108,22 +124,6 @@ class Ensemble:
     @property
     def steps(self) -> int:
         return self.optimizer.steps
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows of a step at most; None: every run takes all that it has."""
-        size = self.schedule.batch_size
-        return None if size is None or size >= max(self.n_rows["train"]) else size
-
-    def _set_rows(self, n_rows: dict[str, list[int]]) -> None:
-        """So many rows are each run's own. Where training sets differ in size, rows of a batch may be -1, no row."""
-        self.n_rows, self._exists = n_rows, dict[str, Tensor | None]()
-        self.is_ragged = len(set(n_rows["train"])) > 1
-        for split, own in n_rows.items():
-            at = torch.arange(max(own), device=self.device)
-            self._exists[split] = at < torch.tensor(own, device=self.device)[:, None] if len(set(own)) > 1 else None
-        size = self.batch_size
-        self.orders = None if size is None else Orders(self.experiments, n_rows["train"], size)
 
     def _flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
@@ -158,7 +158,6 @@ class Ensemble:
         """
         self.model.train()
         grad = torch.empty_like(self.flat) if out is None else out
-        grad[:, self.n_parameters :].zero_()
         return *self._losses("train", chosen, grad), grad
 
     def measure(self, split: str) -> tuple[Tensor, Tensor]:
@@ -169,8 +168,11 @@ class Ensemble:
     def _losses(self, split: str, chosen: Tensor | None = None, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E]; `grad` [E, P] receives the gradients. On a CPU one model after the other."""
         with torch.set_grad_enabled(grad is not None):
-            if not self.one_by_one and not (self.dropout and self.is_ragged):  # whose masks are as large as alone
+            has_own_masks = self.dropout and self.is_ragged  # of dropout, as large as a run's own batch
+            if not self.one_by_one and not has_own_masks:
                 return self._at_once(split, chosen, grad)
+            if grad is not None:
+                grad[:, self.n_parameters :].zero_()
             found = [self._of_model(e, split, chosen, grad) for e in range(len(self.flat))]
         loss, accuracy = (torch.cat(column) for column in zip(*found))
         return loss, accuracy
@@ -229,9 +231,7 @@ class Ensemble:
     def _is_by_pieces(self) -> bool:
         """Whether a PairMLP's rows are computed a few at a time, on a CPU."""
         config = self.model.config
-        if not isinstance(config, PairMLPConfig) or config.depth != 1:
-            return False
-        return pair_rows.fits(config.activation, self.flat, self.n_answers)
+        return self.layout is not None and pair_rows.fits(config.activation, self.flat, self.n_answers)
 
     def _by_pieces(self, e: int, pairs: Tensor, targets: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b = pairs.T.contiguous()
@@ -243,11 +243,9 @@ class Ensemble:
         return loss, accuracy
 
     def _pair_weights(self, row: Tensor) -> Parameters:
-        """A model's parameters, or their gradients, in its row [P]."""
-        sizes = [p[0].numel() for p in self.model.parameters()]
-        parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
-        by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
-        return Parameters(*(by_name.get(name) for name in Parameters._fields))  # type: ignore[arg-type]
+        """A PairMLP's parameters, or their gradients, in its row [P]."""
+        assert self.layout is not None
+        return self.layout.parameters(row, **self.sizes)
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
@@ -289,15 +287,15 @@ class Ensemble:
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
-        flat, n_rows = self.flat[index], {split: [own[i] for i in models] for split, own in self.n_rows.items()}
-        kept = {"diverged_at": self.diverged_at[index]}
+        flat, experiments = self.flat[index], [self.experiments[i] for i in models]
+        n_rows = {split: [own[i] for i in models] for split, own in self.n_rows.items()}
+        kept = {"experiments": experiments, "diverged_at": self.diverged_at[index]}
+        kept |= _about(n_rows, experiments, self.device)
         for split, own in n_rows.items():
             for name in (f"{split}_inputs", f"{split}_targets"):
                 kept[name] = getattr(self, name)[index, : max(own)]
         self.optimizer.keep(index)
         vars(self).update(kept)
-        self.experiments = [self.experiments[i] for i in models]
-        self._set_rows(n_rows)
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
         self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
         self._bind(flat)
@@ -324,6 +322,17 @@ class Ensemble:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None
+
+
+def _about(n_rows: dict[str, list[int]], experiments: Sequence[Experiment], device: torch.device) -> dict[str, Any]:
+    """What an Ensemble knows of data sets with so many rows each."""
+    exists: dict[str, Tensor | None] = {}
+    for split, own in n_rows.items():
+        at = torch.arange(max(own), device=device)
+        exists[split] = at < torch.tensor(own, device=device)[:, None] if len(set(own)) > 1 else None
+    own, size = n_rows["train"], experiments[0].schedule.batch_size
+    orders = None if size is None or size >= max(own) else Orders(experiments, own, size)
+    return {"n_rows": n_rows, "is_ragged": len(set(own)) > 1, "orders": orders, "_exists": exists}
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

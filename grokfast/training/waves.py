@@ -35,7 +35,7 @@ class Need(NamedTuple):
 def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> Need:
     """What a run of an experiment needs, by counting: weights, gradient, optimizer, filter, data, activations.
 
-    `among` others that it trains together with, its data sets are as large as the largest.
+    Together with `among`, it has data sets as large as the largest of theirs.
     """
     data = build(experiment.task, seed=experiment.seed)
     others = {e.task.train_fraction: e for e in among}  # what else differs changes no size

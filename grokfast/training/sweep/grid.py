@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from grokfast import checks
+from grokfast.filters import filter_of
 from grokfast.store.sweeps import digest
 from grokfast.training.experiment import Experiment
-from grokfast.training.filter_choice import filter_of
 
 MAX_CELLS = 1_000_000
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from grokfast import checks
+from grokfast.filters import filter_of
 from grokfast.store.table import flat
 from grokfast.training.experiment import Experiment
-from grokfast.training.filter_choice import filter_of
 from grokfast.training.sweep.text import parse_axes
 
 if sys.version_info >= (3, 11):

@@ -225,6 +225,8 @@ def test_what_has_ended_leaves_no_checkpoint_and_weights_only_if_wanted(tmp_path
         (lambda s: sweep(TINY, GRID, store=s, ensemble=0), ValueError, "ensemble"),
         (lambda s: sweep(TINY, GRID, store=s, checkpoint_every=-1), ValueError, "checkpoint_every"),
         (lambda s: Processes(0), ValueError, "processes"),
+        (lambda s: plan_stored("quick-sweep-0", store=s, ensemble=0), ValueError, "ensemble must be at least 1"),
+        (lambda s: plan_stored("quick-sweep-0", store=s, checkpoint_every=-1), ValueError, "checkpoint_every"),
         (lambda s: plan_stored("quick-sweep-0", store=s), StoreError, "there is no run store"),
     ],
 )
