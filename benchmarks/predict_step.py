@@ -67,7 +67,7 @@ def step_of(experiment: Experiment, models: int, precision: str) -> list[Work]:
     """The launches of a training step of `models` models together."""
     data = tasks.build(experiment.task, seed=experiment.seed)
     rows = min(experiment.schedule.batch_size or len(data.train_inputs), len(data.train_inputs))
-    size = n_parameters(experiment, data)
+    size, splits = n_parameters(experiment, data), 1
     if isinstance(experiment.model, TransformerConfig):
         cost: NamedTuple = transformer_cost.cost(
             _Sized(experiment, models, precision),  # type: ignore[arg-type]
@@ -75,21 +75,25 @@ def step_of(experiment: Experiment, models: int, precision: str) -> list[Work]:
         )
     else:
         sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        cost = plan.cost(models, rows, **sizes, precision=precision)
+        cost = plan.cost(models, rows, **sizes, precision=precision, partial=True)
+        splits = plan.splits_of(models, rows, precision, **sizes)
     moved, flops, launches = cost
     work = [Work("loss and gradient", launches, moved, flops)]
     if rows < len(data.train_inputs):
         work.append(Work("batch", 2, 16 * models * rows, 0))
-    return [*work, *optimizer_work(experiment, models * size)]
+    return [*work, *optimizer_work(experiment, models * size, splits)]
 
 
-def optimizer_work(experiment: Experiment, numbers: int) -> list[Work]:
-    """The tick, which reads the gradient, and the update of so many parameters."""
+def optimizer_work(experiment: Experiment, numbers: int, splits: int = 1) -> list[Work]:
+    """The tick, which reads the gradient, or sums its parts, and the update of so many parameters."""
     states = [name for name in state_names(experiment.optimizer, experiment.filter) if name != "ring"]
     streams = 3 + 2 * len(states)  # gradient, parameter twice, each state twice
     ring = {None: 0, "full": 8, "bfloat16": 4, "host": 0}[getattr(experiment.filter, "ring", None)]
     name = {EMA: "EMA and ", MA: "MA and "}.get(type(experiment.filter), "") + experiment.optimizer.name
-    return [Work("tick", 1, 4 * numbers, 0), Work(f"{name} update", 1, (4 * streams + ring) * numbers, 0)]
+    return [
+        Work("tick", 1, 4 * numbers * (splits + (splits > 1)), 0),
+        Work(f"{name} update", 1, (4 * streams + ring) * numbers, 0),
+    ]
 
 
 class _Sized:

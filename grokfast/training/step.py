@@ -22,8 +22,12 @@ class Step(Protocol):
 
     takes_padding: bool
 
+    @property
+    def splits(self) -> int:
+        """S: `gradient` writes grad [E, P] where it is 1, else [S, E, P], whose sum in their order is the gradient."""
+
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all."""
+        """Write grad, as `splits` says, and loss [E] of the training rows `batch` [E, B], None: of all."""
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         """Write loss and accuracy [E] over the "train" or the "test" set."""
@@ -42,6 +46,7 @@ class KernelSteps:
     ) -> None:
         self._steps = {"train": train, "test": test}
         self._correct = torch.zeros(train.n_models, dtype=torch.int32, device=device)
+        self.splits = train.splits if isinstance(train, PairStep) else 1
 
     def keep(self, ensemble: Ensemble, models: Sequence[int]) -> Step:
         train, test = self._steps.values()
@@ -62,6 +67,7 @@ class ModelSteps:
     """The ensemble's own model and autograd, on fused operations where it has them."""
 
     takes_padding = False
+    splits = 1
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble

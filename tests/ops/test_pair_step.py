@@ -336,7 +336,14 @@ def test_costs_are_those_of_the_launches(triton):
     assert useful < one.flops < 4 * useful
     assert plan.cost(1, 4704, precision="tf32x3", **sizes).flops > 2 * one.flops
     assert one.bytes > 4 * 4704 * (2 * 512 + 2 * 97)  # at least what is gathered, and the logits' gradient
+    summed = plan.cost(1, 4704, precision="tf32", partial=True, **sizes)
+    assert summed.launches == 2
+    splits = plan.splits_of(1, 4704, "tf32", **sizes)
+    assert one.bytes - summed.bytes == 4 * (splits + 1) * (3 * 97 * 512 + 512 + 97)
     case = Case(p=7, width=20, n=270)
-    launches = case.step()._launches
+    step = case.step()
+    run(case, step)
+    launches = step._launches
+    assert step.splits == plan.splits_of(2, 270, "ieee", **case.sizes)
     scratch = launches.grad_logits.nbytes + launches.parts.nbytes + launches.losses.nbytes + launches.right.nbytes
     assert plan.memory(2, 270, **case.sizes) == scratch

@@ -70,7 +70,7 @@ class Launches:
         self.losses = torch.empty(self.n_models, self.n_data, **fp32)
         self.right = torch.empty(self.n_models, self.n_data, dtype=torch.int32, device=device)
         self.grad_logits = torch.empty(self.n_models, max_batch, self.constants["VS"], **fp32)
-        self.parts = torch.empty(self.splits if self.splits > 1 else 0, self.n_models, layout.n_flat, **fp32)
+        self.parts: Tensor | None = None
 
     def _rows(self, flat: Tensor, batch: Tensor | None, with_grad: bool) -> tuple[tuple[Any, ...], int]:
         """Launch the rows; returns the arguments that both kernels take first, and the number of rows."""
@@ -88,6 +88,8 @@ class Launches:
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, batch: Tensor | None) -> None:
         tensors, n_batch = self._rows(flat, batch, with_grad=True)
         is_partial = grad.ndim == 3 or self.splits == 1
+        if not is_partial and self.parts is None:
+            self.parts = grad.new_empty(self.splits, *grad.shape)
         rows = max(self.tile["BM"], self.tile["BM_OUT"])
         per_chunk = triton.cdiv(triton.cdiv(n_batch, rows), self.chunks) * rows
         launch(

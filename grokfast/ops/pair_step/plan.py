@@ -93,9 +93,11 @@ def cost(
     n_answers: int,
     precision: str = "ieee",
     n_processors: int = 132,
+    partial: bool = False,
 ) -> Cost:
     """Counted from the kernels, for the gradient of a step; the optimizer's launch is not in it.
 
+    partial: the optimizer sums the partial gradients of one model's splits, which is then not in it either.
     Bytes are those that every program asks for once, whichever cache answers; what a program reads again is taken to
     be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times, and
     so do the bf16 ones that sum a token's rows, which run at twice the rate of tf32.
@@ -113,11 +115,12 @@ def cost(
     table_programs, class_programs = _cdiv(width, grad["BH"]) * token_blocks, _cdiv(width, grad["BH_OUT"])
     numbers += (table_programs + class_programs) * logits  # each class program reads the logits of its classes
     numbers += chunks * (token_blocks * (tables + classifier) + class_blocks * tables)
-    numbers += (2 * chunks - 1) * parameters  # written, and read again but for the first
-    launches = 2
-    if splits > 1:
-        numbers += 2 * parameters
-        launches = 3
+    numbers += chunks * parameters
+    if splits == 1:
+        numbers += (chunks - 1) * parameters  # what earlier chunks left is read again
+    elif not partial:
+        numbers += (splits + 1) * parameters
+    launches = 2 if splits == 1 or partial else 3
 
     passes = 3 if precision == "tf32x3" else 1
     padded = width + -width % grad["BH"]
@@ -128,11 +131,16 @@ def cost(
     return Cost(4 * n_models * numbers, 2 * n_models * products, launches)
 
 
+def splits_of(n_models: int, n_rows: int, precision: str, **sizes: int) -> int:
+    """Partial gradients of a PairStep on an H200."""
+    count = programs(tiles("gradient", precision, **sizes), **sizes)
+    return n_splits(n_chunks(count, n_rows), count, n_models, 132)
+
+
 def memory(n_models: int, n_batch: int, *, width: int, n_tokens: int, n_answers: int, precision: str = "ieee") -> int:
     """Bytes of scratch that a PairStep takes for models with biases, beside 24 bytes for each row of its data."""
     sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
-    count = programs(tiles("gradient", precision, **sizes), **sizes)
-    splits = n_splits(n_chunks(count, n_batch), count, n_models, 132)
+    splits = splits_of(n_models, n_batch, precision, **sizes)
     parameters = (2 * n_tokens + 1 + n_answers) * width + n_answers
     partial = splits * (parameters + -parameters % 16) if splits > 1 else 0
     return 4 * n_models * (n_batch * (padded_classes(n_answers) + 2) + partial)
