@@ -54,6 +54,7 @@ class Launches:
         )
         self.programs = plan.programs(self.tile, **sizes)
         self.chunks = plan.n_chunks(self.programs, max_batch)
+        self.rows_per_chunk = plan.rows_per_chunk(self.programs, max_batch)
         self.splits = plan.n_splits(self.chunks, self.programs, self.n_models, processors)
         self.constants = _constants(layout, activation, precision, **sizes)
         self.rows_constants = {"LOSS": loss, **self.rows_tile}
@@ -90,11 +91,9 @@ class Launches:
         is_partial = grad.ndim == 3 or self.splits == 1
         if not is_partial and self.parts is None:
             self.parts = grad.new_empty(self.splits, *grad.shape)
-        rows = max(self.tile["BM"], self.tile["BM_OUT"])
-        per_chunk = triton.cdiv(triton.cdiv(n_batch, rows), self.chunks) * rows
         launch(
             kernels.gradient_kernel, (self.programs, self.splits, self.n_models), *tensors,
-            grad if is_partial else self.parts, loss, correct, self.n_data, n_batch, per_chunk,
+            grad if is_partial else self.parts, loss, correct, self.n_data, n_batch, self.rows_per_chunk,
             BATCH=batch is not None, **self.constants, **self.grad_constants,
         )  # fmt: skip
         if not is_partial:
