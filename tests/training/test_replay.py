@@ -244,7 +244,7 @@ def test_partial_gradients_are_summed_on_the_way_to_the_update(kernels, monkeypa
     """Of a model that does not fill a GPU; more models need none, and have the same bits."""
     experiment = TINY.override({"task.p": 17, "task.train_fraction": 0.95, "schedule.steps": 2, "filter": EMA()})
     weights = []
-    for splits in (2, 1):
+    for splits in (3, 1):
         if splits == 1:
             monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)
         made = Ensemble([experiment, experiment.override({"seed": 1})])
