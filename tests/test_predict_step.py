@@ -16,6 +16,14 @@ from grokfast.nn.transformer_step import TransformerStep
 from grokfast.training.ensemble import Ensemble
 
 
+def test_what_is_read_again_comes_from_the_cache():
+    read_again = Work("a", 0, 7.2e6, 0, memory=2.4e6)
+    assert seconds([read_again], "tf32") == pytest.approx(7.2e6 / H200.l2)
+    assert seconds([read_again], "tf32", H200._replace(l2=1e15)) == pytest.approx(0.5e-6)
+    exact = Work("a", 0, 0, 67e6 + 989.5e6, 0, bf16=989.5e6)
+    assert seconds([exact], "ieee") == pytest.approx(2e-6)
+
+
 def test_time_is_the_longer_of_moving_and_multiplying_and_the_launches():
     moving, multiplying = Work("a", 2, 4.8e6, 0), Work("b", 1, 48, 67e6)
     assert seconds([moving], "ieee") == pytest.approx(2 * LAUNCH + 1e-6)

@@ -20,6 +20,7 @@ from grokfast.optim.slots import hyper_row
 from grokfast.training.experiment import OptimizerConfig
 
 BLOCK, CHUNK = 1024, 4096  # elements of a gradient: at a time, and for one program
+MANY = 1 << 20  # elements of all models; of fewer, programs of one block fill a GPU
 
 
 class Clock:
@@ -57,30 +58,44 @@ class Clock:
         for counter in (self.steps, self.adam_steps, self.counts):
             counter.fill_(steps)
 
-    def tick(self, grad: Tensor, loss: Tensor, diverged_at: Tensor) -> None:
+    def tick(self, grad: Tensor, loss: Tensor, diverged_at: Tensor) -> Tensor:
         """What comes before an update: the rate of this step, lr · min(1, step/warmup), and the step is counted.
 
+        Returns the gradient [E, P]. It is `grad`, or where that is [S, E, P], partial gradients, their sum in their
+        order, which takes the place of the first of them.
         A model whose loss [E] or gradient [E, P] is not finite gets the step's number in diverged_at, int64 [E], unless
         it has one already: -1 stands for none.
         """
         self.at += 1
         if backend.device_kernels(self.device) == "triton" and grad.dtype is torch.float32 and grad.is_contiguous():
-            models, size = grad.shape
+            models, size = grad.shape[-2:]
+            splits, chunk = len(grad) if grad.ndim == 3 else 1, CHUNK if models * size >= MANY else BLOCK
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                _kernel()[(-(-size // CHUNK), models)](
+                _kernel()[(-(-size // chunk), models)](
                     grad, loss, self.steps, self.lr, self.warmup, self.hyper, diverged_at, self._tickets, size,
-                    BLOCK=BLOCK, CHUNK=CHUNK, num_warps=4,
+                    BLOCK=BLOCK, CHUNK=chunk, SPLITS=splits, num_warps=4,
                 )  # fmt: skip
-            return
+            return grad[0] if grad.ndim == 3 else grad
+        grad = sum_partials(grad)
         finite = torch.isfinite(loss + grad.sum(1))
         diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
         share = (self.steps / self.warmup.clamp(min=1)).clamp(max=1)
         self.hyper[:, 0] = torch.where(self.warmup > 0, self.lr * share, self.lr)
         self.steps += 1
+        return grad
 
     def column(self, i: int) -> Tensor:
         """A hyper-parameter as fp64 [E, 1]: csrc/update_rules.h's `Hyper` numbers them."""
         return self.hyper[:, i : i + 1]
+
+
+def sum_partials(grad: Tensor) -> Tensor:
+    """grad [E, P], or partials [S, E, P] added to the first of them in their order."""
+    if grad.ndim == 2:
+        return grad
+    for part in grad[1:]:
+        grad[0].add_(part)
+    return grad[0]
 
 
 def model_row(config: OptimizerConfig, filter: Filter | None, lr: float) -> tuple[float, ...]:

@@ -11,9 +11,12 @@ import triton.language as tl
 @triton.jit
 def tick_kernel(
     p_grad, p_loss, p_steps, p_lr, p_warmup, p_hyper, p_diverged, p_tickets, size,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step."""
+    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step.
+
+    Of partial gradients [SPLITS, E, size] the sum is left in the place of the first.
+    """
     i_chunk, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
     step = tl.load(p_steps + i_model)
     loss = tl.load(p_loss + i_model).to(tl.float32)
@@ -21,7 +24,12 @@ def tick_kernel(
     first = i_chunk * CHUNK
     for begin in range(first, tl.minimum(first + CHUNK, size), BLOCK):
         at = begin + tl.arange(0, BLOCK)
-        grad = tl.load(p_grad + i_model * size + at, mask=at < size, other=0)
+        place = p_grad + i_model * size + at
+        grad = tl.load(place, mask=at < size, other=0)
+        if SPLITS > 1:
+            for i in tl.static_range(1, SPLITS):
+                grad += tl.load(place + i * tl.num_programs(1).to(tl.int64) * size, mask=at < size, other=0)
+            tl.store(place, grad, mask=at < size)
         unfinished += tl.sum(tl.where(tl.abs(grad) < float("inf"), 0, 1))
     if unfinished > 0:
         if tl.load(p_diverged + i_model) < 0:
@@ -101,8 +109,12 @@ def shipped() -> list[dict[str, Any]]:
     keep = {"p_flat": "*fp32", "p_kept": "*fp32", "p_ends_now": "*i64", "size": "i32"}
     chunks = {"BLOCK": BLOCK, "CHUNK": CHUNK}
     return [
-        {"name": "tick", "kernel": tick_kernel, "constants": chunks, **common,
-         "signature": _ordered(tick_kernel, {**tick, **ints, "p_tickets": "*i32", "size": "i32"})},
+        *(
+            {"name": f"tick, {splits} splits", "kernel": tick_kernel, **common,
+             "constants": {"BLOCK": BLOCK, "CHUNK": chunk, "SPLITS": splits},
+             "signature": _ordered(tick_kernel, {**tick, **ints, "p_tickets": "*i32", "size": "i32"})}
+            for splits, chunk in ((1, CHUNK), (16, BLOCK))
+        ),
         *(
             {"name": f"verdict, {count}", "kernel": verdict_kernel, "constants": {"BLOCK": MODELS}, "num_warps": 4,
              "ones": ones, "signature": _ordered(verdict_kernel, {**verdict, **ints, "n_models": "i32"})}

@@ -72,7 +72,9 @@ class Replay:
     def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome], step: Step | None = None) -> None:
         self.ensemble, self.step = ensemble, step or step_of(ensemble)
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
-        self.grad, self.loss = torch.zeros_like(ensemble.flat), ensemble.flat.new_zeros(len(ensemble.flat))
+        splits = [] if self.step.splits == 1 else [self.step.splits]  # summed by the optimizer's step
+        self.grad = ensemble.flat.new_zeros(*splits, *ensemble.flat.shape)
+        self.loss = ensemble.flat.new_zeros(len(ensemble.flat))
         self.batches: Batches | None = None
         self._is_ahead = False  # grad and loss are those of the next step
         if ensemble.orders is not None:

@@ -21,10 +21,14 @@ class Step(Protocol):
     def takes_padding(self) -> bool:
         """Whether rows of a batch may be -1, no row, so that all batches have one shape."""
 
+    @property
+    def splits(self) -> int:
+        """S: `gradient` writes grad [E, P] where it is 1, else [S, E, P], whose sum in their order is the gradient."""
+
     def gradient(
         self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
     ) -> None:
-        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all, then accuracy [E], too."""
+        """Write grad, as `splits` says, and loss and accuracy [E] of the training rows `batch` [E, B], None: of all."""
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         """Write loss and accuracy [E] over the "train" or the "test" set."""
@@ -43,6 +47,7 @@ class KernelSteps:
     ) -> None:
         self._steps = {"train": train, "test": test}
         self._correct = torch.zeros(train.n_models, dtype=torch.int32, device=device)
+        self.splits = train.splits if isinstance(train, PairStep) else 1
 
     def keep(self, ensemble: Ensemble, models: Sequence[int]) -> Step:
         train, test = self._steps.values()
@@ -66,6 +71,8 @@ class KernelSteps:
 
 class ModelSteps:
     """The ensemble's own model and autograd, on fused operations where it has them."""
+
+    splits = 1
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble

@@ -14,7 +14,7 @@ from grokfast.optim.capturable import filtered
 from grokfast.optim.device import Launch, Uploads, dtypes
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY
 from grokfast.optim.slots import ADAM, FILTERS, LION, SGD
-from grokfast.training.clock import Clock, model_row
+from grokfast.training.clock import Clock, model_row, sum_partials
 from grokfast.training.experiment import OptimizerConfig
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
@@ -69,13 +69,15 @@ class FlatOptimizer:
         self._unwatched = self._unwatched[0][: len(models)], torch.zeros_like(self.clock.steps)
 
     def step(self, flat: Tensor, grad: Tensor, loss: Tensor | None = None, diverged_at: Tensor | None = None) -> None:
-        """One step of every model: flat and grad [E, P].
+        """One step of every model: flat and grad [E, P], or grad [S, E, P], partial gradients, of which the first is
+        overwritten by their sum.
 
         diverged_at, int64 [E] with -1 for "not yet", is given the number of the step (from 0) of each model whose loss
         [E] or gradient is not finite.
         """
         is_launched = flat.dtype in dtypes(flat.device)
         if not is_launched and backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+            grad = sum_partials(grad)
             if loss is not None and diverged_at is not None:
                 finite = torch.isfinite(loss + grad.sum(1))
                 diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
@@ -85,7 +87,7 @@ class FlatOptimizer:
             self.clock.seek(self.steps)
         if loss is None or diverged_at is None:
             loss, diverged_at = self._unwatched
-        self.clock.tick(grad, loss, diverged_at)
+        grad = self.clock.tick(grad, loss, diverged_at)
         self.is_torn = True
         if is_launched:
             self._launch(flat, grad)

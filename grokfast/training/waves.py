@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 from grokfast.filters import MA
-from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
+from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
+from grokfast.nn.transformer_memory import memory
 from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
 from grokfast.training.choice import choose
@@ -59,6 +61,15 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
         sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
         scratch = plan.memory(1, batch, **sizes, precision=choice.products)
         return Need(held + 24 * (rows + tests), scratch)
+    if choice.has_kernels and isinstance(experiment.model, TransformerConfig):
+        outputs = data.n_answers if experiment.model.outputs == "answers" else data.n_tokens
+        taken = partial(
+            memory, experiment.model, n_tokens=data.n_tokens, n_outputs=outputs, n_parameters=parameters,
+            precision=choice.products,
+        )  # fmt: skip
+        train = taken(tokens=data.train_inputs, n_batch=batch if batch < rows else None)
+        test = taken(tokens=data.test_inputs, n_batch=None, trains=False)
+        return Need(held + train.held + test.held, max(train.gradient, train.measure, test.measure))
     forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
     gradients = parameters * size
     return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))

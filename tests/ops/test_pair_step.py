@@ -177,7 +177,7 @@ def test_rows_may_be_common_to_all_models(engine):
 def test_every_model_has_the_bits_that_it_has_alone_however_the_chunks_are_shared(triton, monkeypatch):
     case = Case(p=7, width=20, n=270)
     step = case.step()
-    assert step.splits == 2
+    assert step.splits == 3
     together = run(case, step)
     assert all(map(torch.equal, run(case, step), together))
     monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)  # as for a large ensemble
@@ -197,7 +197,6 @@ def test_models_with_rows_for_other_numbers_of_chunks_have_the_bits_that_they_ha
     batch = torch.arange(260, device=DEVICE).expand(3, -1).flip(1)
     batch = torch.where(batch < torch.tensor(n_rows, device=DEVICE)[:, None], batch, -1).sort(1, descending=True).values
     step = case.step(n_rows=n_rows)
-    assert step._launches.own_chunks.tolist() == [1, 2, 1]
     together, batched = run(case, step), run(case, case.step(n_rows=n_rows, max_batch=260), batch)
     monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)
     assert all(map(torch.equal, run(case, case.step(n_rows=n_rows)), together))
@@ -213,13 +212,20 @@ def test_models_with_rows_for_other_numbers_of_chunks_have_the_bits_that_they_ha
         assert all(torch.equal(one[0], of_all[e]) for one, of_all in zip(one_batched, batched))
 
 
+def test_rows_that_only_others_have_change_no_bit(triton):
+    case = Case(p=7, width=20, n=270, models=1)
+    alone = run(case, case.step(tokens=case.tokens[:, :150], targets=case.targets[:, :150]))
+    padded = run(case, case.step(n_rows=[150]))
+    assert all(map(torch.equal, alone, padded))
+
+
 def test_partial_gradients_are_added_in_their_order(triton, judge):
     case = Case(p=7, width=20, n=270)
     step = case.step()
     grad, loss, correct = outputs(case, step.splits)
     step.gradient(case.flat(), grad, loss, correct)
     whole = run(case, step)
-    assert torch.equal((grad[0] + grad[1])[:, : case.layout.n_parameters], whole[2])
+    assert torch.equal((grad[0] + grad[1] + grad[2])[:, : case.layout.n_parameters], whole[2])
     compare(case, judge, whole)
 
 
@@ -356,13 +362,26 @@ def test_bad_tensors_are_named(engine):
 def test_costs_are_those_of_the_launches(triton):
     sizes = {"n_tokens": 97, "n_answers": 97, "width": 512}
     one, many = (plan.cost(models, 4704, precision="tf32", **sizes) for models in (1, 512))
-    assert (one.launches, many.launches) == (3, 2)
-    assert many.flops == 512 * one.flops
+    assert (list(one), list(many)) == (["rows", "gradient", "reduce"], ["rows", "gradient"])
     useful = 2 * 3 * 4704 * 97 * 512
-    assert useful < one.flops < 4 * useful
-    assert plan.cost(1, 4704, precision="tf32x3", **sizes).flops > 2 * one.flops
-    assert one.bytes > 4 * 4704 * (2 * 512 + 2 * 97)  # at least what is gathered, and the logits' gradient
+    assert useful < sum(c.flops for c in one.values()) < 4 * useful
+    splits, parameters = plan.splits_of(1, 4704, "tf32", **sizes), 3 * 97 * 512 + 512 + 97
+    assert plan.cost(1, 4704, precision="tf32", partial=True, **sizes) == {k: one[k] for k in ("rows", "gradient")}
+    assert one["reduce"].bytes == 4 * (splits + 1) * parameters
+    assert plan.splits_of(512, 4704, "tf32", **sizes) == 1
+    for name in many:
+        assert many[name].flops == 512 * one[name].flops
+        assert plan.cost(1, 4704, precision="tf32x3", **sizes)[name].flops > 1.4 * one[name].flops
+        assert one[name].memory < one[name].bytes
+        assert one[name].memory >= 4 * (parameters + 4704 * (3 + 112))  # what there is, and the logits' gradient
+    assert one["rows"].bytes < plan.cost(1, 4704, precision="tf32", minibatch=True, **sizes)["rows"].bytes
+
+
+def test_scratch_is_counted_as_it_is(triton):
     case = Case(p=7, width=20, n=270)
-    launches = case.step()._launches
+    step = case.step()
+    run(case, step)
+    launches = step._launches
+    assert step.splits == plan.splits_of(2, 270, "ieee", **case.sizes)
     scratch = launches.grad_logits.nbytes + launches.parts.nbytes + launches.losses.nbytes + launches.right.nbytes
     assert plan.memory(2, 270, **case.sizes) == scratch

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from grokfast import EMA
+from grokfast import EMA, backend
 from grokfast.training import OptimizerConfig
+from grokfast.training import clock as clock_module
 from grokfast.training.clock import BLOCK, CHUNK, Clock
 from grokfast.training.update import FlatOptimizer
 
@@ -54,6 +55,33 @@ def test_the_first_step_that_is_not_finite_is_noted(engine, bad, size):
     grad[:], loss[:] = bad, bad
     clock.tick(grad, loss, diverged_at)
     assert diverged_at.tolist() == [6, 5, 5]
+
+
+@pytest.mark.parametrize("size", [1, BLOCK + 1, CHUNK + 3])
+def test_partial_gradients_are_added_in_their_order(engine, size):
+    clock = clock_of(CONFIGS)
+    _, loss, diverged_at = nothing(3)
+    parts = torch.randn(4, 3, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    expected = ((parts[0] + parts[1]) + parts[2]) + parts[3]
+    grad = clock.tick(parts, loss, diverged_at)
+    assert torch.equal(grad, expected)
+    assert grad.data_ptr() == parts.data_ptr()  # the optimizer finds it there at every step
+    assert diverged_at.tolist() == [-1, -1, -1]
+    parts[2, 1, -1] = float("nan")
+    clock.tick(parts, loss, diverged_at)
+    assert diverged_at.tolist() == [-1, 1, -1]
+
+
+@pytest.mark.parametrize("many", [1, 1 << 20])
+def test_how_programs_share_a_gradient_changes_nothing(many, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(clock_module, "MANY", many)
+    clock, (grad, loss, diverged_at) = clock_of(CONFIGS), nothing(3, CHUNK + BLOCK + 3)
+    grad[0, -1] = grad[1, CHUNK - 1] = float("inf")
+    with backend.using("triton"):
+        clock.tick(grad, loss, diverged_at)
+    assert diverged_at.tolist() == [0, 0, -1]
+    assert clock.steps.tolist() == [1, 1, 1]
 
 
 def test_hyper_parameters_of_another_number_of_models_are_refused():

@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import EMA, MA, Experiment, backend, train
+from grokfast.ops.pair_step import plan
 from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training import Interrupted, Observer, ensemble, loop, resume
@@ -237,6 +238,22 @@ class Stop(Observer):
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_partial_gradients_are_summed_on_the_way_to_the_update(kernels, monkeypatch):
+    """Of a model that does not fill a GPU; more models need none, and have the same bits."""
+    experiment = TINY.override({"task.p": 17, "task.train_fraction": 0.95, "schedule.steps": 2, "filter": EMA()})
+    weights = []
+    for splits in (3, 1):
+        if splits == 1:
+            monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)
+        made = Ensemble([experiment, experiment.override({"seed": 1})])
+        replay = Replay(made, [Outcome(experiment.criteria)] * 2)
+        assert replay.step.splits == splits
+        assert replay.grad.shape == ((splits,) * (splits > 1)) + made.flat.shape
+        replay.launch()
+        weights.append(made.flat)
+    assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("option", ["nesterov", "EMA, minibatch, noise"])

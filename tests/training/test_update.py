@@ -124,3 +124,13 @@ def test_when_a_running_sum_is_made_anew_does_not_depend_on_the_other_models(mon
         together = by_flat("adamw", CONFIGS["adamw"], filters, start, grads)
         alone = by_flat("adamw", CONFIGS["adamw"][1:2], filters[1:2], start[1:2], [g[1:2] for g in grads])
     assert torch.equal(together[1], alone[0])
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "triton"])
+def test_partial_gradients_are_as_good_as_their_sum(engine):
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    grads = gradients(torch.float32)[:6]
+    parts = [torch.stack([g, 2 * g, -g]) for g in grads]
+    with backend.using(engine):
+        expected = by_flat("adamw", CONFIGS["adamw"], FILTERS["ema"], start, [(p[0] + p[1]) + p[2] for p in parts])
+        assert torch.equal(by_flat("adamw", CONFIGS["adamw"], FILTERS["ema"], start, parts), expected)

@@ -1,7 +1,7 @@
 """Loss, right answers and gradient of E PairMLPs of one hidden layer, in two or three launches over an ensemble axis.
 
 On an NVIDIA GPU these are Triton kernels, elsewhere plain PyTorch; the interface is the same. Kernels wait for nothing
-and take no memory once a PairStep is made, so that a CUDA graph may hold every call.
+and take no memory after the first call of each kind, so that a CUDA graph may hold every other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a step is cut into programs, and what it costs: plain functions of sizes, with neither Triton nor a GPU.
 
-Tiles and chunks depend on the model and the number of rows, never on how many models there are: so a model's sums have
-one order. How many programs share the chunks among them depends on the GPU, and changes no bit.
+Tiles and chunks depend on the model and hardly on the number of rows, never on how many models there are: so a model's
+sums have one order. How many programs share the chunks among them depends on the GPU, and changes no bit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ PIECES = {"ieee": 3, "tf32x3": 3, "tf32": 2, "bf16": 1}  # bf16 numbers that sta
 
 
 class Cost(NamedTuple):
-    """Of one gradient: bytes between the processors and memory or L2, floating-point operations, launches."""
+    """Of a launch: bytes between the processors and L2, floating-point operations, launches, bytes beyond L2.
+
+    `memory` are those of the bytes that no program of the launch has asked for before; `bf16` those of the operations
+    that are products of bf16 numbers in any precision.
+    """
 
     bytes: int
     flops: int
     launches: int
+    memory: int
+    bf16: int
 
 
 def _power_of_2(n: int) -> int:
@@ -43,17 +49,16 @@ def tiles(
     hidden, classes, tokens = (max(16, _power_of_2(n)) for n in (width, n_answers, n_tokens))
     is_exact = precision in ("ieee", "tf32x3")
     if kernel == "rows":
-        rows, units = (32, 16) if is_exact else (64, 32)
         return {
-            "BM": max(16, min(rows, rows * 128 // classes)),
-            "BH": min(units, hidden),
+            "BM": max(16, min(64, 64 * 128 // classes)),
+            "BH": min(16 if is_exact else 32, hidden),
             "VP": classes,
             "num_warps": 8,
         }
     if is_exact:
         rows, units, step, rows_out, units_out = 32, 32, 16, 16 if precision == "ieee" else 32, 32
     elif 90 <= capability < 110:
-        rows, units, step, rows_out, units_out = 64, 64, 64, 32, 64
+        rows, units, step, rows_out, units_out = 64, 64, 64, 32, 128
     else:
         rows, units, step, rows_out, units_out = 32, 32, 32, 32, 64
     return {
@@ -74,9 +79,21 @@ def programs(tile: dict[str, int], *, width: int, n_tokens: int, n_answers: int)
     return of_tables + _cdiv(width, tile["BH_OUT"]) * _cdiv(n_answers, tile["BV"])
 
 
+def rows_per_chunk(n_programs: int, n_rows: int) -> int:
+    """Of a model's rows: 40 for each program, so that one model of 5,000 rows fills a GPU of 128 processors.
+
+    Up to MAX_CHUNKS of these chunks the number of rows does not matter, so that those which others of an ensemble have
+    beyond its own change no sum of a model.
+    """
+    rows = max(128, 64 * _cdiv(40 * n_programs, 64))
+    while _cdiv(n_rows, rows) > MAX_CHUNKS:
+        rows *= 2
+    return rows
+
+
 def n_chunks(n_programs: int, n_rows: int) -> int:
-    """Into how many chunks a model's rows go: one model fills a GPU of 128 processors, 128 rows at least in each."""
-    return max(1, min(MAX_CHUNKS, 128 // n_programs, n_rows // 128))
+    """Into how many chunks a model's rows go."""
+    return max(1, _cdiv(n_rows, rows_per_chunk(n_programs, n_rows)))
 
 
 def n_splits(n_chunks: int, n_programs: int, n_models: int, n_processors: int) -> int:
@@ -93,12 +110,16 @@ def cost(
     n_answers: int,
     precision: str = "ieee",
     n_processors: int = 132,
-) -> Cost:
-    """Counted from the kernels, for the gradient of a step; the optimizer's launch is not in it.
+    partial: bool = False,
+    minibatch: bool = False,
+) -> dict[str, Cost]:
+    """Counted from the kernels, for the gradient of a step: a launch each; the optimizer's is not in it.
 
+    partial: the optimizer sums the partial gradients of one model's splits, which is then not in it either.
+    minibatch: rows are drawn from more, and so in no order; a whole data set's are sorted by their first operand.
     Bytes are those that every program asks for once, whichever cache answers; what a program reads again is taken to
     be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times, and
-    so do the bf16 ones that sum a token's rows, which run at twice the rate of tf32.
+    so do the bf16 ones that sum a token's rows.
     """
     sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
     rows, grad = (tiles(kernel, precision, **sizes) for kernel in ("rows", "gradient"))
@@ -106,33 +127,44 @@ def cost(
     splits = n_splits(chunks, programs(grad, **sizes), n_models, n_processors)
     parameters, logits = (2 * n_tokens + 1 + n_answers) * width + n_answers, n_rows * padded_classes(n_answers)
     tables, classifier = 2 * n_tokens * width, n_answers * width
+    passes, once = 3 if precision == "tf32x3" else 1, parameters + 3 * n_rows + logits
+
+    def of(numbers: int, products: int = 0, of_bf16: int = 0, memory: int = 0) -> Cost:
+        flops = 2 * n_models * (products + of_bf16)
+        return Cost(4 * n_models * numbers, flops, 1, 4 * n_models * memory, 2 * n_models * of_bf16)
 
     row_tiles = _cdiv(n_rows, rows["BM"])
-    numbers = row_tiles * classifier + 2 * n_rows * (width + 1) + logits  # rows: classifier, gathered rows; writes
-    token_blocks, class_blocks = _cdiv(n_tokens, grad["BT"]), _cdiv(n_answers, grad["BV"])
-    table_programs, class_programs = _cdiv(width, grad["BH"]) * token_blocks, _cdiv(width, grad["BH_OUT"])
-    numbers += (table_programs + class_programs) * logits  # each class program reads the logits of its classes
-    numbers += chunks * (token_blocks * (tables + classifier) + class_blocks * tables)
-    numbers += (2 * chunks - 1) * parameters  # written, and read again but for the first
-    launches = 2
-    if splits > 1:
-        numbers += 2 * parameters
-        launches = 3
+    of_b = row_tiles * min(rows["BM"], n_tokens)  # different rows of w_b that tiles read
+    of_a = of_b if minibatch else min(of_b, n_tokens + row_tiles)
+    numbers = row_tiles * classifier + (of_a + of_b) * width + 2 * n_rows + logits
+    products = row_tiles * rows["BM"] * rows["VP"] * (width + -width % rows["BH"]) * passes
+    found = {"rows": of(numbers, products, memory=once)}
 
-    passes = 3 if precision == "tf32x3" else 1
-    padded = width + -width % grad["BH"]
-    products = row_tiles * rows["BM"] * rows["VP"] * padded * passes
+    token_blocks, class_blocks = _cdiv(n_tokens, grad["BT"]), _cdiv(n_answers, grad["BV"])
+    of_tables, of_classes = (width + -width % grad[units] for units in ("BH", "BH_OUT"))
+    # Every program of the tables reads all of the logits, those of the classifier the ones of their classes.
+    numbers = (of_tables // grad["BH"] * token_blocks + of_classes // grad["BH_OUT"]) * logits
+    numbers += chunks * (token_blocks * (tables + classifier) + class_blocks * tables)
+    numbers += (chunks if splits > 1 else 2 * chunks - 1) * parameters  # what earlier chunks left is read again
     k = n_answers + -n_answers % grad["BK"]
-    products += n_rows * padded * token_blocks * (k * passes + 2 * grad["BT"] * PIECES[precision])
-    products += n_rows * padded * class_blocks * grad["BV"] * passes
-    return Cost(4 * n_models * numbers, 2 * n_models * products, launches)
+    products = n_rows * (of_tables * token_blocks * k + of_classes * class_blocks * grad["BV"]) * passes
+    of_bf16 = n_rows * of_tables * token_blocks * 2 * grad["BT"] * PIECES[precision]
+    found["gradient"] = of(numbers, products, of_bf16, once + splits * parameters)
+    if splits > 1 and not partial:
+        found["reduce"] = of((splits + 1) * parameters, memory=(splits + 1) * parameters)
+    return found
+
+
+def splits_of(n_models: int, n_rows: int, precision: str, **sizes: int) -> int:
+    """Partial gradients of a PairStep on an H200."""
+    count = programs(tiles("gradient", precision, **sizes), **sizes)
+    return n_splits(n_chunks(count, n_rows), count, n_models, 132)
 
 
 def memory(n_models: int, n_batch: int, *, width: int, n_tokens: int, n_answers: int, precision: str = "ieee") -> int:
     """Bytes of scratch that a PairStep takes for models with biases, beside 24 bytes for each row of its data."""
     sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
-    count = programs(tiles("gradient", precision, **sizes), **sizes)
-    splits = n_splits(n_chunks(count, n_batch), count, n_models, 132)
+    splits = splits_of(n_models, n_batch, precision, **sizes)
     parameters = (2 * n_tokens + 1 + n_answers) * width + n_answers
     partial = splits * (parameters + -parameters % 16) if splits > 1 else 0
     return 4 * n_models * (n_batch * (padded_classes(n_answers) + 2) + partial)
