@@ -76,6 +76,17 @@ def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, m
         assert torch.equal(one[0], two[0])
 
 
+def test_a_gradient_that_is_no_row_of_adjacent_numbers_is_written_too(poisoned):
+    model, tokens, targets = problem(TINY, 1, n_rows=6)
+    expected = gradient(model, tokens, targets)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    wide, loss, correct = torch.full((1, 2 * flat.shape[1]), torch.nan), torch.empty(1), torch.empty(1)
+    with using("triton"):
+        TransformerStep(model, tokens, targets).gradient(flat.requires_grad_(), wide[:, ::2], loss, correct)
+    torch.testing.assert_close(wide[:, ::2], expected[2])
+    assert wide[:, 1::2].isnan().all()
+
+
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
 def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monkeypatch):
     """A matrix wider than a tile, and classes that do not fit into one."""
