@@ -125,13 +125,13 @@ class TransformerStep:
 
         On the rows `batch` [E, B] int64 of each data set, on the device and not checked, of which -1 is none and not
         in the mean; or on all. Columns of `grad` from P on are set to 0. To be called once before it is captured: what
-        is made once per B is made then.
+        is made once per B, scratch included, is made then. In a handful of launches, unless `why_not_fused`.
         Raises ValueError where a shape does not fit.
         """
         self._check(flat, grad, loss, correct)
         rows = self._all_rows(flat.dtype) if batch is None else choose(batch, self.targets, flat.dtype)
-        if not self.why_not_fused(flat, batch):
-            self._fused().gradient(flat, grad, loss, correct, self.plan.rows(rows.chosen), rows)
+        if grad.stride(1) == 1 and not self.why_not_fused(flat, batch):
+            self._fused().gradient(flat.detach(), grad, loss, correct, self.plan.rows(rows.chosen), rows)
             return
         weights = self._leaves(flat)
         values, right = self._losses(weights, rows)

@@ -15,6 +15,7 @@ from grokfast.nn.fused.phases import EPS
 from grokfast.ops.kernels import activate, dot, load_tile, load_vector, store_tile
 from grokfast.ops.layer_norm.kernels import _normalise
 
+BLOCK = tl.constexpr(1024)  # numbers of the gradient that a program of finish_kernel sums over the splits
 PRODUCT, FINISH = tl.constexpr(16), tl.constexpr(8)  # numbers in a line of either table of programs
 
 
@@ -309,11 +310,9 @@ def finish_kernel(
             total += _sum_splits(p_parts + extra + columns, columns < D, n_split, SPLITS)
         tl.store(p_grad + at, total, mask=columns < D)
     elif kind == 2:
-        n = tl.load(p + 2)
-        for i in range(0, 1024, BD):
-            at = i + columns
-            value = _sum_splits(p_parts + to + at, at < n, n_split, SPLITS)
-            tl.store(p_grad + to + at, value, mask=at < n)
+        at = tl.arange(0, BLOCK)
+        mask = at < tl.load(p + 2)
+        tl.store(p_grad + to + at, _sum_splits(p_parts + to + at, mask, n_split, SPLITS), mask=mask)
     elif kind == 3:
         n, model, p_x = tl.load(p + 2), tl.load(p + 6), p_memory + tl.load(p + 4)
         for j in range(0, 2 * D, BD):

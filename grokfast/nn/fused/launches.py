@@ -23,8 +23,6 @@ from grokfast.ops.kernels import launch
 from grokfast.ops.read_rows import group_readers
 from grokfast.ops.rows import PairIndex
 
-BLOCK = 1024  # numbers of the gradient that a program of finish_kernel sums
-
 
 class Model:
     """What the kernels know of a model when they are compiled."""
@@ -204,20 +202,21 @@ class Scratch:
                     lines.append([3, at[gain], tiles, 0, self.of_norms[i] + place, 0, tiles * 4 * d, 0])
         entering = self.levels[0]
         of_x, size = self.at[0] + entering.places["OF_X"], entering.n_rows * entering.stride
-        block = model.finish_constants(d, 1)["BD"]
+        columns = model.finish_constants(d, 1)["BD"]
         for kind, (name, n) in enumerate(model.tables.items()):
             for key in range(n):
                 tied = config.tied and kind == 0 and key < model.n_outputs
                 extra = padded(model.n_parameters) + key * d if tied else -1
                 lines += [
-                    [kind, at[name], key, first, of_x, entering.stride, size, extra] for first in range(0, d, block)
+                    [kind, at[name], key, first, of_x, entering.stride, size, extra] for first in range(0, d, columns)
                 ]
         if not self.is_direct:
             wanted = [name for p in model.products for name in (p.weight, p.bias) if name in at]
+            block = kernels.BLOCK.value
             starts = sorted([*at.values(), model.n_parameters])
             for name in wanted:
                 end = starts[starts.index(at[name]) + 1]
-                lines += [[2, i, min(BLOCK, end - i), 0, 0, 0, 0, 0] for i in range(at[name], end, BLOCK)]
+                lines += [[2, i, min(block, end - i), 0, 0, 0, 0, 0] for i in range(at[name], end, block)]
         return lines
 
 

@@ -1,0 +1,137 @@
+"""What the fused step of a transformer does at sizes where sums have several chunks, and products several blocks."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grokfast.backend import using
+from grokfast.nn import GrokTransformer, TransformerConfig
+from grokfast.nn.fused import layout
+from grokfast.nn.fused.layout import Level
+from grokfast.nn.transformer_step import TransformerStep
+
+pytest.importorskip("triton")
+TINY = TransformerConfig(d_model=6, n_heads=2, d_mlp=10)
+
+
+def problem(config, n_models, n_rows=24, n_tokens=5, n_answers=5):
+    """All different rows of two tokens, and a model."""
+    tokens = torch.cartesian_prod(torch.arange(n_tokens), torch.arange(n_tokens))
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.stack([tokens[torch.randperm(len(tokens), generator=g)[:n_rows]] for _ in range(n_models)])
+    model = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=2, seeds=range(n_models))
+    return model, tokens, torch.randint(n_answers, tokens.shape[:2], generator=g)
+
+
+def gradient(model, tokens, targets, **options):
+    step = TransformerStep(model, tokens, targets, backend="triton", **options)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    grad, loss, correct = (torch.full_like(t, torch.nan) for t in (flat, flat[:, 0], flat[:, 0]))
+    with using("triton"):
+        assert step.why_not_fused(flat) == ""
+        step.gradient(flat, grad, loss, correct)
+    return loss, correct, grad
+
+
+def by_torch(model, tokens, targets, dtype):
+    model = GrokTransformer.to(model, dtype)
+    logits = model(tokens)
+    rows = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    losses = rows.view(targets.shape).mean(1)
+    grads = torch.autograd.grad(losses.sum(), list(model.parameters()))
+    correct = (logits.argmax(-1) == targets).sum(1).to(dtype)
+    return losses.detach(), correct, torch.cat([g.flatten(1) for g in grads], 1)
+
+
+def agrees(model, data, judge, **options):
+    got = gradient(model, *data, **options)
+    single = by_torch(model, *data, torch.float32)
+    for ours, theirs, exact in zip(got, single, by_torch(model, *data, torch.float64), strict=True):
+        judge(ours, theirs, exact)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": True, "mlp_bias": False}], ids=str)
+def test_chunks_of_rows_have_one_sum_however_they_are_shared(changes, judge, poisoned, monkeypatch):
+    monkeypatch.setattr(layout, "LEAST_ROWS", 8)
+    model, *data = problem(replace(TINY, **changes), 2)
+    results = []
+    for processors in (0, 132):  # a program for all chunks, or for each
+        monkeypatch.setattr(layout, "PROCESSORS", processors)
+        results.append(gradient(model, *data))
+        assert layout.n_splits(layout.n_chunks(24), 5, 2) == (3 if processors else 1)
+    assert all(torch.equal(one, many) for one, many in zip(*results))
+    agrees(model, data, judge)
+
+
+def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, monkeypatch):
+    monkeypatch.setattr(layout, "LEAST_ROWS", 8)
+    monkeypatch.setattr(layout, "PROCESSORS", 2)
+    model, tokens, targets = problem(TINY, 2)
+    tokens, targets = (t[:1].expand(2, *t.shape[1:]).contiguous() for t in (tokens, targets))
+    tiles = 5  # of the five matrices one each
+    assert layout.n_splits(3, tiles, 1) > layout.n_splits(3, tiles, 2) == 1
+    alone, *_ = problem(TINY, 1)
+    for one, two in zip(gradient(alone, tokens[:1], targets[:1]), gradient(model, tokens, targets)):
+        assert torch.equal(one[0], two[0])
+
+
+def test_a_gradient_that_is_no_row_of_adjacent_numbers_is_written_too(poisoned):
+    model, tokens, targets = problem(TINY, 1, n_rows=6)
+    expected = gradient(model, tokens, targets)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    wide, loss, correct = torch.full((1, 2 * flat.shape[1]), torch.nan), torch.empty(1), torch.empty(1)
+    with using("triton"):
+        TransformerStep(model, tokens, targets).gradient(flat.requires_grad_(), wide[:, ::2], loss, correct)
+    torch.testing.assert_close(wide[:, ::2], expected[2])
+    assert wide[:, 1::2].isnan().all()
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monkeypatch):
+    """A matrix wider than a tile, and classes that do not fit into one."""
+
+    def narrow(kernel, *args, **kwargs):
+        tile = whole(kernel, *args, **kwargs)
+        return tile | {name: 16 for name in ("BN", "BV", "BO", "BU", "BM") if tile.get(name)} | {"BR": 8, "BA": 4}
+
+    whole = layout.tiles
+    monkeypatch.setattr(layout, "tiles", narrow)
+    config = replace(TINY, d_model=20, n_heads=4, d_mlp=37, norm="pre", n_layers=2, activation="gelu")
+    model, *data = problem(config, 1, n_rows=19, n_answers=20)
+    agrees(model, data, judge, precision=precision)
+
+
+@pytest.mark.parametrize("norm", ["none", "pre", "post", "replace"])
+def test_numbers_of_a_row_do_not_overlap(norm):
+    config = replace(TINY, norm=norm, n_layers=2, d_model=16)
+    for i in range(3):
+        level = Level.of(config, i, 7, 3 if i else 0)
+        starts = sorted(set(level.places.values()))
+        assert starts[0] == 0
+        assert all(start % 16 == 0 for start in [*starts, level.stride])
+        widths = {"STATS": 4, "Z": 10, "OF_Z": 10, "QKV": 48, "OF_QKV": 64, "WEIGHTS": 12}
+        for name, start in level.places.items():
+            end = min([s for s in starts if s > start], default=level.stride)
+            assert end - start >= widths.get(name, 16)
+
+
+def test_every_chunk_is_whole_tiles_and_all_rows_are_in_one():
+    for n in (1, 100, 227, 3830, 100_000):
+        chunks = layout.n_chunks(n)
+        per_chunk = layout.rows_per_chunk(n, chunks, 16)
+        assert per_chunk % 16 == 0
+        assert chunks * per_chunk >= n
+
+
+def test_what_it_does_not_take_is_said_and_goes_another_way():
+    model, tokens, targets = problem(TINY, 1, n_rows=6)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    assert "no Triton" in TransformerStep(model, tokens, targets).why_not_fused(flat)
+    with using("triton"):
+        equal = TransformerStep(model, tokens[:, :1].expand(1, 6, 2).contiguous(), targets)
+        assert "equal" in equal.why_not_fused(flat)
+        step = TransformerStep(model, tokens, targets)
+        assert step.why_not_fused(flat) == ""
+        assert "float64" in step.why_not_fused(flat.double())
+        assert "adjacent" in step.why_not_fused(flat.repeat_interleave(2, 1)[:, ::2])
