@@ -122,7 +122,7 @@ class Replay:
         try:
             self.graphs.perform(part, do)
         except torch.OutOfMemoryError:
-            if captures:
+            if captures and self.graphs.captures(part):  # and did not call instead
                 ensemble.optimizer.set_host(before)  # nothing of it was computed
             raise
         ensemble.optimizer.set_host(before + len(part.lengths))  # a graph counts on the device only
