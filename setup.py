@@ -23,6 +23,8 @@ CPU_SOURCES = [
     "csrc/cpu/update.cpp",
     "csrc/cpu/pair_embed.cpp",
     "csrc/cpu/classify.cpp",
+    "csrc/cpu/active_products.cpp",
+    "csrc/cpu/pair_rows.cpp",
     "csrc/cpu/rows.cpp",
     "csrc/cpu/gathered_attention.cpp",
     "csrc/cuda/update_like_cuda.cpp",

@@ -205,7 +205,7 @@ def scenes() -> dict[str, Callable[[], Any]]:
 def _train(experiments: list[Experiment]) -> None:
     """Stretches of training, each with an evaluation; from the second on a GPU captures them."""
     ensemble = Ensemble(experiments)
-    ensemble.plans = {"train": [], "test": []}  # a CPU's
+    ensemble.plans, ensemble.one_by_one = {"train": [], "test": []}, False  # which are a CPU's ways
     replay = Replay(ensemble, [Outcome(e.criteria) for e in experiments])
     perform, seen = replay.graphs.perform, set()
 
@@ -216,7 +216,7 @@ def _train(experiments: list[Experiment]) -> None:
 
     replay.graphs.perform = captured  # type: ignore[method-assign]
     with backend.using("reference") if experiments[0].engine == "reference" else nullcontext():
-        for _ in range(2):
+        for _ in range(3):
             replay.launch()
 
 

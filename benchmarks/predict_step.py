@@ -97,10 +97,10 @@ class _Sized:
 
     def __init__(self, experiment: Experiment, models: int, precision: str) -> None:
         step = _step_of_one(experiment)
-        self.config, self.targets, self.n_outputs = step.config, step.targets, step.n_outputs
+        self.config, self.targets, self.n_outputs, self.shapes = step.config, step.targets, step.n_outputs, step.shapes
         self.n_models, self.precision, self.n_parameters = models, precision, step.n_parameters
         self.plan, self.tables = self, step.plan.tables
-        self._plan = step.plan
+        self._plan, self.own_positions = step.plan, step.plan.own_positions
 
     def rows(self, batch: torch.Tensor | None = None) -> Any:
         return self._plan.rows(None if batch is None else batch[:1])

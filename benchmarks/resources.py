@@ -30,6 +30,7 @@ from benchmarks.interleave import machine
 from grokfast.ops.configurations import LEAST_SHARED_BYTES, SHARED_BYTES
 
 MODULES = (
+    "grokfast.ops.kernels",
     "grokfast.optim.kernels",
     "grokfast.ops.mlp.kernels",
     "grokfast.ops.linear_cross_entropy.kernels",
@@ -42,6 +43,7 @@ MODULES = (
     "grokfast.ops.read_rows.kernels",
     "grokfast.training.kernels",
     "grokfast.ops.pair_step.launches",
+    "grokfast.nn.fused.shipped",
 )
 HUNGRIEST = 3
 

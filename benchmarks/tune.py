@@ -1,11 +1,12 @@
 """Find the fastest tiles of the fused operations' kernels on this GPU, and write them into their table.
 
-python -m benchmarks.tune [--op mlp attention ...] [--models 1 64] [--seconds N] [--out FILE]
+python -m benchmarks.tune [--op mlp attention ...] [--models 64] [--seconds N] [--out FILE]
 
 From an operation's own choice one thing is changed at a time, as long as that gains. A tile counts only if its results
 are as good as PyTorch's at the same precision (error against fp64 at most twice torch's, of gradients three times), and
-no register is spilled. The table is written after every kernel; after `--seconds` no further one is begun. Without a
-GPU: exit code 1.
+no register is spilled. A tile is the same for any number of models, whose sums would otherwise have another order: the
+last of `--models` decides. The table is written after every kernel; after `--seconds` no further one is begun.
+Without a GPU: exit code 1.
 """
 
 from __future__ import annotations
@@ -274,7 +275,7 @@ def on_gpu(step: Callable[[], Any], tile: Tile) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
-    parser.add_argument("--models", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--models", type=int, nargs="+", default=[64])
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--out", type=Path, default=configurations.PATH)
     args = parser.parse_args(arguments)

@@ -130,6 +130,48 @@ PYBIND11_MODULE(_C, m) {
       },
       py::call_guard<py::gil_scoped_release>());
 
+  m.def("active_products_work", &active_products_work);
+  m.def("active_products_fit", &active_products_fit);
+  m.def(
+      "active_forward",
+      [](int64_t hidden, int64_t weights, int64_t bias, int64_t skip, int64_t out, int64_t rows, int64_t units,
+         int64_t width, int threads) {
+        active_forward(pointer<float>(hidden), pointer<float>(weights), pointer<float>(bias), pointer<float>(skip),
+                       pointer<float>(out), rows, units, width, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "active_backward",
+      [](int64_t hidden, int64_t grad_out, int64_t weights, int64_t x, int64_t grad_hidden, int64_t grad_weights,
+         int64_t grad_first, int64_t grad_bias, int64_t rows, int64_t units, int64_t n_in, int64_t n_out, int threads) {
+        active_backward({pointer<float>(hidden), pointer<float>(grad_out), pointer<float>(weights), pointer<float>(x),
+                         pointer<float>(grad_hidden), pointer<float>(grad_weights), pointer<float>(grad_first),
+                         pointer<float>(grad_bias), rows, units, n_in, n_out},
+                        threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def("pair_rows_fit", &pair_rows_fit);
+  m.def("pair_rows", [](const PairTables& tables, int64_t weight, int64_t bias, int64_t classes, int64_t a, int64_t b,
+                        int64_t target, int64_t n, int64_t grad_a, int64_t grad_b, int64_t grad_weight,
+                        int64_t grad_bias, int loss, int threads) {
+    const PairRows rows{tables,
+                        pointer<float>(weight),
+                        pointer<float>(bias),
+                        classes,
+                        pointer<int64_t>(a),
+                        pointer<int64_t>(b),
+                        pointer<int64_t>(target),
+                        n,
+                        pointer<float>(grad_a),
+                        pointer<float>(grad_b),
+                        pointer<float>(grad_weight),
+                        pointer<float>(grad_bias)};
+    std::pair<double, double> found;
+    py::gil_scoped_release release;
+    pair_rows(rows, Loss(loss), &found.first, &found.second, threads);
+    return found;
+  });
+
   m.def(
       "group_readers",
       [](int64_t index, int64_t n, int64_t rows, int64_t start, int64_t items) {

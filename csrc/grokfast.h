@@ -82,6 +82,35 @@ enum class Loss : int { cross_entropy = 0, mse = 1 };
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
               float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads);
 
+// Loss, accuracy and, unless grad_a is null, every gradient of one model on n pairs, relu(w_a[a] + w_b[b] + bias) weightᵀ +
+// out_bias, in one pass over the rows, where pair_rows_fit. Gradients are written, not added to.
+struct PairRows {
+  PairTables tables;
+  const float *weight, *bias;  // [classes, width], [classes] or null
+  int64_t classes;
+  const int64_t *a, *b, *target;  // [n] each
+  int64_t n;
+  float *grad_a, *grad_b, *grad_weight, *grad_bias;
+};
+bool pair_rows_fit(int64_t classes);
+void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads);
+
+// Products with a relu's hidden layer [rows, units], made only where it is not zero (cpu/active.h).
+// Whether the processor can; and whether it takes rows of `width` floats and so many units.
+bool active_products_work();
+bool active_products_fit(int64_t width, int64_t units);
+// out [rows, width] = hidden weights + bias + skip: weights [units, width]; bias [width] and skip [rows, width] or null.
+void active_forward(const float* hidden, const float* weights, const float* bias, const float* skip, float* out,
+                    int64_t rows, int64_t units, int64_t width, int threads);
+// What comes back through relu(x firstᵀ + bias) weights; all are written, grad_bias may be null.
+struct ActiveBackward {
+  const float *hidden, *grad_out, *weights, *x;  // [rows, units], [rows, n_out], [units, n_out], [rows, n_in]
+  float *grad_hidden;                            // [rows, units], of the relu's input
+  float *grad_weights, *grad_first, *grad_bias;  // [units, n_out], [units, n_in], [units]
+  int64_t rows, units, n_in, n_out;
+};
+void active_backward(const ActiveBackward& p, int threads);
+
 // Who reads row k of a table: items[start[k] .. start[k + 1]), in increasing order; null items are 0, 1, 2, ...
 struct Readers {
   const int64_t *start, *items;

@@ -65,9 +65,9 @@ def operations() -> list[tuple[str, str, str]]:
             "any",
             f"PyTorch ({_blas()} on a CPU)",
         ),
-        ("GrokTransformer", "any", "plain PyTorch"),
+        ("products of what a relu leaves", "CPU fp32", _active(why)),
+        ("ops.attention", "CPU", "plain PyTorch"),
     ]
-    rows.append(("ops.attention", "CPU", "plain PyTorch"))
     fused = "ops.mlp, ops.attention, ops.linear_cross_entropy, ops.pair_embed, ops.layer_norm"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", i)
@@ -88,6 +88,13 @@ def training_steps() -> list[tuple[str, str, str]]:
         choice = choose(experiment, device, tasks.build(experiment.task, seed=experiment.seed))
         rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
+
+
+def _active(why_no_extension: str) -> str:
+    if why_no_extension:
+        return f"plain PyTorch, {why_no_extension}"
+    works = backend.load_extension().active_products_work()
+    return "C++ extension, only where a unit is active" if works else "PyTorch: the processor has no AVX-512"
 
 
 def _blas() -> str:

@@ -33,6 +33,15 @@ def each_backend(request):
         yield request.param
 
 
+@pytest.fixture(params=["reference", "triton"])
+def engine(request):
+    """Runs the test on plain PyTorch and on the kernels (in the interpreter, where there is no GPU)."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    with backend.using(request.param):
+        yield request.param
+
+
 @pytest.fixture
 def poisoned():
     """torch.empty returns NaN, so that an output that was never written cannot pass."""

@@ -1,6 +1,8 @@
 // Loss, accuracy and the gradient of the logits in one pass over each row: softmax cross entropy, or mean squared error
 // against the one-hot answer (torch's `mean`: over rows and classes). A row is right when the answer has the first of
 // the largest logits. Sums are in double, those of rows in row order: the same bits for any number of threads.
+#include "classify.h"
+
 #include <vector>
 
 #include "vector_math.h"
@@ -18,7 +20,7 @@ GF_CLONES bool answer_is_first_largest(const float* __restrict x, int64_t classe
   return ahead == 0;
 }
 
-GF_CLONES double cross_entropy_row(const float* __restrict x, int64_t answer, float* __restrict grad,
+GF_CLONES double cross_entropy_row(const float* x, int64_t answer, float* grad,
                                    float* __restrict buffer, int64_t classes, float scale) {
   float largest = x[0];
 #pragma omp simd reduction(max : largest)
@@ -27,16 +29,16 @@ GF_CLONES double cross_entropy_row(const float* __restrict x, int64_t answer, fl
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < classes; ++j) sum += buffer[j];
+  const double loss = std::log(sum) - double(x[answer] - largest);
   if (grad) {
     const float inverse = float(1 / sum);
     for (int64_t j = 0; j < classes; ++j) grad[j] = buffer[j] * inverse * scale;
     grad[answer] = (buffer[answer] * inverse - 1.f) * scale;
   }
-  return std::log(sum) - double(x[answer] - largest);
+  return loss;
 }
 
-GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __restrict grad, int64_t classes,
-                         float scale) {
+GF_CLONES double mse_row(const float* x, int64_t answer, float* grad, int64_t classes, float scale) {
   const float miss = x[answer] - 1.f;
   double sum = miss * miss;
 #pragma omp simd reduction(+ : sum)
@@ -44,6 +46,7 @@ GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __res
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = answer + 1; j < classes; ++j) sum += x[j] * x[j];
   if (grad) {
+#pragma omp simd
     for (int64_t j = 0; j < classes; ++j) grad[j] = 2.f * scale * x[j];
     grad[answer] = 2.f * scale * miss;
   }
@@ -52,12 +55,27 @@ GF_CLONES double mse_row(const float* __restrict x, int64_t answer, float* __res
 
 }  // namespace
 
+double classify_row(Loss loss, const float* x, int64_t answer, float* grad, float* buffer, int64_t classes, float scale,
+                    bool& right) {
+  right = answer_is_first_largest(x, classes, answer);
+  return loss == Loss::mse ? mse_row(x, answer, grad, classes, scale)
+                           : cross_entropy_row(x, answer, grad, buffer, classes, scale);
+}
+
+float classify_scale(Loss loss, int64_t of, int64_t classes) {
+  return float(1. / (double(of) * (loss == Loss::mse ? double(classes) : 1.)));
+}
+
+double classify_mean(Loss loss, double sum, int64_t of, int64_t classes) {
+  return sum / (double(of) * (loss == Loss::mse ? double(classes) : 1.));
+}
+
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
               float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads) {
   check_indices("target", target, models * n, classes);
   std::vector<double> row_loss(models * n);
   std::vector<char> row_right(models * n);
-  const float scale = float(loss == Loss::mse ? 1. / (double(of) * double(classes)) : 1. / double(of));
+  const float scale = classify_scale(loss, of, classes);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<float> buffer(classes);
@@ -65,16 +83,16 @@ void classify(Loss loss, const float* logits, const int64_t* target, float* grad
     for (int64_t i = 0; i < models * n; ++i) {
       const float* x = logits + i * classes;
       float* grad = grad_logits ? grad_logits + i * classes : nullptr;
-      row_loss[i] = loss == Loss::mse ? mse_row(x, target[i], grad, classes, scale)
-                                      : cross_entropy_row(x, target[i], grad, buffer.data(), classes, scale);
-      row_right[i] = answer_is_first_largest(x, classes, target[i]);
+      bool right;
+      row_loss[i] = classify_row(loss, x, target[i], grad, buffer.data(), classes, scale, right);
+      row_right[i] = right;
     }
   }
   for (int64_t e = 0; e < models; ++e) {
     double sum = 0;
     int64_t right = 0;
     for (int64_t i = e * n; i < (e + 1) * n; ++i) sum += row_loss[i], right += row_right[i];
-    loss_out[e] = float(loss == Loss::mse ? sum / (double(of) * double(classes)) : sum / double(of));
+    loss_out[e] = float(classify_mean(loss, sum, of, classes));
     accuracy_out[e] = float(double(right) / double(of));
   }
 }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from grokfast import checks
-from grokfast.filters import EMA, MA
-from grokfast.training import Experiment
+from grokfast.filters import filter_of
 
-FILTERS: dict[str, EMA | MA | None] = {"none": None, "ema": EMA(), "ma": MA()}
+if TYPE_CHECKING:
+    from grokfast.training import Experiment
 
 
 class UsageError(Exception):
@@ -37,13 +37,4 @@ def output() -> Console:
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
     chosen = option(args, "--filter")
-    if chosen is not None:
-        checks.choice("--filter", chosen, FILTERS)
-        if chosen != filter_name(named):
-            return named.override({"filter": FILTERS[chosen]})
-    return named
-
-
-def filter_name(experiment: Experiment) -> str:
-    """As `--filter` calls it."""
-    return "none" if experiment.filter is None else type(experiment.filter).__name__.lower()
+    return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from grokfast.cli.common import UsageError, base_experiment, filter_name
+from grokfast.cli.common import UsageError, base_experiment
 from grokfast.display import Display
+from grokfast.filters import filter_name
 from grokfast.store import RunStore
-from grokfast.store.records import Record
+from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
@@ -30,7 +31,7 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
-        filter: str = filter_name(base),
+        filter: str = filter_name(base.filter),
         steps: int | None = None,
         out: Path = Path("runs"),
         resume: str | None = None,
@@ -117,9 +118,9 @@ class _Sinks(Observer):
         if self.wandb:
             config = ensemble.experiments[0].to_dict()
             self.open.append(WandbSink("grokfast", run_id, config, directory / "wandb"))
-        for row in zip(*(curves[name].tolist() for name in Record._fields)):  # a killed process may not have sent all
+        for record in records_of(curves):  # a killed process may not have sent all
             for sink in self.open:
-                sink.record(Record(*row))
+                sink.record(record)
 
     def recorded(self, run: int, record: Record, outcome: Outcome) -> None:
         for sink in self.open:

@@ -16,11 +16,8 @@ from rich.table import Column, Table
 
 from grokfast import checks
 from grokfast.cli.common import UsageError, output
-from grokfast.cli.sweep import report
-from grokfast.display import memory
 from grokfast.store import RunStore, StoredRun, StoredSweep
-from grokfast.training.result import stored_result
-from grokfast.training.sweep import SweepResult
+from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
 
@@ -82,18 +79,22 @@ def show(which: tyro.conf.Positional[str], out: Path = Path("runs"), json: bool 
 
 
 def _show(which: str, out: Path, as_json: bool) -> int:
-    console = output()
     with RunStore(out, create=False) as store:
-        is_sweep = store.sweeps.has(which)
-        if is_sweep:
-            found = store.sweeps.get(which)
-            result = SweepResult(sweep_id=which, root=store.root, axes=list(found.grid["axes"]))
-        else:
-            run = store.get(which)
-            said = "" if run.status not in ("finished", "diverged") else stored_result(store, which).sentence
-    if not is_sweep:
-        _show_run(console, run, said, as_json)
-        return 0
+        if store.sweeps.has(which):
+            return _show_sweep(store.sweeps.get(which), store.root, as_json)
+        run = store.get(which)
+        if as_json:
+            print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
+            return 0
+        return _show_run(run, _sentence(store, run))
+
+
+def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
+    from grokfast.cli.sweep import report  # this and `_sentence` are all that needs torch
+    from grokfast.training.sweep import SweepResult
+
+    console, which = output(), found.sweep_id
+    result = SweepResult(sweep_id=which, root=root, axes=list(found.grid["axes"]))
     varied = ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in found.grid["axes"].items())
     text = f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}"
     (Console(stderr=True) if as_json else console).print(text, highlight=False, markup=False, soft_wrap=True)
@@ -103,10 +104,17 @@ def _show(which: str, out: Path, as_json: bool) -> int:
     return 0
 
 
-def _show_run(console: Console, run: StoredRun, said: str, as_json: bool) -> None:
-    if as_json:
-        print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
-        return
+def _sentence(store: RunStore, run: StoredRun) -> str:
+    """What happened in a run, if it has ended."""
+    if run.status not in ("finished", "diverged"):
+        return ""
+    from grokfast.training.result import stored_result
+
+    return stored_result(store, run.run_id).sentence
+
+
+def _show_run(run: StoredRun, said: str) -> int:
+    console = output()
     table = Table.grid(padding=(0, 2))
     rows = {"status": run.status, "begun": _time(run.created), "with": run.version, "on": run.device}
     rows |= {"what happened": said, "files": str(run.directory)}
@@ -115,6 +123,7 @@ def _show_run(console: Console, run: StoredRun, said: str, as_json: bool) -> Non
     console.print(run.run_id, style="bold", highlight=False)
     console.print(table, highlight=False, soft_wrap=True)
     console.print_json(data=run.config)
+    return 0
 
 
 def remove(

@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from grokfast import checks
-from grokfast.cli.common import UsageError, base_experiment, filter_name, output
+from grokfast.cli.common import UsageError, base_experiment, output
 from grokfast.cli.pictures import draw
-from grokfast.display import SweepDisplay, duration, memory
+from grokfast.display import SweepDisplay
+from grokfast.filters import filter_name
 from grokfast.training import Experiment
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.training.sweep.estimate import estimate
-from grokfast.training.sweep.text import parse_axis
+from grokfast.training.sweep.text import parse_axes
 from grokfast.training.sweep.toml import SweepFile, read_sweep
+from grokfast.units import duration, memory
 
 ROWS = 60  # of the summary
 
@@ -53,7 +55,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
-        filter: str = filter_name(base),
+        filter: str = filter_name(base.filter),
         grid: tuple[str, ...] = (),
         zip: bool = file.options.get("zip", False),
         random: int | None = file.options.get("random"),
@@ -75,7 +77,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         Args:
             preset: quick, gromov, swaroop, nanda, power, grokfast or prieto, or a TOML file; comes first.
             filter: gradient filter: none, ema or ma; its values are then options, too.
-            grid: what to vary: KEY=V1,V2,... or KEY=FIRST:LAST:N[log], as often as wanted.
+            grid: what to vary: KEY=V1,V2,... or KEY=FIRST:LAST:N[log], as often as wanted; filter=none,ema,ma, too.
             zip: the first values of all keys, the second, ..., instead of all combinations.
             random: so many of the combinations, drawn at random.
             seeds: repeat everything with so many seeds.
@@ -98,7 +100,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             raise UsageError("nothing varies: --grid KEY=V1,V2,... says what to vary (or --seeds)")
         if steps is not None:
             experiment = experiment.override({"schedule.steps": steps})
-        axes = {**file.grid, **_axes(experiment, grid)}
+        axes = {**file.grid, **parse_axes(experiment, grid, file.grid)}
         options: dict[str, Any] = {
             "store": out, "runner": _runner(processes, ray), "ensemble": ensemble, "keep_weights": weights,
             "checkpoint_every": checks.real("--checkpoint-every", checkpoint_every, minimum=0),
@@ -110,15 +112,6 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         return partial(_sweep, begin, as_json=json)
 
     return sweep
-
-
-def _axes(experiment: Experiment, texts: Sequence[str]) -> dict[str, list[Any]]:
-    axes: dict[str, list[Any]] = {}
-    for key, values in (parse_axis(experiment, text) for text in texts):
-        if key in axes:
-            raise ValueError(f"--grid has the key {key!r} twice")
-        axes[key] = values
-    return axes
 
 
 def _runner(processes: int | None, ray: str | None) -> Runner | None:
@@ -155,7 +148,7 @@ def _announce(console: Console, planned: Plan) -> None:
     if todo:
         with console.status("timing a few steps"):
             first = planned.groups[0]
-            expected = estimate(planned.runs[first.runs[0]], first.device, models=len(first.runs))
+            expected = estimate([planned.runs[run_id] for run_id in first.runs], first.device)
         workers = min(planned.runner.workers, len(planned.groups))
         steps = sum(planned.runs[run_id].schedule.steps for group in planned.groups for run_id in group.runs)
         seconds = steps * expected.seconds_per_step / workers

@@ -1,6 +1,6 @@
 """What the command line shows while it works."""
 
-from grokfast.display.run import Display, duration, sparkline
-from grokfast.display.sweep import SweepDisplay, memory
+from grokfast.display.run import Display, sparkline
+from grokfast.display.sweep import SweepDisplay
 
-__all__ = ["Display", "SweepDisplay", "duration", "memory", "sparkline"]
+__all__ = ["Display", "SweepDisplay", "sparkline"]

@@ -17,6 +17,7 @@ from grokfast.training.ensemble import Ensemble
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult
+from grokfast.units import duration
 
 SPARKS = "▁▂▃▄▅▆▇█"
 LONG = 120.0  # seconds: a longer run is announced with its expected time
@@ -120,11 +121,3 @@ def sparkline(values: Sequence[float], width: int) -> str:
     if len(values) > width:
         values = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
     return "".join(SPARKS[min(len(SPARKS) - 1, int(v * len(SPARKS)))] if v >= 0 else " " for v in values)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "42 s", "12 min", "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

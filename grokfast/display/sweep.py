@@ -10,8 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from grokfast.display.run import LINE_EVERY, duration
+from grokfast.display.run import LINE_EVERY
 from grokfast.training.sweep import Event, Plan, Progress, SweepObserver, SweepResult
+from grokfast.units import duration
 
 SHOWN = 5  # running runs
 
@@ -78,10 +79,3 @@ class SweepDisplay(SweepObserver):
         for event in list(self._latest.values())[-SHOWN:]:
             rows.add_row(Text(event.run_id, style="dim"), f"step {event.steps:,}", event.stage or "")
         return Group(head, Text(self.line()), rows)
-
-
-def memory(n_bytes: float) -> str:
-    """Bytes in words: "70 kB", "260 MB", "1.4 GB"."""
-    if n_bytes < 1e6:
-        return f"{n_bytes / 1e3:,.0f} kB"
-    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"

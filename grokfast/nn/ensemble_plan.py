@@ -69,6 +69,7 @@ class EnsemblePlan:
         if tokens.ndim != 3 or tokens.numel() == 0:
             raise ValueError(f"tokens must be [E, N, T], not empty, got {list(tokens.shape)}")
         _, self.n_rows, seq_len = tokens.shape
+        self.seq_len = seq_len
         n_tokens = checks.integer("n_tokens", n_tokens, minimum=1)
         n_positions = checks.integer("n_positions", seq_len if n_positions is None else n_positions, minimum=seq_len)
         low, high = (int(edge) for edge in tokens.aminmax())
@@ -108,6 +109,14 @@ class EnsemblePlan:
             accepted = f"[{self.n_models}, B], not empty, on {self.device}"
             raise ValueError(f"batch must be {accepted}, got {list(batch.shape)} on {batch.device}")
         return self._layout(batch.shape[1]).rows(batch)
+
+    def shares_output(self, size: int) -> bool:
+        """Whether several rows of a batch of `size` rows may read one row of the last layer."""
+        return self._layout(size).output is not None
+
+    def own_positions(self, size: int) -> int:
+        """At how many positions each row of a batch of `size` rows enters the first layer by itself, not by a table."""
+        return sum(pairs is None for pairs in self._layout(size).pairs)
 
     def _layout(self, size: int) -> _EnsembleLayout:
         if size not in self._layouts:

@@ -1,11 +1,12 @@
-"""What a TransformerStep's gradient costs on a GPU, counted from its kernels: bytes, FLOPs and launches."""
+"""What a TransformerStep's gradient costs on a GPU, counted from its launches: bytes, FLOPs and launches."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from grokfast.nn.fused import layout
+from grokfast.nn.fused.layout import Level, padded
 from grokfast.nn.transformer_step import TransformerStep
-from grokfast.ops.mlp.kept import PRECISIONS
 from grokfast.ops.read_rows import n_slots
 from grokfast.ops.rows import PairIndex
 
@@ -22,122 +23,134 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> Cost:
     """Of `gradient` on n_batch rows of each data set (None: on all); the optimizer's launch is not in it.
 
     FLOPs are those of the products and of attention, without padding; a product in three passes counts three times.
-    Bytes are those that programs ask for, whichever cache answers: a tile's rows once, and the weights once for every
-    tile. Counts for the kernels, whatever device the step is on.
+    Bytes are those that every program asks for, whichever cache answers: a matrix once for every tile of rows; what one
+    product reads again, block after block, is taken to be in the program's own cache, not what another wrote there.
+    Counts for the kernels, whatever device the step is on.
+    Raises ValueError where rows of the data set are equal, which takes other launches.
     """
-    from grokfast.ops.kernels import n_splits
-    from grokfast.ops.layer_norm import kernels as layer_norm
-    from grokfast.ops.linear import kernels as linear
-    from grokfast.ops.linear_cross_entropy import kernels as classifier
-    from grokfast.ops.mlp import kernels as mlp
-    from grokfast.ops.pair_embed import kernels as embedding
-
     config, n_models = step.config, step.n_models
-    d, hidden, classes, precision = config.d_model, config.d_mlp, step.n_outputs, step.precision
     rows = step.plan.rows() if n_batch is None else step.plan.rows(step.targets.new_zeros(n_models, n_batch))
-    entering = (rows.pairs.pairs if isinstance(rows.pairs, PairIndex) else rows.pairs).shape[1]
-    n_rows = step.targets.shape[1] if n_batch is None else n_batch
-    count, keeps_hidden = _Count(), precision in PRECISIONS
-
-    def norm(n: int) -> None:
-        """LayerNorm of n rows, forward and backward."""
-        splits = n_splits(n, n_models, 1, at_least=2 * layer_norm.configuration(d)["BM"])
-        count.add(2 + 2 * (splits > 1), 5 * n * d)
-
-    has_positions = step.config.positions == "learned"
-    count.add(1, 3 * entering * d)  # tables -> rows
-    tables = (step.plan.tables[0], *([step.plan.tables[1]] if has_positions else []))
-    for n_own in tables:  # and back
-        splits = n_splits(entering // n_own, n_models, n_own * -(-d // embedding.configuration(d)["BH"]))
-        count.add(1 + (splits > 1), (entering + splits * n_own) * d)
-    if not isinstance(rows.pairs, PairIndex):
-        count.launches += 12  # who reads each row of both tables, by sorting
-    if n_models > 1:
-        count.add(1, 2 * step.n_parameters)  # each parameter one model's after the other's
-    count.add(1, 2 * step.n_parameters)  # gradients to where they belong
-    count.add(1, 4 * n_rows)  # mean loss and right answers
-    if n_batch is not None:
-        count.add(1, 8 * n_rows)
-
-    def product(n: int, d_in: int, d_out: int, bias: bool) -> None:
-        """A linear layer of n rows, forward and backward."""
-        for name in ("fwd", "bwd_x"):
-            tile = linear.configuration(name, precision, d_in, d_out)
-            inner, outer = (d_in, d_out) if name == "fwd" else (d_out, d_in)
-            columns = -(-outer // tile["BN"])
-            count.add(1, n * (inner * columns + outer) + -(-n // tile["BM"]) * d_in * d_out, n * d_in * d_out)
-        tile = linear.configuration("bwd_weight", precision, d_in, d_out)
-        tiles = -(-d_out // tile["BO"]), -(-d_in // tile["BN"])
-        splits = n_splits(n, n_models, tiles[0] * tiles[1])
-        count.add(1, n * (d_out * tiles[1] + d_in * tiles[0]) + splits * d_in * d_out, n * d_in * d_out)
-        if splits > 1:
-            count.add(1 + bias, (splits + 1) * d_in * d_out)
-
-    n_table = entering
-    for layer in rows.layers:
-        _, n_out, seq_len = layer.keys.shape
-        if n_batch is not None and layer.keys.index.stride(0) != 0:
-            count.add(2, 4 * n_out * seq_len)  # the index, and who reads each row
-        product(n_table, d, 3 * d, config.attention_bias)
-        product(n_out, d, d, config.attention_bias)
-        reads = n_out * seq_len
-        count.add(1, 2 * reads * d + 2 * n_out * d, 2 * reads * d)  # scores and mix
-        count.add(1, 2 * reads * d + 4 * n_out * d + 2 * reads * config.n_heads, 3 * reads * d)
-        slots = n_slots(reads, n_table)
-        parts = 3 + config.residual
-        count.add(1, 2 * reads * d + (parts - 2) * n_out * d + slots * parts * d, 2 * reads * d)
-        count.add(1, (slots + n_table) * parts * d)
-        if keeps_hidden:
-            product(n_out, d, hidden, config.mlp_bias)
-            product(n_out, hidden, d, config.mlp_bias)
-            count.add(0, n_out * (hidden + 2 * d))  # the activation's input again, and skip connections
-        else:
-            for name, passes in (("fwd", 2), ("bwd_data", 3), ("bwd_w_in", 3), ("bwd_w_out", 2)):
-                tile = mlp.configuration(name, precision, d, hidden, d)
-                sums = 0
-                if name.startswith("bwd_w"):
-                    splits = n_splits(n_out, n_models, -(-hidden // tile["BH"]) * -(-d // tile["BD"]))
-                    sums = (splits > 1) * (1 + (name == "bwd_w_in" and config.mlp_bias)) + (name == "bwd_w_out")
-                tiles = -(-n_out // tile["BM"]) if name in ("fwd", "bwd_data") else -(-hidden // tile["BH"])
-                weights = tiles * 2 * d * hidden if name in ("fwd", "bwd_data") else 2 * d * hidden
-                streams = 2 * n_out * d * (1 if name in ("fwd", "bwd_data") else tiles)
-                count.add(1 + sums, weights + streams + sums * 2 * d * hidden, passes * n_out * d * hidden)
-            count.launches += config.mlp_bias  # b_out's gradient
-        if config.norm != "none":
-            norms = ((n_table if config.norm == "replace" else n_out), n_out)
-            norms = (n_table, n_out) if config.norm == "pre" else norms  # of what attention and mlp read
-            for n in norms:
-                norm(n)
-        if config.residual and config.norm in ("pre", "replace"):
-            count.add(0 if keeps_hidden else 1, 3 * n_out * d)  # mlp's skip connection
-            count.add(1, 3 * n_out * d)  # and what comes back by both ways
-            if config.norm == "pre":
-                count.add(1, 3 * n_table * d)
-        n_table = n_out
-    if config.norm in ("pre", "replace"):
-        norm(n_table)
     if rows.output is not None:
-        count.add(4 if n_batch is not None else 3, 4 * n_rows * d)
-    for name, passes in (("fwd", 1), ("bwd_x", 2), ("bwd_weight", 2)):
-        tile = classifier.configuration(name, precision, d, classes)
-        tiles = -(-n_rows // tile["BM"]) if name != "bwd_weight" else -(-classes // tile["BV"])
-        streams = 2 * n_rows * d if name != "bwd_weight" else tiles * n_rows * d
-        weights = tiles * classes * d if name != "bwd_weight" else 2 * classes * d
-        splits = n_splits(n_rows, n_models, tiles * -(-d // tile["BD"])) if name == "bwd_weight" else 1
-        count.add(1 + (splits > 1), streams + weights, passes * n_rows * d * classes)
-    if config.tied:
-        count.add(2, 3 * step.n_parameters // 4)
-    passes = 3 if precision == "tf32x3" else 1
+        raise ValueError("step must have a data set whose rows are different, or more rows in a batch")
+    entering = (rows.pairs.pairs if isinstance(rows.pairs, PairIndex) else rows.pairs).shape[1]
+    levels = [Level.of(config, 0, entering, 0)]
+    levels += [Level.of(config, i + 1, *layer.keys.shape[1:]) for i, layer in enumerate(rows.layers)]
+    count = _Count(step)
+    n_rows = step.targets.shape[1] if n_batch is None else n_batch
+    if n_batch is not None:
+        count.add(1, 8 * n_rows)  # which rows count
+        for level, layer in zip(levels[1:], rows.layers):
+            if layer.keys.index.stride(0) != 0:
+                count.add(2, 4 * level.n_rows * level.seq_len)  # the index, and who reads each row
+    count.enter(entering)
+    for i, level in enumerate(levels[1:], 1):
+        count.forward(level)
+        if i < len(levels) - 1:
+            count.rows(level.n_rows, config.d_model, 3 * config.d_model)
+        else:
+            count.classify(n_rows)
+            count.back(level)
+    for i in range(config.n_layers - 1, -1, -1):
+        count.sum_tables(levels[i], levels[i + 1])
+        count.above(levels[i], 16 if i == 0 else None)
+        if i > 0:
+            count.back(levels[i])
+    splits = count.weights(levels)
+    count.finish(entering, n_rows, levels, splits)
+    if not isinstance(rows.pairs, PairIndex):
+        own = step.plan.own_positions(n_rows)
+        count.launches += 4 + own  # tokens, pairs of each position that is no table, all pairs, their readers
+    passes = 3 if step.precision == "tf32x3" else 1
     return Cost(4 * n_models * count.numbers, 2 * n_models * passes * count.products, count.launches)
 
 
 class _Count:
     """Launches; and of one model numbers read or written, and multiplications."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: TransformerStep) -> None:
+        config = step.config
         self.launches, self.numbers, self.products = 0, 0, 0
+        self.step, self.config, self.d = step, config, config.d_model
+        self.tiles = {
+            name: layout.tiles(name, step.precision, config, step.n_outputs) for name in ("enter", "rows", "weights")
+        }
+        self.has_norm = config.norm != "none"
+        self.is_one_pass = self.tiles["rows"]["BU"] > 0  # of the MLP: the hidden layer is written, and not read again
 
     def add(self, launches: int, numbers: int, products: int = 0) -> None:
         self.launches += launches
         self.numbers += numbers
         self.products += products
+
+    def rows(self, n: int, n_in: int, n_out: int, beside: int = 0, height: int | None = None) -> None:
+        """A product of n rows in a launch of theirs, and how many numbers beside it each reads."""
+        tiles = -(-n // (self.tiles["rows"]["BM"] if height is None else height))
+        self.add(0, n * (n_in + n_out + beside) + tiles * n_in * n_out, n * n_in * n_out)
+
+    def enter(self, n: int) -> None:
+        tile, d = self.tiles["enter"], self.d
+        columns, tables = -(-3 * d // tile["BN"]), 1 + (self.config.norm in ("pre", "replace"))
+        self.add(1, n * (2 * d * columns + (tables + 3) * d) + -(-n // tile["BM"]) * 3 * d * d, 3 * n * d * d)
+
+    def forward(self, level: Level) -> None:
+        n, d, hidden, heads = level.n_rows, self.d, self.config.d_mlp, self.config.n_heads
+        reads = n * level.seq_len
+        self.add(1, 2 * reads + 2 * reads * d + 2 * n * d + 2 * n * heads, 2 * reads * d)  # scores and mix
+        self.rows(n, d, d, self.config.residual * d)
+        self.rows(n, d, hidden)
+        self.rows(n, hidden, d, self.config.residual * d)
+        self.add(0, 4 * n * d * self.has_norm - n * hidden * self.is_one_pass)
+
+    def classify(self, n: int) -> None:
+        tile, d, classes = self.tiles["rows"], self.d, self.step.n_outputs
+        stored = padded(classes)
+        tiles, of_logits = -(-n // tile["BM"]), 4 if stored > tile["BV"] else 2
+        self.add(0, n * (2 * d + of_logits * stored) + 2 * tiles * classes * d, 2 * n * classes * d)
+        self.add(0, 4 * n)  # loss, right answers, share, target
+        self.add(0, self.has_norm * (3 * n + 2 * tiles) * d)  # the last LayerNorm's way back
+
+    def above(self, level: Level, height: int | None) -> None:
+        n, d = level.n_rows, self.d
+        self.launches += 1
+        self.rows(n, 3 * d, d, self.config.residual * d, height)
+        tiles = -(-n // (height or self.tiles["rows"]["BM"]))
+        self.add(0, (level.places["OF_X"] != level.places["OF_INNER"]) * (3 * n + 2 * tiles) * d)
+
+    def back(self, level: Level) -> None:
+        n, d, hidden, heads = level.n_rows, self.d, self.config.d_mlp, self.config.n_heads
+        reads = n * level.seq_len
+        self.rows(n, d, hidden, hidden)
+        self.rows(n, hidden, d, self.config.residual * d)
+        self.add(0, -n * hidden * self.is_one_pass)
+        self.rows(n, d, d)
+        self.add(0, self.has_norm * (4 * n + 2 * -(-n // self.tiles["rows"]["BM"])) * d)
+        self.add(0, 2 * reads + 2 * reads * d + 4 * n * d + 2 * (n + reads) * heads, 3 * reads * d)
+
+    def sum_tables(self, table: Level, level: Level) -> None:
+        n, d, parts, reads = level.n_rows, self.d, 3 + self.config.residual, level.n_rows * level.seq_len
+        slots = n_slots(reads, table.n_rows)
+        self.add(1, 2 * reads * d + (parts - 2) * n * d + slots * parts * d, 2 * reads * d)
+        self.add(1, (slots + table.n_rows) * parts * d)
+
+    def weights(self, levels: list[Level]) -> int:
+        """In one launch; how many parts of the gradient there are to sum, or none."""
+        tile, n_programs = self.tiles["weights"], 0
+        products = layout.products(self.config, list(self.step.shapes), self.step.n_outputs)
+        size = 0
+        for p in products:
+            n = levels[p.level].n_rows
+            outer, inner = -(-p.n_out // tile["BO"]), -(-p.n_in // tile["BN"])
+            self.add(0, n * (p.n_out * inner + p.n_in * outer), n * p.n_out * p.n_in)
+            n_programs += outer * inner
+            size += p.n_out * p.n_in
+        chunks = layout.n_chunks(max(level.n_rows for level in levels))
+        splits = layout.n_splits(chunks, n_programs, self.step.n_models)
+        self.add(1, splits * size)
+        return 0 if splits == 1 and not self.config.tied else splits
+
+    def finish(self, entering: int, n_rows: int, levels: list[Level], splits: int) -> None:
+        d, sizes = self.d, [shape.numel() for shape in self.step.shapes.values()]
+        tables = 1 + (self.config.positions == "learned")
+        self.add(1, tables * entering * d + (splits + 1 if splits else 0) * sum(sizes) + 4 * n_rows)
+        norms = sum(-(-level.n_rows // self.tiles["rows"]["BM"]) for level in levels) * 4 * d
+        self.add(0, self.has_norm * norms)

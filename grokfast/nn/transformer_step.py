@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,16 @@ from grokfast.ops.linear_cross_entropy import MAX_WIDTH
 from grokfast.ops.linear_cross_entropy.reference import LOSSES
 from grokfast.ops.mlp.kept import PRECISIONS, mlp_kept
 from grokfast.ops.read_rows import read_rows
+
+if TYPE_CHECKING:
+    from grokfast.nn.fused.launches import Launches
+
+
+def obstacle_to_kernels(config: TransformerConfig, seq_len: int, dtype: torch.dtype) -> str:
+    """What of a model the kernels do not take, in words, or nothing."""
+    if config.d_model > MAX_WIDTH:
+        return f"the kernels take d_model up to {MAX_WIDTH}, got {config.d_model}"
+    return obstacle(config.d_model, config.n_heads, seq_len, dtype)
 
 
 class TransformerStep:
@@ -82,6 +93,7 @@ class TransformerStep:
         self._unpack = Unpacker(list(self.shapes.values()), tokens.device)
         self._every: Rows | None = None
         self._padding = torch.empty(0)
+        self._launches: Launches | None = None
 
     @staticmethod
     def fits(
@@ -92,9 +104,7 @@ class TransformerStep:
             return "dropout has other masks for equal prefixes"
         if backends.device_kernels(device) != "triton":
             return backends.why_no_device_kernels(device) or "the CUDA extension has no kernels for it"
-        if config.d_model > MAX_WIDTH:
-            return f"the kernels take d_model up to {MAX_WIDTH}, got {config.d_model}"
-        return obstacle(config.d_model, config.n_heads, seq_len, dtype)
+        return obstacle_to_kernels(config, seq_len, dtype)
 
     @property
     def n_models(self) -> int:
@@ -107,6 +117,7 @@ class TransformerStep:
         kept.plan, kept.targets = self.plan.keep(models), self.targets[list(models)]
         kept.n_rows = self.n_rows[list(models)]
         kept._unpack, kept._every = Unpacker(list(self.shapes.values()), self.targets.device), None
+        kept._launches = None
         return kept
 
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, batch: Tensor | None = None) -> None:
@@ -118,12 +129,34 @@ class TransformerStep:
         Raises ValueError where a shape does not fit.
         """
         self._check(flat, grad, loss, correct)
-        weights = self._leaves(flat)
         rows = self._all_rows(flat.dtype) if batch is None else choose(batch, self.targets, flat.dtype)
+        if not self.why_not_fused(flat, batch):
+            self._fused().gradient(flat, grad, loss, correct, self.plan.rows(rows.chosen), rows)
+            return
+        weights = self._leaves(flat)
         values, right = self._losses(weights, rows)
         grads = torch.autograd.grad(values, list(weights.values()), rows.share)
         torch.cat([*(g.flatten(1) for g in grads), self._zeros(grad[:, self.n_parameters :])], 1, out=grad)
         sum_up(values.detach(), right, rows, loss, correct)
+
+    def why_not_fused(self, flat: Tensor, batch: Tensor | None = None) -> str:
+        """Why `gradient` goes through autograd's operations, not a handful of launches; empty where it does not."""
+        obstacle = obstacle_to_kernels(self.config, self.plan.seq_len, flat.dtype)
+        if obstacle or not uses_triton("planned_step", flat, self.backend, obstacle):
+            return obstacle or "no Triton kernels for this device"
+        if flat.stride(1) != 1:
+            return "the parameters of a model are not adjacent"
+        if self.plan.shares_output(self.targets.shape[1] if batch is None else batch.shape[1]):
+            return "rows of the data set are equal"
+        return ""
+
+    def _fused(self) -> Launches:
+        if self._launches is None:
+            from grokfast.nn.fused.launches import Launches, Model
+
+            model = Model(self.config, self.shapes, self.n_outputs, self.loss, self.precision)
+            self._launches = Launches(model, self._sinusoids)
+        return self._launches
 
     @torch.no_grad()
     def measure(self, flat: Tensor, loss: Tensor, correct: Tensor) -> None:

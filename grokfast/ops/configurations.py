@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 PATH = Path(__file__).with_name("configurations.json")
-MANY_ROWS = 1 << 15  # from here on small tiles are not needed to fill a GPU
+MANY_ROWS = 1 << 15  # of one model: from here on small tiles are not needed to fill a GPU
 
 # What a program may have of shared memory, by compute capability; NVIDIA, CUDA C++ programming guide, table 'technical
 # specifications per compute capability'. Of one that is not named the least is expected.
@@ -29,13 +29,16 @@ _on_trial: list[Mapping[str, dict[str, int]]] = []
 def choose(
     like: Tensor, kernel: str, precision: str, shape: Sequence[int], rows: int, own: dict[str, int]
 ) -> dict[str, int]:
-    """The tile of a kernel on tensors like `like`: from the table of its GPU, else `own`."""
+    """The tile of a kernel on tensors like `like`: from the table of its GPU, else `own`.
+
+    rows: of one model. A tile says in which order sums are made, and so depends on no other model.
+    """
     table = _on_trial[-1] if _on_trial else _table(like.device)
     return dict(table.get(key(kernel, like.dtype, precision, shape, rows), own)) if table else own
 
 
 def key(kernel: str, dtype: torch.dtype, precision: str, shape: Sequence[int], rows: int) -> str:
-    """The class of a launch: sizes up to the next power of two, and few rows (of all models together) or many."""
+    """The class of a launch: sizes up to the next power of two, and few rows of one model or many."""
     sizes = "-".join(str(1 << (size - 1).bit_length()) for size in shape)
     many = "many" if rows >= MANY_ROWS else "few"
     return f"{kernel}, {str(dtype).removeprefix('torch.')} {precision}, {sizes}, {many}"

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 watched: list[Any] | None = None  # a list gets every compiled kernel that is launched
+PROGRAMS = 128  # about a GPU's processors: as many programs sum the rows of one model
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -157,14 +158,83 @@ def adjacent(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def n_splits(n_rows: int, n_models: int, tiles: int, at_least: int = 64) -> int:
-    """Into how many parts the rows go for the gradients of weights: enough to fill a GPU, of 64 rows at least."""
-    return max(1, min(-(-n_rows // at_least), 512 // (tiles * n_models)))
+def n_splits(n_rows: int, *, tiles: int, at_least: int = 128) -> int:
+    """Into how many parts a model's rows go for the gradients of weights in so many tiles.
+
+    The same for any number of models, so that each model's sums have the order that they have alone. One model alone
+    fills a GPU. Of 128 rows, 64 x 64 tiles read 64 KB for 32 KB of partials that are written and read again.
+    """
+    return max(1, min(-(-n_rows // at_least), PROGRAMS // tiles))
+
+
+@triton.jit
+def sum_splits_kernel(p_partial, p_out, n_splits, n, BS: tl.constexpr, BLOCK: tl.constexpr):
+    """partial [n_splits, n] -> out [n]: every BS-th partial in turn, and over those sums."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    n = n.to(tl.int64)
+    acc = tl.zeros([BS, BLOCK], tl.float32)
+    for i in range(0, n_splits, BS):
+        splits = i + tl.arange(0, BS)
+        mask = (splits < n_splits)[:, None] & (at < n)[None, :]
+        acc += tl.load(p_partial + splits[:, None] * n + at[None, :], mask=mask, other=0)
+    store_at(p_out + at, at < n, tl.sum(acc, 0))
+
+
+@triton.jit
+def sum_rows_kernel(
+    p_x, p_partial, n_rows, rows_per_split, n_models, x_model, x_row,
+    D: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """x [E, n_rows, D] -> the sums of each split of rows [splits, E, D]."""
+    i_split, i_model = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    begin = i_split.to(tl.int64) * rows_per_split
+    p_x += i_model * x_model + begin * x_row
+    n_rows = tl.minimum(n_rows - begin, rows_per_split).to(tl.int32)
+    columns = tl.program_id(0) * BD + tl.arange(0, BD)
+    acc = tl.zeros([BM, BD], tl.float32)
+    for i_row in range(0, n_rows, BM):
+        acc += load_tile(p_x, tl.arange(0, BM), columns, x_row, n_rows - i_row, D).to(tl.float32)
+        p_x += BM * x_row
+    at = (i_split * n_models + i_model) * D + columns
+    tl.store(p_partial + at, tl.sum(acc, 0), mask=columns < D)
 
 
 def sum_splits(partial: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum of fp32 partials over their first axis, in order."""
-    return (partial[0] if len(partial) == 1 else partial.sum(0)).to(dtype)
+    """The sum of fp32 partials over their first axis, in an order that depends on their number alone."""
+    if len(partial) == 1:
+        return partial[0].to(dtype)
+    out = torch.empty(partial.shape[1:], dtype=dtype, device=partial.device)
+    tile = sums_configuration(len(partial))
+    launch(
+        sum_splits_kernel, (triton.cdiv(out.numel(), tile["BLOCK"]),), partial, out, len(partial), out.numel(), **tile
+    )
+    return out
+
+
+def sum_rows(x: Tensor) -> Tensor:
+    """x [E, N, d] summed over N, in an order that depends on N and d alone, as torch's does not."""
+    x, (n_models, n_rows, d) = adjacent(x), x.shape
+    tile = rows_configuration(d)
+    tiles = triton.cdiv(d, tile["BD"])
+    splits = n_splits(n_rows, tiles=tiles)
+    partial = torch.empty(splits, n_models, d, dtype=torch.float32, device=x.device)
+    launch(
+        sum_rows_kernel, (tiles, splits, n_models), x, partial, n_rows, triton.cdiv(n_rows, splits), n_models,
+        *x.stride()[:2], D=d, **tile,
+    )  # fmt: skip
+    return sum_splits(partial, x.dtype)
+
+
+def sums_configuration(n_splits: int) -> dict[str, int]:
+    """Partials BS at a time and elements BLOCK of a program, warps; none of these spills."""
+    splits = min(16, triton.next_power_of_2(n_splits))
+    return {"BS": splits, "BLOCK": 4096 // splits, "num_warps": 4}
+
+
+def rows_configuration(d: int) -> dict[str, int]:
+    """Rows BM at a time and columns BD of a program, warps; none of these spills."""
+    columns = min(128, max(16, triton.next_power_of_2(d)))
+    return {"BM": 4096 // columns, "BD": columns, "num_warps": 4}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -175,3 +245,34 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         compiled = kernel[grid](*arguments, **options)
     if watched is not None:
         watched.append(compiled)
+
+
+def shipped() -> list[dict[str, Any]]:
+    """Configurations of the sums, for the offline check of registers and spills."""
+    configs: list[dict[str, Any]] = []
+    for splits, kind in ((2, "*fp32"), (30, "*fp32"), (128, "*bf16")):
+        tile = sums_configuration(splits)
+        configs.append(
+            {
+                "name": f"sum of {splits} partials, {kind[1:]}",
+                "kernel": sum_splits_kernel,
+                "signature": {"p_partial": "*fp32", "p_out": kind, "n_splits": "i32", "n": "i32"},
+                "num_warps": tile.pop("num_warps"),
+                "constants": tile,
+                "aligned": ["n"],
+            }
+        )
+    for d, kind in ((128, "*fp32"), (100, "*bf16"), (7, "*fp16")):
+        tile = rows_configuration(d)
+        numbers = ["n_rows", "rows_per_split", "n_models", "x_model", "x_row"]
+        configs.append(
+            {
+                "name": f"sum of rows, {kind[1:]}, {d}",
+                "kernel": sum_rows_kernel,
+                "signature": {"p_x": kind, "p_partial": "*fp32"} | dict.fromkeys(numbers, "i32"),
+                "num_warps": tile.pop("num_warps"),
+                "constants": {"D": d, **tile},
+                "aligned": numbers[3:] if d % 16 == 0 else [],
+            }
+        )
+    return configs

@@ -33,9 +33,12 @@ def chunk_size(total: int) -> int:
     return BLOCK if total < 2**20 else 8 * BLOCK
 
 
-def slice_size(chunk: int, window: int) -> int:
-    """Elements of a chunk whose running sum is made anew in one step: every one in 4 windows, 64 at least."""
-    return min(chunk, max(64, 1 << (-(-chunk // (4 * window)) - 1).bit_length()))
+def slice_size(window: int) -> int:
+    """Elements of a block whose running sum is made anew in one step: every one in 4 windows, 64 at least.
+
+    Of a block, not of a chunk: when an element has its turn does not depend on how many there are in all.
+    """
+    return max(64, 1 << (-(-BLOCK // (4 * window)) - 1).bit_length())
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -113,7 +116,7 @@ class Launch:
         grid = (len(chunks) // 2,)
         self._run = lambda hyper, overrides: kernel[grid](
             *self.tables, self.tickets, hyper, overrides, RULE=rule, FILTER=filter, DTYPE=types[dtype],
-            RING=types[ring], BLOCK=BLOCK, CHUNK=chunk, SLICE=slice_size(chunk, window), num_warps=NUM_WARPS,
+            RING=types[ring], BLOCK=BLOCK, CHUNK=chunk, SLICE=slice_size(window), num_warps=NUM_WARPS,
             maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
 

@@ -137,14 +137,18 @@ def _update_block(
 
 
 @triton.jit
-def _resum(past, total, size, begin, count, window, CHUNK: tl.constexpr, SLICE: tl.constexpr, RING: tl.constexpr):
-    """Sum anew the slice of a chunk whose turn it is: each has one in 4 windows, which bounds the drift."""
+def _resum(
+    past, total, size, begin, count, window,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr, RING: tl.constexpr,
+):  # fmt: skip
+    """Sum anew the slice of each block whose turn it is: each has one in 4 windows, which bounds the drift."""
     turn = count % (4 * window)
-    if turn * SLICE < CHUNK:
-        columns = begin + turn * SLICE + tl.arange(0, SLICE)
+    if turn * SLICE < BLOCK:
+        places = tl.arange(0, CHUNK // BLOCK * SLICE)
+        columns = begin + places // SLICE * BLOCK + turn * SLICE + places % SLICE
         mask = columns < size
         live = tl.minimum(count + 1, window)
-        fresh = tl.zeros([SLICE], tl.float32)
+        fresh = tl.zeros([CHUNK // BLOCK * SLICE], tl.float32)
         tl.debug_barrier()  # other threads wrote these columns' newest value and sum
         ring = past.to(tl.pointer_type(RING))
         for row in range(0, live):
@@ -216,7 +220,7 @@ def update_kernel(
             )
     if FILTER == MA:
         if is_on:
-            _resum(past, total, size, begin, count, window, CHUNK, SLICE, RING)
+            _resum(past, total, size, begin, count, window, BLOCK, CHUNK, SLICE, RING)
 
     # Every thread has read step and count before the ticket is drawn.
     tl.debug_barrier()

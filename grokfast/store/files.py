@@ -16,14 +16,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from grokfast.store.errors import CheckpointError, StoreFullError
+
+if TYPE_CHECKING:  # who only reads runs and curves need not wait for torch
+    from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CHECKSUM = re.compile(rb'"crc32":"[0-9a-f]{8}"')
@@ -129,15 +129,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     actual = zlib.crc32(memoryview(data)[body:], zlib.crc32(blank))
     if actual != stored:
         raise CheckpointError(f"{path} is damaged: its checksum is {actual:08x}, {stored:08x} was written")
-    return safetensors.torch.load(data), json.loads(metadata["meta"])
+    from safetensors.torch import load
+
+    return load(data), json.loads(metadata["meta"])
 
 
 def _serialize(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
     """`tensors` as a safetensors file in memory, each tensor made plain first: on the CPU, contiguous, unshared."""
+    import safetensors.torch
+    import torch
+
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             raise TypeError(f"tensors must map names to dense tensors, got {name!r}: {type(tensor).__name__}")
         value = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
         storage = value.untyped_storage().data_ptr()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Record(NamedTuple):
@@ -15,6 +18,11 @@ class Record(NamedTuple):
     train_accuracy: float
     test_accuracy: float
     weight_norm: float
+
+
+def records_of(curves: Mapping[str, np.ndarray]) -> list[Record]:
+    """Columns by the names of Record's fields as records."""
+    return [Record(*row) for row in zip(*(curves[name].tolist() for name in Record._fields))]
 
 
 def now() -> str:

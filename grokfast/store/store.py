@@ -17,10 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from torch import Tensor
 
 from grokfast import checks
 from grokfast.store.database import Database
@@ -30,6 +29,9 @@ from grokfast.store.owners import Owner
 from grokfast.store.records import Record, now
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import Row, columns_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DONE = ("finished", "diverged")
 _ENDED = (*_DONE, "failed")

@@ -26,8 +26,10 @@ class Row:
 def columns_of(rows: Sequence[Row], keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case."""
     table = {name: _text([getattr(row, name) for row in rows]) for name in ("run_id", "status", "preset")}
-    for key in _varying([row.config for row in rows], [*keys, *ALWAYS]):
-        table[key] = _column([row.config.get(key) for row in rows])
+    wanted = [*keys, *ALWAYS]
+    configs = _with_parts([row.config for row in rows], wanted)
+    for key in _varying(configs, wanted):
+        table[key] = _column([config.get(key) for config in configs])
     results = [row.result for row in rows]
     table["phase"] = _text([result.get("phase", "") for result in results])
     for name in TIMES:
@@ -50,6 +52,33 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + name] = value
     return leaves
+
+
+def _with_parts(configs: list[dict[str, Any]], wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """With a wanted part, such as the filter, in words: its kind, and those of its fields that tell two apart.
+
+    A field that is wanted itself is not among them.
+    """
+    for key in wanted:
+        if not any(f"{key}.kind" in config for config in configs):
+            continue
+        first: dict[Any, dict[str, Any]] = {}  # of each kind
+        differ: dict[Any, set[str]] = {}
+        for config in configs:
+            kind = config.get(f"{key}.kind")
+            own = {name: v for name, v in config.items() if name.startswith(f"{key}.") and name not in wanted}
+            other = first.setdefault(kind, own)
+            differ.setdefault(kind, set()).update(name for name in own if own[name] != other.get(name))
+        configs = [{**config, key: _in_words(config, key, differ)} for config in configs]
+    return configs
+
+
+def _in_words(config: dict[str, Any], key: str, differ: dict[Any, set[str]]) -> str:
+    kind = config.get(f"{key}.kind")
+    if kind is None:
+        return "none"
+    fields = [f"{name.rpartition('.')[2]}={value}" for name, value in config.items() if name in differ[kind]]
+    return kind.lower() + (f"({', '.join(fields)})" if fields else "")
 
 
 def _varying(configs: Sequence[dict[str, Any]], wanted: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """One run and many runs: experiments, presets, the training loop, results."""
 
+from grokfast.training.entry import resume, train
 from grokfast.training.experiment import Criteria, Experiment, OptimizerConfig, Schedule
-from grokfast.training.loop import Interrupted, resume, train
+from grokfast.training.interrupt import Interrupted
 from grokfast.training.observer import Observer
 from grokfast.training.presets import PRESETS
 from grokfast.training.result import RunResult

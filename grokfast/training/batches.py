@@ -11,54 +11,79 @@ from grokfast.seeds import generator
 from grokfast.training.experiment import Experiment
 
 
-def orders(experiments: Sequence[Experiment], rows: int, epoch: int) -> Tensor:
-    """[E, rows] int64: for each experiment the permutation of its training rows in one epoch.
+class Orders:
+    """Which of its training rows each run takes at a step, `size` at most: its own permutation in every epoch.
 
-    A function of seed and epoch alone, so that a resumed run has the same batches.
+    n_rows says how many rows each run has. A run with no more than `size` takes them all, in order, at every step.
+    What a run takes depends on its seed and rows alone, so that it has the same batches in any company, and resumed.
     """
-    seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in experiments]
-    return torch.stack([torch.randperm(rows, generator=generator(seed, "batches", epoch)) for seed in seeds])
+
+    def __init__(self, experiments: Sequence[Experiment], n_rows: Sequence[int], size: int) -> None:
+        self.size = size
+        self._seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in experiments]
+        self._models: dict[int, list[int]] = {}  # by their number of rows
+        for model, rows in enumerate(n_rows):
+            self._models.setdefault(rows, []).append(model)
+        self._held: dict[int, tuple[int, Tensor]] = {}
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch; that of the most rows, where runs differ."""
+        return -(-max(self._models) // self.size)
+
+    def length(self, step: int) -> int:
+        """Rows of the step's largest batch."""
+        return max(
+            min(self.size, rows - step % -(-rows // self.size) * self.size) if rows > self.size else rows
+            for rows in self._models
+        )
+
+    def batches(self, begin: int, end: int) -> Tensor:
+        """[end - begin, E, size] int64 on the CPU, of the steps from `begin` up to `end`; where a batch ends, -1."""
+        found = torch.full((end - begin, len(self._seeds), self.size), -1)
+        for rows, models in self._models.items():
+            if rows <= self.size:
+                found[:, models, :rows] = torch.arange(rows)
+                continue
+            per_epoch = -(-rows // self.size)
+            for epoch in range(begin // per_epoch, (end - 1) // per_epoch + 1):
+                first = epoch * per_epoch
+                low, high = max(begin, first), min(end, first + per_epoch)
+                found[low - begin : high - begin, models] = self._epoch(rows, epoch)[low - first : high - first]
+        return found
+
+    def _epoch(self, rows: int, epoch: int) -> Tensor:
+        """[steps, models, size], an epoch of the runs with so many rows."""
+        if self._held.get(rows, (-1,))[0] != epoch:
+            seeds = [self._seeds[model] for model in self._models[rows]]
+            order = [torch.randperm(rows, generator=generator(seed, "batches", epoch)) for seed in seeds]
+            padded = torch.nn.functional.pad(torch.stack(order), (0, -rows % self.size), value=-1)
+            self._held[rows] = epoch, padded.view(len(seeds), -1, self.size).transpose(0, 1)
+        return self._held[rows][1]
 
 
 class Batches:
-    """The batches of some epochs to come, one after the other in a ring on the device.
+    """The batches of some steps to come in a ring on the device: `most_steps` of them.
 
-    `prepare` copies the epochs in which the next steps lie, without waiting; `select` finds a step's batch by the
-    device's own counter. Of a batch with fewer rows than `size`, the last of its epoch, the rest is -1.
+    `prepare` copies those of the next steps, without waiting; `select` finds a step's by the device's own counter.
     """
 
-    def __init__(
-        self, experiments: Sequence[Experiment], rows: int, size: int, device: torch.device, most_steps: int
-    ) -> None:
-        self.experiments, self.rows, self.size, self.device = list(experiments), rows, size, device
-        self.per_epoch = -(-rows // size)
-        self.epochs = self.epochs_for(most_steps, self.per_epoch)
-        shape = (self.epochs * self.per_epoch, len(self.experiments), size)
-        self.ring = torch.full(shape, -1, dtype=torch.int64, device=device)
-        self._held = [-1] * self.epochs
-        self._batch = torch.empty(1, *shape[1:], dtype=torch.int64, device=device)
-
-    @staticmethod
-    def epochs_for(steps: int, per_epoch: int) -> int:
-        """In how many epochs `steps` steps may lie at most."""
-        return 2 + (steps - 2) // per_epoch if steps > 1 else 1
-
-    def length(self, step: int) -> int:
-        """Rows of the batch of a step."""
-        return min(self.size, self.rows - step % self.per_epoch * self.size)
+    def __init__(self, orders: Orders, n_models: int, device: torch.device, most_steps: int) -> None:
+        self.orders, self.device = orders, device
+        self.ring = torch.full((most_steps, n_models, orders.size), -1, dtype=torch.int64, device=device)
+        self._held = range(0)
+        self._batch = torch.empty_like(self.ring[:1])
 
     def prepare(self, begin: int, steps: int) -> None:
         """Have the batches of `steps` (up to `most_steps`) steps from `begin` on."""
-        for epoch in range(begin // self.per_epoch, (begin + steps - 1) // self.per_epoch + 1):
-            slot = epoch % self.epochs
-            if self._held[slot] == epoch:
-                continue
-            rows = orders(self.experiments, self.rows, epoch)
-            padded = torch.nn.functional.pad(rows, (0, self.per_epoch * self.size - self.rows), value=-1)
-            batches = padded.view(len(rows), self.per_epoch, self.size).transpose(0, 1).contiguous()
-            batches = batches.pin_memory() if self.device.type == "cuda" else batches
-            self.ring[slot * self.per_epoch : (slot + 1) * self.per_epoch].copy_(batches, non_blocking=True)
-            self._held[slot] = epoch
+        if begin in self._held and begin + steps - 1 in self._held:
+            return
+        self._held = range(begin, begin + len(self.ring))
+        batches = self.orders.batches(begin, begin + len(self.ring))
+        batches = batches.pin_memory() if self.device.type == "cuda" else batches
+        at = begin % len(self.ring)
+        self.ring[at:].copy_(batches[: len(self.ring) - at], non_blocking=True)
+        self.ring[:at].copy_(batches[len(self.ring) - at :], non_blocking=True)
 
     def select(self, steps: Tensor) -> Tensor:
         """[E, size], the batch of the step that the device counts in `steps`, int64 [E], the same for all."""

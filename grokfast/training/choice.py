@@ -10,6 +10,7 @@ from grokfast import backend
 from grokfast.nn import PairMLPConfig, TransformerConfig
 from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
+from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.tasks import TaskData
 from grokfast.training.experiment import Experiment
 
@@ -21,7 +22,7 @@ class Choice:
     """The step's name (FUSED, OPERATIONS or PLAIN), why that one, and why many steps are not replayed at a time.
 
     `products` is the precision in which products of fp32 matrices are made; `has_kernels` says whether the step is
-    PairStep's or TransformerStep's; `why_no_replay` is empty where steps are replayed.
+    PairStep's or TransformerStep's, which Triton runs; `why_no_replay` is empty where steps are replayed.
     """
 
     name: str
@@ -64,8 +65,12 @@ def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, d
             return PLAIN, backend.why_no_extension()
         if experiment.precision != "float32":
             return PLAIN, f"the C++ extension takes no {experiment.precision}"
-        is_mlp = isinstance(experiment.model, PairMLPConfig)
-        return OPERATIONS, "C++ extension" if is_mlp else "C++ extension, each distinct prefix once"
+        model = experiment.model
+        if not isinstance(model, PairMLPConfig):
+            return OPERATIONS, "C++ extension, each distinct prefix once"
+        if model.depth == 1 and pair_rows.only_active(model.activation, data.n_answers):
+            return FUSED, "C++ extension, only where a unit is active"
+        return OPERATIONS, "C++ extension"
     if kernels != "triton":
         return PLAIN, backend.why_no_device_kernels(device) or "the step's kernels need Triton"
     config, dtype = experiment.model, getattr(torch, experiment.precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,18 +11,20 @@ from torch import Tensor
 from grokfast import backend, ops, tasks
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.nn.planned import logits_of
+from grokfast.ops.pair_step import Layout
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
 from grokfast.seeds import generator
 from grokfast.store.records import Record
-from grokfast.training.batches import orders
+from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
 from grokfast.training.experiment import Experiment
 from grokfast.training.update import FlatOptimizer
 
 # What may differ between the runs of an ensemble; all else is common.
 VARIES = {
-    "name", "seed", "task.split_seed", "task.noise_seed", "task.label_noise", "schedule.batch_seed",
+    "name", "seed", "task.train_fraction", "task.split_seed", "task.noise_seed", "task.label_noise",
+    "schedule.batch_seed",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
     "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
 }  # fmt: skip
@@ -56,7 +59,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Ensemble:
-    """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far."""
+    """Parameters are one flat [E, P] tensor, of which the model's own are views; `steps` have been taken so far.
+
+    The data sets are train_inputs [E, N, T], train_targets [E, N], test_inputs and test_targets. Run e has the first
+    n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first.
+
+    is_ragged: whether training sets differ in size; rows of a batch may then be -1, no row.
+    orders: of minibatches; None: every run takes all its rows at every step.
+    layout, sizes: where the parameters of PairMLPs of one hidden layer lie.
+    """
+
+    n_rows: dict[str, list[int]]
+    is_ragged: bool
+    orders: Orders | None
+    _exists: dict[str, Tensor | None]
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
         check_together(experiments)
@@ -67,10 +83,13 @@ class Ensemble:
         dtype = getattr(torch, common.precision)
         data = [tasks.build(e.task, seed=e.seed) for e in experiments]
         self.train_inputs, self.train_targets, self.test_inputs, self.test_targets = (
-            torch.stack([getattr(d, name) for d in data]).to(self.device)
+            _stack([getattr(d, name) for d in data]).to(self.device)
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
+        n_rows = {"train": [len(d.train_targets) for d in data], "test": [len(d.test_targets) for d in data]}
+        vars(self).update(_about(n_rows, experiments, self.device))
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
+        self.n_answers = data[0].n_answers
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
 
@@ -84,16 +103,23 @@ class Ensemble:
             if experiment.model != common.model:  # in its initial scale
                 for p, own in zip(self.model.parameters(), build(experiment.model, seeds[i : i + 1]).parameters()):
                     p.data[i] = own.data[0]
+        self._single = build(common.model, seeds[:1]) if len(seeds) > 1 else self.model  # the form of one model
         self.model.to(self.device)
+        self._single.to(self.device)
+        self.layout: Layout | None = None
+        if isinstance(common.model, PairMLPConfig) and common.model.depth == 1:
+            self.layout = Layout.of({name: p.shape[1:] for name, p in self.model.named_parameters()})
+            self.sizes: dict[str, Any] = {**sizes, "width": common.model.width}
         self.dropout = getattr(common.model, "dropout", 0.0)
+        self.one_by_one = self.device.type == "cpu"  # models, each of which keeps its processor busy
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
-            self.plans["train"] = [Plan(common.model, x) for x in self.train_inputs.unbind()]
-            self.plans["test"] = [Plan(common.model, x) for x in self.test_inputs.unbind()]
+            self.plans["train"] = [Plan(common.model, d.train_inputs) for d in data]
+            self.plans["test"] = [Plan(common.model, d.test_inputs) for d in data]
+        self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: what `gradient` gives
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def steps(self) -> int:
@@ -107,7 +133,7 @@ class Ensemble:
 
     def _bind(self, flat: Tensor) -> None:
         """Make the model's parameters views of `flat` [E, P]."""
-        self.flat, offset = flat, 0
+        self.flat, self._ahead, offset = flat, None, 0
         for p in self.model.parameters():
             size = p[0].numel()
             p.data = flat[:, offset : offset + size].view(len(flat), *p.shape[1:])
@@ -120,135 +146,158 @@ class Ensemble:
 
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
-        loss, grad = self.gradient(self._chosen())
+        ahead, self._ahead = self._ahead, None
+        loss, _, grad = self.gradient(self._chosen()) if ahead is None else ahead
         with torch.no_grad():
             self.optimizer.step(self.flat, grad, loss, self.diverged_at)
 
-    def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Losses [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: on all of them."""
-        self.model.train()
-        return self._planned_gradient(chosen, out) if self._is_planned() else self._gradient(chosen, out)
+    def gradient(self, chosen: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, accuracies [E] and gradients [E, P] (in `out`, if given) on the rows `chosen` [E, B]; None: all.
 
-    def _is_planned(self) -> bool:
+        Where runs differ in size, -1 is no row.
+        """
+        self.model.train()
+        grad = torch.empty_like(self.flat) if out is None else out
+        return *self._losses("train", chosen, grad), grad
+
+    def measure(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E] on the training ("train") or the test set ("test")."""
+        self.model.eval()
+        return self._losses(split)
+
+    def _losses(self, split: str, chosen: Tensor | None = None, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Losses and accuracies [E]; `grad` [E, P] receives the gradients. On a CPU one model after the other."""
+        with torch.set_grad_enabled(grad is not None):
+            has_own_masks = self.dropout and self.is_ragged  # of dropout, as large as a run's own batch
+            if not self.one_by_one and not has_own_masks:
+                return self._at_once(split, chosen, grad)
+            if grad is not None:
+                grad[:, self.n_parameters :].zero_()
+            found = [self._of_model(e, split, chosen, grad) for e in range(len(self.flat))]
+        loss, accuracy = (torch.cat(column) for column in zip(*found))
+        return loss, accuracy
+
+    def _at_once(self, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, y, exists = self._rows(split, chosen)
+        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
+        loss, accuracy = ops.classify(self.model(x, dropout), y, loss=self.loss, exists=exists)
+        if grad is not None:
+            self._flatten(torch.autograd.grad(loss.sum(), list(self.model.parameters())), grad)
+        return loss.detach(), accuracy
+
+    def _of_model(self, e: int, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
+        own, n = None if chosen is None else chosen[e], self.n_rows[split][e]
+        inputs, targets = getattr(self, f"{split}_inputs")[e, :n], getattr(self, f"{split}_targets")[e, :n]
+        if own is not None:
+            own = own[own >= 0] if self.is_ragged else own
+            inputs, targets = inputs[own], targets[own]
+        if self._is_by_pieces():
+            return self._by_pieces(e, inputs, targets, grad)
+        if self._is_planned(e):
+            assert isinstance(self.model, GrokTransformer)
+            weights = self._own[e]
+            logits = logits_of(self.model, weights, self.plans[split][e].rows(own))[None]
+            parameters = list(weights.values())
+        else:
+            model, dropout = self._alone(e), None
+            if self.dropout:
+                dropout = [generator(self.experiments[e].seed, "dropout", self.steps)]
+            logits = model(inputs[None], dropout)
+            parameters = list(model.parameters())
+        loss, accuracy = ops.classify(logits, targets[None], loss=self.loss)
+        if grad is not None:
+            grads = torch.autograd.grad(loss, parameters)
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
+        return loss.detach(), accuracy
+
+    def _alone(self, e: int) -> PairMLP | GrokTransformer:
+        """Model e as an ensemble of its own."""
+        if len(self.flat) == 1:
+            return self.model
+        for p, of_all in zip(self._single.parameters(), self.model.parameters()):
+            p.data = of_all.data[e : e + 1]
+        self._single.train(self.model.training)
+        return self._single
+
+    def _is_planned(self, e: int) -> bool:
         """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
         plans = self.plans["train"]
         if not plans or (self.dropout and self.model.training) or backend.current() == "reference":
             return False
         fused = backend.extension() is not None and self.flat.dtype is torch.float32
-        return fused or all(plan.shares(min(self.schedule.batch_size or len(plan), len(plan))) for plan in plans)
-
-    def _gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, y = self._batch(chosen)
-        if self._is_by_pieces():
-            grad = torch.empty_like(self.flat) if out is None else out
-            grad[:, self.n_parameters :] = 0
-            loss, _ = self._by_pieces(x, y, grad)
-            return loss, grad
-        dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
-        loss, _ = ops.classify(self.model(x, dropout), y, loss=self.loss)
-        grads = torch.autograd.grad(loss.sum(), list(self.model.parameters()))
-        return loss.detach(), self._flatten(grads, out)
+        return fused or plans[e].shares(min(self.schedule.batch_size or len(plans[e]), len(plans[e])))
 
     def _is_by_pieces(self) -> bool:
-        """Whether a PairMLP's rows are computed a few at a time: on one thread of a CPU."""
+        """Whether a PairMLP's rows are computed a few at a time, on a CPU."""
         config = self.model.config
-        is_shallow = isinstance(config, PairMLPConfig) and config.depth == 1
-        return is_shallow and pair_rows.fits(config.activation, self.flat)
+        return self.layout is not None and pair_rows.fits(config.activation, self.flat, self.n_answers)
 
-    def _by_pieces(self, pairs: Tensor, targets: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies [E] of PairMLPs on rows [E, N, 2]; `grad` [E, P] receives the gradients."""
-        results = []
-        for e, (own, y) in enumerate(zip(pairs, targets)):
-            a, b = own.T.contiguous()
-            grads = None if grad is None else self._pair_weights(grad[e])
-            results.append(
-                pair_rows.gradient(
-                    self._pair_weights(self.flat[e]), grads, a, b, y.contiguous(),
-                    activation=self.model.config.activation, loss=self.loss,
-                )
-            )  # fmt: skip
-        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).unbind(1)
+    def _by_pieces(self, e: int, pairs: Tensor, targets: Tensor, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        a, b = pairs.T.contiguous()
+        results = pair_rows.gradient(
+            self._pair_weights(self.flat[e]), None if grad is None else self._pair_weights(grad[e]), a, b, targets,
+            activation=self.model.config.activation, loss=self.loss,
+        )  # fmt: skip
+        loss, accuracy = torch.tensor(results, dtype=self.flat.dtype).split(1)
         return loss, accuracy
 
     def _pair_weights(self, row: Tensor) -> Parameters:
-        """A model's parameters, or their gradients, in its row [P]."""
-        sizes = [p[0].numel() for p in self.model.parameters()]
-        parts = zip(self.model.named_parameters(), row[: self.n_parameters].split(sizes))
-        by_name = {name.replace("out.", ""): part.view(p.shape[1:]) for (name, p), part in parts}
-        return Parameters(*(by_name.get(name) for name in Parameters._fields))  # type: ignore[arg-type]
-
-    def _planned_gradient(self, chosen: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same by the plans, model after model, so that only one model's activations are held."""
-        targets = self.train_targets if chosen is None else self.train_targets.gather(1, chosen)
-        grad, losses = torch.empty_like(self.flat) if out is None else out, []
-        grad[:, self.n_parameters :] = 0
-        for e, weights in enumerate(self._own):
-            loss, _ = self._planned_loss("train", e, weights, targets, None if chosen is None else chosen[e])
-            grads = torch.autograd.grad(loss, list(weights.values()))
-            torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
-            losses.append(loss.detach())
-        return torch.cat(losses), grad
-
-    def _planned_loss(
-        self, split: str, e: int, weights: dict[str, Tensor], targets: Tensor, chosen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss [1] and accuracy [1] of model e with these weights."""
-        assert isinstance(self.model, GrokTransformer)
-        logits = logits_of(self.model, weights, self.plans[split][e].rows(chosen))
-        return ops.classify(logits[None], targets[e : e + 1], loss=self.loss)
+        """A PairMLP's parameters, or their gradients, in its row [P]."""
+        assert self.layout is not None
+        return self.layout.parameters(row, **self.sizes)
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
-        size, rows = self.schedule.batch_size, self.train_targets.shape[1]
-        if size is None or size >= rows:
+        if self.orders is None:
             return None
-        epoch, k = divmod(self.steps, -(-rows // size))
-        if self._order[0] != epoch:
-            self._order = (epoch, orders(self.experiments, rows, epoch).to(self.device))
-        return self._order[1][:, k * size : (k + 1) * size]
+        (batch,) = self.orders.batches(self.steps, self.steps + 1)
+        return batch[:, : self.orders.length(self.steps)].to(self.device)
 
-    def _batch(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the rows `chosen` [E, B] of the training set; None: of all of them."""
+    def _rows(self, split: str, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs and targets of the rows `chosen` [E, B] of a split, None: of all, and which there are, None: all."""
+        inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
         if chosen is None:
-            return self.train_inputs, self.train_targets
+            return inputs, targets, self._exists[split]
+        exists = None
+        if self.is_ragged:
+            exists, chosen = chosen >= 0, chosen.clamp(min=0)
         models = torch.arange(len(chosen), device=self.device)[:, None]
-        return self.train_inputs[models, chosen], self.train_targets[models, chosen]
+        return inputs[models, chosen], targets[models, chosen], exists
 
     @torch.no_grad()
-    def evaluate(self) -> list[Record]:
-        """Every run's losses, accuracies and weight norm now."""
-        columns = [*self.measure("train"), *self.measure("test"), self.flat.norm(dim=1)]
+    def evaluate(self, *, goes_on: bool = False) -> list[Record]:
+        """Every run's losses, accuracies and weight norm now.
+
+        `goes_on` says that a step follows: of the whole training set, that step's own loss, accuracy and gradient are
+        computed instead, and kept for it.
+        """
+        if goes_on and self.orders is None and not self.dropout:
+            self._ahead = self.gradient(None)
+            train = self._ahead[:2]
+        else:
+            train = self.measure("train")
+        columns = [*train, *self.measure("test"), self.flat.norm(dim=1)]
         rows = torch.stack([column.double() for column in columns], 1).tolist()
         return [
             Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
             for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
         ]
 
-    def measure(self, split: str) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies [E] on the training ("train") or the test set ("test")."""
-        self.model.eval()
-        inputs, targets = getattr(self, f"{split}_inputs"), getattr(self, f"{split}_targets")
-        if self._is_by_pieces():
-            return self._by_pieces(inputs, targets)
-        if not self._is_planned():
-            return ops.classify(self.model(inputs), targets, loss=self.loss)
-        results = []
-        for e, weights in enumerate(self._own):
-            results.append(self._planned_loss(split, e, weights, targets))
-        losses, accuracies = zip(*results)
-        return torch.cat(losses), torch.cat(accuracies)
-
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
-        flat, names = self.flat[index], ("train_inputs", "train_targets", "test_inputs", "test_targets", "diverged_at")
-        kept = {name: getattr(self, name)[index] for name in names}
+        flat, experiments = self.flat[index], [self.experiments[i] for i in models]
+        n_rows = {split: [own[i] for i in models] for split, own in self.n_rows.items()}
+        kept = {"experiments": experiments, "diverged_at": self.diverged_at[index]}
+        kept |= _about(n_rows, experiments, self.device)
+        for split, own in n_rows.items():
+            for name in (f"{split}_inputs", f"{split}_targets"):
+                kept[name] = getattr(self, name)[index, : max(own)]
         self.optimizer.keep(index)
         vars(self).update(kept)
-        self.experiments = [self.experiments[i] for i in models]
         self.model.seeds = tuple(self.model.seeds[i] for i in models)
         self.plans = {split: [plans[i] for i in models] if plans else [] for split, plans in self.plans.items()}
-        self._order = (-1, torch.empty(0))
         self._bind(flat)
 
     def weights(self, i: int, flat: Tensor | None = None) -> dict[str, Tensor]:
@@ -272,4 +321,21 @@ class Ensemble:
             raise ValueError(f"the checkpoint holds {shapes}, accepted is {accepted}")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        self.optimizer.steps = steps
+        self.optimizer.steps, self._ahead = steps, None
+
+
+def _about(n_rows: dict[str, list[int]], experiments: Sequence[Experiment], device: torch.device) -> dict[str, Any]:
+    """What an Ensemble knows of data sets with so many rows each."""
+    exists: dict[str, Tensor | None] = {}
+    for split, own in n_rows.items():
+        at = torch.arange(max(own), device=device)
+        exists[split] = at < torch.tensor(own, device=device)[:, None] if len(set(own)) > 1 else None
+    own, size = n_rows["train"], experiments[0].schedule.batch_size
+    orders = None if size is None or size >= max(own) else Orders(experiments, own, size)
+    return {"n_rows": n_rows, "is_ragged": len(set(own)) > 1, "orders": orders, "_exists": exists}
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """[E, N, ...] of tensors [N_e, ...], N the largest N_e; the others go on with their first row."""
+    n = max(map(len, parts))
+    return torch.stack([torch.cat([part, part[:1].expand(n - len(part), *part.shape[1:])]) for part in parts])

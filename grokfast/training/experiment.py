@@ -169,15 +169,22 @@ class Experiment:
     def override(self, changes: Mapping[str, Any]) -> Experiment:
         """A copy with dotted fields replaced: `exp.override({"optimizer.lr": 3e-3, "seed": 1})`.
 
-        Raises ValueError for an unknown name (and names the nearest), and whatever the fields' own checks raise.
+        A whole part ("filter", "model", ...) is replaced before its fields are. Raises ValueError for an unknown name
+        (and names the nearest), and whatever the fields' own checks raise.
         """
-        known = list(self.flat())
-        result = self
-        for path, value in changes.items():
+        result, known = self, list(self.flat())
+        for path in sorted(changes, key=lambda path: path.count(".")):
             if path not in known and path not in _KINDS:
-                raise ValueError(f"unknown option {path!r}{checks.nearest(path, known)}")
-            result = _replace(result, path.split("."), value)
+                raise ValueError(f"unknown option {path!r}{result.hint(path)}")
+            result = _replace(result, path.split("."), changes[path])
+            known = list(result.flat()) if path in _KINDS else known
         return result
+
+    def hint(self, path: str) -> str:
+        """What an unknown dotted name may have meant, in parentheses; empty where nothing is near."""
+        if path.startswith("filter.") and self.filter is None:
+            return " (the experiment has no filter: choose one first)"
+        return checks.nearest(path, self.flat())
 
     def flat(self) -> dict[str, Any]:
         """Every leaf by its dotted name."""

@@ -51,10 +51,14 @@ class Window:
 
 
 class _Part(NamedTuple):
-    """What one graph holds: a step for each batch of so many rows (None: all rows), and an evaluation or not."""
+    """What one graph holds: a step for each batch of so many rows (None: all rows), and an evaluation or not.
+
+    is_begun: the first step's gradient is there: it was computed for the evaluation before it.
+    """
 
     lengths: tuple[int | None, ...]
     evaluates: bool
+    is_begun: bool
 
 
 class Replay:
@@ -69,11 +73,11 @@ class Replay:
         self.ensemble, self.step = ensemble, step or step_of(ensemble)
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         self.grad, self.loss = torch.zeros_like(ensemble.flat), ensemble.flat.new_zeros(len(ensemble.flat))
-        schedule, rows, size = ensemble.schedule, ensemble.train_targets.shape[1], ensemble.schedule.batch_size
-        self.batches = None
-        if size is not None and size < rows:
-            most = min(LONGEST, schedule.eval_every)
-            self.batches = Batches(ensemble.experiments, rows, size, ensemble.device, most)
+        self.batches: Batches | None = None
+        self._is_ahead = False  # grad and loss are those of the next step
+        if ensemble.orders is not None:
+            most = min(LONGEST, ensemble.schedule.eval_every)
+            self.batches = Batches(ensemble.orders, len(ensemble.flat), ensemble.device, most)
         ensemble.optimizer.clock.seek(ensemble.steps)
         self.graphs = Graphs(ensemble.device)
         report = self.watch.report
@@ -82,7 +86,7 @@ class Replay:
     def evaluate(self) -> Window:
         """Evaluate as the runs are now."""
         with self.graphs.stream():
-            self._perform(_Part((), True))
+            self._perform((), evaluates=True)
             return self._reported()
 
     def launch(self) -> Window:
@@ -95,7 +99,8 @@ class Replay:
                 steps = min(longest, end - begin)
                 if self.batches is not None:
                     self.batches.prepare(begin, steps)
-                self._perform(_Part(tuple(map(self._length, range(begin, begin + steps))), begin + steps == end))
+                lengths = tuple(map(self._length, range(begin, begin + steps)))
+                self._perform(lengths, evaluates=begin + steps == end)
                 begin += steps
             return self._reported()
 
@@ -103,15 +108,17 @@ class Replay:
         """How many different stretches of batch sizes there are between evaluations."""
         if self.batches is None or self.step.takes_padding:
             return 1
-        return self.batches.per_epoch // math.gcd(self.batches.per_epoch, self.ensemble.schedule.eval_every)
+        per_epoch = self.batches.orders.per_epoch
+        return per_epoch // math.gcd(per_epoch, self.ensemble.schedule.eval_every)
 
     def _length(self, step: int) -> int | None:
         if self.batches is None:
             return None
-        return self.batches.size if self.step.takes_padding else self.batches.length(step)
+        orders = self.batches.orders
+        return orders.size if self.step.takes_padding else orders.length(step)
 
-    def _perform(self, part: _Part) -> None:
-        ensemble = self.ensemble
+    def _perform(self, lengths: tuple[int | None, ...], *, evaluates: bool) -> None:
+        ensemble, part = self.ensemble, _Part(lengths, evaluates, self._is_ahead)
         before = ensemble.steps
 
         def do() -> None:
@@ -125,20 +132,26 @@ class Replay:
             if captures and self.graphs.captures(part):  # and did not call instead
                 ensemble.optimizer.set_host(before)  # nothing of it was computed
             raise
-        ensemble.optimizer.set_host(before + len(part.lengths))  # a graph counts on the device only
+        ensemble.optimizer.set_host(before + len(lengths))  # a graph counts on the device only
+        self._is_ahead = evaluates and self.batches is None
 
     def _do(self, part: _Part) -> None:
         ensemble, optimizer = self.ensemble, self.ensemble.optimizer
-        for length in part.lengths:
+        for i, length in enumerate(part.lengths):
             batch = None
             if self.batches is not None:
                 batch = self.batches.select(optimizer.clock.steps)[:, :length]
-            self.step.gradient(ensemble.flat, self.grad, self.loss, batch)
+            if i > 0 or not part.is_begun:
+                self.step.gradient(ensemble.flat, self.grad, self.loss, batch)
             with torch.no_grad():
                 optimizer.step(ensemble.flat, self.grad, self.loss, ensemble.diverged_at)
         if part.evaluates:
             train_loss, test_loss, train_accuracy, test_accuracy, norm = self.watch.measured
-            self.step.measure("train", ensemble.flat, train_loss, train_accuracy)
+            if self.batches is None:  # what the next step computes anyway
+                self.step.gradient(ensemble.flat, self.grad, self.loss, None, train_accuracy)
+                train_loss.copy_(self.loss)
+            else:
+                self.step.measure("train", ensemble.flat, train_loss, train_accuracy)
             self.step.measure("test", ensemble.flat, test_loss, test_accuracy)
             torch.linalg.vector_norm(ensemble.flat, dim=1, out=norm)
             self.watch.update(ensemble.flat, optimizer.clock.steps, ensemble.diverged_at)

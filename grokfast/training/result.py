@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from grokfast.store import RunStore
-from grokfast.store.records import Record
+from grokfast.store.records import Record, records_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
 
@@ -64,15 +64,33 @@ def stored_result(store: RunStore, run_id: str) -> RunResult:
     stored = store.get(run_id)
     if stored.result is None or stored.status not in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has not ended (status {stored.status})")
-    experiment, curves = Experiment.from_dict(stored.config), store.curves(run_id)
-    records = [Record(*row) for row in zip(*(curves[name].tolist() for name in Record._fields))]
+    experiment, records = Experiment.from_dict(stored.config), records_of(store.curves(run_id))
     outcome = Outcome(experiment.criteria)
     for record in records:
         outcome.update(record)
-    steps, diverged_at = stored.result["steps"], stored.result["diverged_at"]
+    weights = store.load_weights(run_id) if store.has_weights(run_id) else {}
+    return result_of(
+        experiment, outcome, records, diverged_at=stored.result["diverged_at"], seconds=stored.result["seconds"],
+        weights=weights, run_id=run_id, directory=stored.directory,
+    )  # fmt: skip
+
+
+def result_of(
+    experiment: Experiment,
+    outcome: Outcome,
+    records: list[Record],
+    *,
+    diverged_at: int | None,
+    seconds: float,
+    weights: dict[str, Tensor],
+    run_id: str | None,
+    directory: Path | None,
+) -> RunResult:
+    """The result of a run that has ended with the last of `records`, all of which `outcome` has followed."""
+    steps = records[-1].step
     return RunResult(
         experiment=experiment,
-        status=stored.status,
+        status="finished" if diverged_at is None else "diverged",
         phase=outcome.phase,
         t_memorize=outcome.t_memorize,
         t_generalize=outcome.t_generalize,
@@ -80,12 +98,12 @@ def stored_result(store: RunStore, run_id: str) -> RunResult:
         diverged_at=diverged_at,
         sentence=outcome.sentence(steps, diverged_at),
         steps=steps,
-        seconds=stored.result["seconds"],
+        seconds=seconds,
         final=records[-1],
-        curves=curves,
-        weights=store.load_weights(run_id) if store.has_weights(run_id) else {},
+        curves=columns(records),
+        weights=weights,
         run_id=run_id,
-        directory=stored.directory,
+        directory=directory,
     )
 
 

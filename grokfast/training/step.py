@@ -10,20 +10,21 @@ from torch import Tensor
 
 from grokfast.nn import GrokTransformer
 from grokfast.nn.transformer_step import TransformerStep
-from grokfast.ops.pair_step import Layout, PairStep
+from grokfast.ops.pair_step import PairStep
 from grokfast.training.ensemble import Ensemble
 
 
 class Step(Protocol):
-    """What a training step and an evaluation compute; nothing of it waits for the device.
+    """What a training step and an evaluation compute; nothing of it waits for the device."""
 
-    takes_padding: whether rows of a batch may be -1, no row, so that all batches have one shape.
-    """
+    @property
+    def takes_padding(self) -> bool:
+        """Whether rows of a batch may be -1, no row, so that all batches have one shape."""
 
-    takes_padding: bool
-
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all."""
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        """Write grad [E, P] and loss [E] of the training rows `batch` [E, B], None: of all, then accuracy [E], too."""
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         """Write loss and accuracy [E] over the "train" or the "test" set."""
@@ -49,8 +50,13 @@ class KernelSteps:
             return step_of(ensemble)
         return KernelSteps(train.keep(models), test.keep(models), ensemble.device)
 
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        self._steps["train"].gradient(flat, grad, loss, self._correct, batch)
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        step = self._steps["train"]
+        step.gradient(flat, grad, loss, self._correct, batch)
+        if accuracy is not None:
+            torch.div(self._correct, step.n_rows, out=accuracy)
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         step = self._steps[split]
@@ -61,16 +67,23 @@ class KernelSteps:
 class ModelSteps:
     """The ensemble's own model and autograd, on fused operations where it has them."""
 
-    takes_padding = False
-
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
+
+    @property
+    def takes_padding(self) -> bool:
+        return self.ensemble.is_ragged
 
     def keep(self, ensemble: Ensemble, models: Sequence[int]) -> Step:
         return ModelSteps(ensemble)
 
-    def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None) -> None:
-        loss.copy_(self.ensemble.gradient(batch, grad)[0])
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        of_loss, of_accuracy, _ = self.ensemble.gradient(batch, grad)
+        loss.copy_(of_loss)
+        if accuracy is not None:
+            accuracy.copy_(of_accuracy)
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
         with torch.no_grad():
@@ -83,21 +96,18 @@ def step_of(ensemble: Ensemble) -> Step:
     """The step that `ensemble.choice` names."""
     if not ensemble.choice.has_kernels:
         return ModelSteps(ensemble)
-    model, schedule, precision = ensemble.model, ensemble.schedule, ensemble.choice.products
-    train, test = (ensemble.train_inputs, ensemble.train_targets), (ensemble.test_inputs, ensemble.test_targets)
-    if isinstance(model, GrokTransformer):
-        of_train, of_test = (
-            TransformerStep(model, *data, loss=ensemble.loss, precision=precision) for data in (train, test)
-        )
-        return KernelSteps(of_train, of_test, ensemble.device)
-    layout = Layout.of({name: p.shape[1:] for name, p in model.named_parameters()})
-    rows = train[1].shape[1]
+    model, loss, precision = ensemble.model, ensemble.loss, ensemble.choice.products
 
-    def pair_step(data: tuple[Tensor, Tensor], largest: int) -> PairStep:
+    def step(split: str, largest: int | None) -> PairStep | TransformerStep:
+        data = getattr(ensemble, f"{split}_inputs"), getattr(ensemble, f"{split}_targets")
+        n_rows = ensemble.n_rows[split]
+        if isinstance(model, GrokTransformer):
+            return TransformerStep(model, *data, n_rows=n_rows, loss=loss, precision=precision)
+        assert ensemble.layout is not None
         return PairStep(
-            layout, *data, n_models=len(data[0]), n_tokens=model.n_tokens, n_answers=model.out.weight.shape[1],
-            width=model.config.width, activation=model.config.activation, loss=ensemble.loss, precision=precision,
-            max_batch=largest,
+            ensemble.layout, *data, n_models=len(ensemble.flat), activation=model.config.activation, loss=loss,
+            precision=precision, n_rows=n_rows, max_batch=largest, **ensemble.sizes,
         )  # fmt: skip
 
-    return KernelSteps(pair_step(train, min(schedule.batch_size or rows, rows)), pair_step(test, 0), ensemble.device)
+    largest = None if ensemble.orders is None else ensemble.orders.size
+    return KernelSteps(step("train", largest), step("test", 0), ensemble.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,8 +12,7 @@ from grokfast.filters import MA
 from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
-from grokfast.training.batches import Batches
-from grokfast.training.choice import FUSED, choose
+from grokfast.training.choice import choose
 from grokfast.training.ensemble import ALIGNMENT, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
@@ -32,10 +32,16 @@ class Need(NamedTuple):
         return self.held + self.passing
 
 
-def bytes_per_run(experiment: Experiment) -> Need:
-    """What a run of an experiment needs, by counting: weights, gradient, optimizer, filter, data, activations."""
+def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> Need:
+    """What a run of an experiment needs, by counting: weights, gradient, optimizer, filter, data, activations.
+
+    Together with `among`, it has data sets as large as the largest of theirs.
+    """
     data = build(experiment.task, seed=experiment.seed)
-    rows, tests, length = len(data.train_inputs), len(data.test_inputs), data.seq_len
+    others = {e.task.train_fraction: e for e in among}  # what else differs changes no size
+    sets = [data, *(build(e.task, seed=e.seed) for e in others.values())]
+    rows, tests = max(len(d.train_inputs) for d in sets), max(len(d.test_inputs) for d in sets)
+    length = data.seq_len
     size = torch.finfo(getattr(torch, experiment.precision)).bits // 8
     parameters = -(-n_parameters(experiment, data) // ALIGNMENT) * ALIGNMENT
     names = state_names(experiment.optimizer, experiment.filter)
@@ -46,10 +52,10 @@ def bytes_per_run(experiment: Experiment) -> Need:
     batch = min(experiment.schedule.batch_size or rows, rows)
     if batch < rows:
         steps = min(LONGEST, experiment.schedule.eval_every)
-        held += 8 * batch * (1 + Batches.epochs_for(steps, -(-rows // batch)) * -(-rows // batch))
+        held += 8 * batch * (1 + steps)
     device = resolve_device(experiment.device)
     choice = choose(experiment, device, data)
-    if choice.name == FUSED and isinstance(experiment.model, PairMLPConfig):
+    if choice.has_kernels and isinstance(experiment.model, PairMLPConfig):
         sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
         scratch = plan.memory(1, batch, **sizes, precision=choice.products)
         return Need(held + 24 * (rows + tests), scratch)
@@ -95,21 +101,21 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def at_once(experiment: Experiment, runs: int, free: int | None = None) -> int:
-    """How many of `runs` such runs to train together: as many as fit into `free` bytes.
+def at_once(experiments: Sequence[Experiment], free: int | None = None) -> int:
+    """How many of these runs, which an ensemble can hold, to train together: as many as fit into `free` bytes.
 
     None stands for the free memory of a GPU; on a CPU all go together then. Raises ValueError where one run alone holds
     more than there is.
     """
-    device = resolve_device(experiment.device)
+    device = resolve_device(experiments[0].device)
     if free is None:
         if device.type != "cuda":
-            return runs
+            return len(experiments)
         free = free_bytes(device)
-    need = bytes_per_run(experiment)
+    need = bytes_per_run(experiments[0], among=experiments)
     if need.held > free:
         raise ValueError(f"experiments[0] {too_large(need, device, free)}")
-    return max(1, min(runs, int(SHARE * free) // need.total))
+    return max(1, min(len(experiments), int(SHARE * free) // need.total))
 
 
 def too_large(need: Need, device: torch.device, free: int) -> str:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from grokfast.cli import main
-from grokfast.store import RunStore
+from grokfast.cli import COMMANDS, main
+from grokfast.store import NewRun, RunStore
 from grokfast.training import PRESETS
 
 QUICK = ["run", "quick", "--task.p", "13", "--model.width", "32", "--steps", "40"]
@@ -223,3 +223,33 @@ def test_python_m_grokfast_shows_help():
     ).stdout
     assert "--model.d_model" in shown
     assert "--steps" in shown
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, command in COMMANDS.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert command.help in " ".join(capsys.readouterr().out.split())
+
+
+WITHOUT_TORCH = """
+import sys
+from grokfast.cli import COMMANDS, main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as stopped:
+    status = stopped.code
+print(status, *sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "scipy", "matplotlib"}))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "rm --help", "doctor --help", "list", "show begun-000000000000", "export --to runs.csv"]
+)
+def test_reading_the_store_does_not_wait_for_torch(tmp_path, arguments):
+    with RunStore(tmp_path / "runs") as store:
+        store.sweeps.create("begun", {}, {}, [NewRun({"seed": 0}, "0" * 64, "grokfast 0", "cpu")])
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0", done.stderr

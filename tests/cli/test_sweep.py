@@ -74,6 +74,17 @@ def test_a_sweep_from_a_file(out, tmp_path, capsys):
     assert "phase diagram" not in capsys.readouterr().out
 
 
+def test_filters_are_compared_in_a_sweep(out, capsys):
+    grid = ["--grid", "filter.lamb=1,2", "filter=ema,ma"]
+    assert main(["sweep", "quick", *grid, *TINY, "--steps", "20", "--json", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out.splitlines()[-1])
+    assert [cell["cell"] for cell in summary["cells"]] == [
+        {"filter.lamb": lamb, "filter": name} for lamb in (1.0, 2.0) for name in ("ema", "ma")
+    ]
+    assert "phase diagram" in summary["pictures"]
+
+
 def test_grid_may_be_given_often():
     args = ["sweep", "quick", "--grid", "a=1", "b=2", "--zip", "--grid=c=3", "--seeds", "2"]
     assert merged(args) == ["sweep", "quick", "--zip", "--seeds", "2", "--grid", "a=1", "b=2", "c=3"]

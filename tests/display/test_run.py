@@ -1,10 +1,9 @@
 import io
 
-import pytest
 from rich.console import Console
 
 from grokfast import Experiment, train
-from grokfast.display import Display, duration, sparkline
+from grokfast.display import Display, sparkline
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 32, "schedule.steps": 200})
 
@@ -45,8 +44,3 @@ def test_it_says_when_the_extension_is_missing(monkeypatch):
 def test_sparkline():
     assert sparkline([0.0, 0.5, 1.0, float("nan")], 10) == "▁▅█ "
     assert sparkline([0.0] * 50 + [1.0] * 50, 4) == "▁▁██"
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(42.4, "42 s"), (720, "12 min"), (12_000, "3 h 20 min")])
-def test_duration(seconds, words):
-    assert duration(seconds) == words

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from grokfast import Experiment
-from grokfast.display import SweepDisplay, memory
+from grokfast.display import SweepDisplay
 from grokfast.training.sweep import Event, InProcess, Progress, plan
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 40, "device": "cpu"})
@@ -50,7 +50,3 @@ def test_without_a_terminal_it_prints_lines_and_failures(tmp_path, monkeypatch):
     said = console.file.getvalue()
     assert "1/2 done, 1 running" in said
     assert "x failed: died" in said
-
-
-def test_memory():
-    assert [memory(n) for n in (70_000, 260e6, 1.4e9)] == ["70 kB", "260 MB", "1.4 GB"]

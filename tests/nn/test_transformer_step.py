@@ -11,6 +11,8 @@ from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops import linear_cross_entropy, pair_embed
 
 pytest.importorskip("triton")
+from grokfast.ops import kernels
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = TransformerConfig(d_model=12, n_heads=3, d_mlp=20)
 PRESETS = {
@@ -187,6 +189,22 @@ def test_each_model_has_the_bits_it_has_alone(poisoned):
         assert torch.equal(all_models[2:], of_one)
     for all_models, of_one in zip(together, alone):
         assert torch.equal(all_models[1:2], of_one)
+
+
+@pytest.mark.parametrize(
+    ("precision", "variant"), [("ieee", PRESETS["nanda"]), ("tf32", PRESETS["grokfast"])], ids=["kept", "made anew"]
+)
+def test_sums_over_many_rows_have_one_order(precision, variant, monkeypatch, poisoned):
+    """Gradients that are summed in parts, of three models together and of one alone."""
+    monkeypatch.setattr(kernels, "PROGRAMS", 2)  # three models and one must not share these differently
+    config, (tokens, targets) = replace(SMALL, **{**variant, "n_layers": 1}), modular(12, "a b =", 3, 0.9)
+    targets = targets % 7
+    model = build(replace(config, d_model=4, n_heads=1, d_mlp=5), tokens, 3, torch.float32)
+    flat = flatten(model.parameters())
+    together = by_step(TransformerStep(model, tokens, targets, precision=precision, backend="triton"), flat)
+    step = TransformerStep(model, tokens[1:2], targets[1:2], precision=precision, backend="triton")
+    for of_all, of_one in zip(together, by_step(step, flat[1:2])):
+        assert torch.equal(of_all[1:2], of_one)
 
 
 def train(gradient, flat, steps):

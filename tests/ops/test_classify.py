@@ -54,6 +54,19 @@ def test_the_definition(dtype, each_backend):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("rest", [1e30, float("nan")])
+def test_rows_that_do_not_exist_do_not_count(loss, rest, each_backend):
+    logits, target = inputs(2, 30, 11, torch.float64)
+    exists = torch.arange(30) < torch.tensor([[7], [30]])
+    spoiled = logits.detach().masked_fill(~exists[..., None], rest).requires_grad_()
+    values, accuracy = classify(spoiled, target, loss=loss, exists=exists)
+    (grad,) = torch.autograd.grad(values.sum(), spoiled)
+    for e, n in enumerate((7, 30)):
+        expected = run(logits.detach()[e : e + 1, :n].requires_grad_(), target[e : e + 1, :n], loss)
+        torch.testing.assert_close((values[e], accuracy[e], grad[e, :n]), tuple(t[0] for t in expected))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_gradcheck(loss, each_backend):
     logits, target = inputs(2, 5, 4, torch.float64)
     assert torch.autograd.gradcheck(lambda x: classify(x, target, loss=loss)[0], logits)
@@ -196,6 +209,8 @@ TARGET = torch.zeros(2, 7, dtype=torch.int64)
         ({"target": TARGET[:, :6]}, r"target must be \(2, 7\) torch.int64, got \(2, 6\)"),
         ({"target": TARGET.int()}, r"target must be \(2, 7\) torch.int64, got \(2, 7\) torch.int32"),
         ({"target": TARGET.to("meta")}, "target must be on cpu as logits are, got meta"),
+        ({"exists": torch.ones(2, 6, dtype=torch.bool)}, r"exists must be \(2, 7\) torch.bool, got \(2, 6\)"),
+        ({"exists": TARGET}, r"exists must be \(2, 7\) torch.bool, got \(2, 7\) torch.int64"),
         ({"loss": "mes"}, r"loss must be one of 'cross_entropy', 'mse', got 'mes' \(did you mean 'mse'\?\)"),
     ],
 )

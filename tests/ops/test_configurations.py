@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from grokfast.ops import configurations, mlp
+from grokfast.ops import configurations, layer_norm, linear_cross_entropy, mlp, pair_embed
 from grokfast.ops.configurations import PATH, choose, key, read, trying
 
 
@@ -64,3 +64,31 @@ def test_a_kernel_runs_with_the_tile_that_was_chosen(monkeypatch):
         got = mlp(x, w_in, None, w_out, None, backend="triton")
     assert seen == [(3, 16, 3)]
     torch.testing.assert_close(got, expected)
+
+
+def test_other_models_change_no_tile(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(configurations, "MANY_ROWS", 20)
+    asked = []
+
+    class Asked(dict):
+        def get(self, name, own):
+            asked.append(name)
+            return own
+
+        def __bool__(self):
+            return True
+
+    for models in (1, 3):
+        x, weight, bias = (torch.ones(models, *shape, requires_grad=True) for shape in ((9, 4), (4, 4), (4,)))
+        pairs = torch.zeros(models, 9, 2, dtype=torch.int64)
+        with trying(Asked()):
+            outs = (
+                mlp(x, weight, bias, weight, bias, backend="triton"),
+                linear_cross_entropy(x, weight, pairs[..., 0], reduction="none", backend="triton"),
+                layer_norm(x, bias, bias, backend="triton"),
+                pair_embed(weight, weight, pairs, bias, backend="triton"),
+            )
+            sum(out.sum() for out in outs).backward()
+    assert len(asked) % 2 == 0
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]

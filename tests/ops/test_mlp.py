@@ -293,5 +293,6 @@ def test_configurations(triton):
                     16 <= tile[key] <= 128 and tile[key] & (tile[key] - 1) == 0 for key in ("BM", "BH", "BK", "BD")
                 )
                 assert precision not in ("ieee", "tf32x3") or tile["BK"] <= 32
-    assert n_splits(3830, 1, 16) == 32
-    assert n_splits(3830, 512, 16) == n_splits(1, 1, 1) == n_splits(0, 1, 1) == 1
+    assert n_splits(3830, tiles=16) == 8
+    assert n_splits(3830, tiles=1) == 30
+    assert n_splits(3830, tiles=512) == n_splits(1, tiles=1) == n_splits(0, tiles=1) == 1

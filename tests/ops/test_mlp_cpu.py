@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from grokfast import backend
-from grokfast.ops import mlp
+from grokfast.ops import mlp, rows
+
+cpu = sys.modules["grokfast.ops.mlp.cpu"]
 
 
 def inputs(n=63, d=12, h=65, biases=True, dtype=torch.float32):
@@ -27,7 +29,7 @@ def run(tensors, activation, skip="x"):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("skip", ["x", "none", "other"])
 @pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize(("n", "d", "h"), [(1, 1, 1), (63, 12, 65), (1000, 32, 129)])
+@pytest.mark.parametrize(("n", "d", "h"), [(1, 1, 1), (63, 12, 65), (1000, 32, 129), (1001, 128, 48), (2100, 48, 64)])
 def test_as_good_as_torch(n, d, h, biases, skip, activation, compiled, poisoned, judge):
     fast = run(inputs(n, d, h, biases), activation, skip)
     with backend.using("reference"):
@@ -66,11 +68,42 @@ def test_the_same_bits_on_any_number_of_threads(activation, compiled, set_thread
     results = []
     for threads in (1, 2, 3, 2):
         set_threads(1)
-        for module in ("grokfast.ops.mlp.cpu", "grokfast.ops.rows"):
-            monkeypatch.setattr(sys.modules[module], "threads_for", lambda _, cost=1, n=threads: n)
+        for module in (cpu, rows):
+            monkeypatch.setattr(module, "threads_for", lambda _, cost=1, n=threads: n)
         results.append(run(inputs(1000, 32, 129), activation))
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.skipif(
+    backend.extension() is None or not backend.load_extension().active_products_work(), reason="needs AVX-512"
+)
+def test_a_relu_network_uses_its_active_units_only_and_the_same_bits_on_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(cpu, "product", refuse_all_but_the_first_layer(cpu.product))
+    results = []
+    for threads in (1, 2, 3, 5):
+        for module in (cpu, rows):
+            monkeypatch.setattr(module, "threads_for", lambda _, cost=1, n=threads: n)
+        results.append(run(inputs(1001, 128, 48), "relu"))
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_any_strides_give_the_same_bits():
+    tensors = inputs(1001, 128, 48)
+    strided = {k: t.detach().T.contiguous().T.requires_grad_() if t.ndim == 2 else t for k, t in tensors.items()}
+    strided["b_out"] = tensors["b_out"].detach().repeat_interleave(2)[::2].requires_grad_()
+    for skip in ("x", "other"):
+        assert all(map(torch.equal, run(tensors, "relu", skip), run(strided, "relu", skip)))
+
+
+def refuse_all_but_the_first_layer(product):
+    def first_layer(x, weight, *more):
+        assert not more
+        assert weight.shape == (48, 128)
+        return product(x, weight)
+
+    return first_layer
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])

@@ -191,6 +191,28 @@ def test_every_model_has_the_bits_that_it_has_alone_however_the_chunks_are_share
         assert all(torch.equal(one[0], both[e]) for one, both in zip(run(alone), together))
 
 
+def test_models_with_rows_for_other_numbers_of_chunks_have_the_bits_that_they_have_alone(triton, monkeypatch):
+    n_rows = [150, 270, 7]
+    case = Case(p=7, width=20, n=270, models=3)
+    batch = torch.arange(260, device=DEVICE).expand(3, -1).flip(1)
+    batch = torch.where(batch < torch.tensor(n_rows, device=DEVICE)[:, None], batch, -1).sort(1, descending=True).values
+    step = case.step(n_rows=n_rows)
+    assert step._launches.own_chunks.tolist() == [1, 2, 1]
+    together, batched = run(case, step), run(case, case.step(n_rows=n_rows, max_batch=260), batch)
+    monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)
+    assert all(map(torch.equal, run(case, case.step(n_rows=n_rows)), together))
+    monkeypatch.undo()
+    for e, n in enumerate(n_rows):
+        alone = Case(p=7, width=20, n=n, models=1)
+        alone.tokens, alone.targets = case.tokens[e : e + 1, :n], case.targets[e : e + 1, :n]
+        for own, other in zip(alone.model.parameters(), case.model.parameters()):
+            own.data.copy_(other[e : e + 1])
+        assert all(torch.equal(one[0], of_all[e]) for one, of_all in zip(run(alone), together))
+        own_batch = batch[e : e + 1, : min(n, 260)].contiguous()
+        one_batched = run(alone, alone.step(max_batch=min(n, 260)), own_batch)
+        assert all(torch.equal(one[0], of_all[e]) for one, of_all in zip(one_batched, batched))
+
+
 def test_partial_gradients_are_added_in_their_order(triton, judge):
     case = Case(p=7, width=20, n=270)
     step = case.step()

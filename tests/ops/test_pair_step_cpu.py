@@ -10,6 +10,9 @@ from grokfast.ops.pair_step.reference import Parameters
 pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 P, WIDTH, CLASSES = 13, 33, 11
 SIZES = [1, 50, 61]
+needs_avx512 = pytest.mark.skipif(
+    backend.extension() is None or not backend.load_extension().active_products_work(), reason="needs AVX-512"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +20,23 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(cpu, "PIECE", 25)
 
 
-def weights(bias=True, seed=0):
+@pytest.fixture(params=[True, False], ids=["active", "dense"])
+def way(request, monkeypatch):
+    """Both ways, on processors that have both."""
+    if not request.param:
+        monkeypatch.setattr(cpu, "only_active", lambda activation, n_answers: False)
+
+
+def weights(bias=True, seed=0, width=WIDTH, classes=CLASSES):
     generator = torch.Generator().manual_seed(seed)
-    shapes = (P, WIDTH), (P, WIDTH), (WIDTH,), (CLASSES, WIDTH), (CLASSES,)
+    shapes = (P, width), (P, width), (width,), (classes, width), (classes,)
     made = [torch.randn(shape, generator=generator) for shape in shapes]
     return Parameters(*(t if bias or t.ndim > 1 else None for t in made))
 
 
-def rows(n, seed=0):
+def rows(n, seed=0, classes=CLASSES):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(high, (n,), generator=generator) for high in (P, P, CLASSES)]
+    return [torch.randint(high, (n,), generator=generator) for high in (P, P, classes)]
 
 
 def by_torch(given, a, b, target, activation, loss, dtype):
@@ -49,8 +59,19 @@ def error(got, exact):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("activation", ["relu", "square", "abs"])
-def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bias, n):
-    given, (a, b, target) = weights(bias), rows(n)
+def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bias, n, way):
+    assert_as_good(weights(bias), rows(n), activation, loss)
+
+
+@needs_avx512
+@pytest.mark.parametrize(("width", "classes"), [(100, 17), (64, 24), (130, 25), (16, 5), (37, 97), (3, 113), (70, 136)])
+def test_any_number_of_units_and_classes(width, classes):
+    given = weights(width=width, classes=classes)
+    assert_as_good(given, rows(300, classes=classes), "relu", "cross_entropy")
+
+
+def assert_as_good(given, operands, activation, loss):
+    a, b, target = operands
     grads = Parameters(*(None if t is None else torch.full_like(t, torch.nan) for t in given))
     value, accuracy = cpu.gradient(given, grads, a, b, target, activation=activation, loss=loss)
     exact, right, exact_grads = by_torch(given, a, b, target, activation, loss, torch.float64)
@@ -62,21 +83,33 @@ def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bia
         assert error(got, correct) <= 2 * error(by_them, correct) + eps
 
 
-def test_without_gradients_loss_and_accuracy_are_the_same_bits():
+def test_without_gradients_loss_and_accuracy_are_the_same_bits(way):
     given, operands = weights(), rows(61)
     grads = Parameters(*map(torch.empty_like, given))
     options = {"activation": "relu", "loss": "cross_entropy"}
     assert cpu.gradient(given, None, *operands, **options) == cpu.gradient(given, grads, *operands, **options)
 
 
-def test_an_index_out_of_range_is_refused():
+@needs_avx512
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+    given, operands, results = weights(width=40), rows(400), []
+    for threads in (1, 2, 3, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        grads = Parameters(*map(torch.empty_like, given))
+        found = cpu.gradient(given, grads, *operands, activation="relu", loss="cross_entropy")
+        results.append((torch.tensor(found), *grads))
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other))
+
+
+def test_an_index_out_of_range_is_refused(way):
     a, b, target = rows(50)
     for wrong in ((a + P, b, target), (a, b - P, target), (a, b, target + CLASSES)):
         with pytest.raises(IndexError, match=r"must be in \[0, 1[13]\)"):
             cpu.gradient(weights(), None, *wrong, activation="relu", loss="mse")
 
 
-def test_nan_comes_through():
+def test_nan_comes_through(way):
     given, operands = weights(), rows(50)
     given.w_a[operands[0][7], 3] = torch.nan
     loss, _ = cpu.gradient(given, None, *operands, activation="relu", loss="cross_entropy")
@@ -86,10 +119,18 @@ def test_nan_comes_through():
 def test_it_fits_one_thread_and_an_activation_of_the_extension(monkeypatch):
     flat = torch.zeros(1, 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert cpu.fits("relu", flat)
-    assert not cpu.fits("gelu", flat)
-    assert not cpu.fits("relu", flat.double())
+    assert cpu.fits("relu", flat, CLASSES)
+    assert cpu.fits("square", flat, CLASSES)
+    assert not cpu.fits("gelu", flat, CLASSES)
+    assert not cpu.fits("relu", flat.double(), CLASSES)
     with backend.using("reference"):
-        assert not cpu.fits("relu", flat)
+        assert not cpu.fits("relu", flat, CLASSES)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert not cpu.fits("relu", flat)
+    assert not cpu.fits("square", flat, CLASSES)
+
+
+@needs_avx512
+def test_a_relu_fits_any_number_of_threads_and_up_to_136_classes(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert cpu.fits("relu", torch.zeros(1, 4), 136)
+    assert not cpu.fits("relu", torch.zeros(1, 4), 137)

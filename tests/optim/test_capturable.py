@@ -21,14 +21,6 @@ FILTERS = {
 }
 
 
-@pytest.fixture(params=["reference", "triton"])
-def engine(request):
-    if request.param == "triton":
-        pytest.importorskip("triton")
-    with backend.using(request.param):
-        yield request.param
-
-
 def parameters(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return [torch.nn.Parameter(torch.randn(size, generator=generator).to(DEVICE, dtype)) for size in SIZES]

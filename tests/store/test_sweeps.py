@@ -25,12 +25,6 @@ def add(store, runs, axes=()):
     return store.sweeps.create("quick", {"base": 1}, {"axes": {key: [] for key in axes}}, runs)
 
 
-@pytest.fixture
-def store(tmp_path):
-    with RunStore(tmp_path) as opened:
-        yield opened
-
-
 def test_a_sweep_comes_back_as_it_was_stored(store):
     sweep_id = add(store, [new(seed=3), new(seed=1)], ["seed"])
     found = store.sweeps.get(sweep_id)
@@ -152,6 +146,22 @@ def test_a_table_has_what_varies_and_what_happened(store):
     np.testing.assert_array_equal(table["test_loss"], [np.nan, np.nan])
     assert table["train_loss"][0] == 0.1
     assert store.table()["run_id"].tolist() == [first, second]
+
+
+def test_a_part_that_was_varied_is_a_column_of_words(store):
+    filters = [
+        None,
+        {"kind": "MA", "window_size": 7, "lamb": 5.0},
+        {"kind": "EMA", "alpha": 0.9, "lamb": 2.0},
+        {"kind": "EMA", "alpha": 0.98, "lamb": 1.0},
+    ]
+    runs = [new(seed=i, filter=own) for i, own in enumerate(filters)]
+    table = store.table(add(store, runs, ["filter"]))
+    assert table["filter"].tolist() == ["none", "ma", "ema(alpha=0.9, lamb=2.0)", "ema(alpha=0.98, lamb=1.0)"]
+    np.testing.assert_array_equal(table["filter.alpha"], [np.nan, np.nan, 0.9, 0.98])
+    table = store.table(add(store, runs[1:], ["filter", "filter.lamb"]))  # which is a column of its own
+    assert table["filter"].tolist() == ["ma", "ema(alpha=0.9)", "ema(alpha=0.98)"]
+    assert "filter" not in store.table(add(store, runs[1:], []))
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from grokfast import Experiment
-from grokfast.training.batches import Batches
+from grokfast.training.batches import Batches, Orders
 from grokfast.training.ensemble import Ensemble
 
 TINY = Experiment.preset("quick").override({"task.p": 7, "model.width": 8})
@@ -18,21 +18,21 @@ def test_a_ring_of_batches_holds_what_a_step_by_step_run_takes(size, stretch):
     ensemble = Ensemble(experiments)
     rows = ensemble.train_targets.shape[1]
     assert rows == 19
-    batches = Batches(experiments, rows, size, DEVICE, stretch)
+    batches = Batches(Orders(experiments, [rows] * 2, size), 2, DEVICE, stretch)
     step = ensemble.optimizer.steps = 2  # taken up in the middle of an epoch
     while step < 90:
         batches.prepare(step, stretch)
         for _ in range(stretch):
             chosen = ensemble._chosen()
             batch = batches.select(torch.full((2,), step, device=DEVICE))
-            assert batches.length(step) == chosen.shape[1]
+            assert batches.orders.length(step) == chosen.shape[1]
             assert torch.equal(batch[:, : chosen.shape[1]], chosen)
             assert (batch[:, chosen.shape[1] :] == -1).all()
             step = ensemble.optimizer.steps = step + 1
 
 
 def test_each_epoch_is_another_order_of_all_rows():
-    batches = Batches([TINY.override({"schedule.batch_size": 4})], 19, 4, DEVICE, 10)
+    batches = Batches(Orders([TINY], [19], 4), 1, DEVICE, 10)
     batches.prepare(0, 10)
     epochs = [
         torch.cat([batches.select(torch.tensor([5 * epoch + k], device=DEVICE))[0].clone() for k in range(5)])

@@ -96,7 +96,11 @@ def test_unknown_precisions_are_refused(change, message):
 
 
 def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
-    assert choice(QUICK, CPU).name == OPERATIONS
+    only_active = compiled.active_products_work()
+    assert choice(QUICK, CPU).name == (FUSED if only_active else OPERATIONS)
+    assert ("only where a unit is active" in choice(QUICK, CPU).reason) == only_active
+    assert choice(QUICK.override({"model.activation": "gelu"}), CPU).name == OPERATIONS
+    assert choice(QUICK.override({"model.depth": 2}), CPU).name == OPERATIONS
     assert choice(NANDA, CPU).reason == "C++ extension, each distinct prefix once"
     assert choice(NANDA, CPU).why_no_replay == "a CPU has no graphs"
     assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN

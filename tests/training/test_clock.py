@@ -3,21 +3,13 @@
 import pytest
 import torch
 
-from grokfast import EMA, backend
+from grokfast import EMA
 from grokfast.training import OptimizerConfig
 from grokfast.training.clock import BLOCK, CHUNK, Clock
 from grokfast.training.update import FlatOptimizer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIGS = [OptimizerConfig(lr=0.3), OptimizerConfig(lr=0.1, warmup=3), OptimizerConfig(lr=1e-2, warmup=7)]
-
-
-@pytest.fixture(params=["reference", "triton"])
-def engine(request):
-    if request.param == "triton":
-        pytest.importorskip("triton")
-    with backend.using(request.param):
-        yield request.param
 
 
 def clock_of(configs):

@@ -59,6 +59,40 @@ def test_runs_together_are_each_alone_bit_for_bit(case, engine):
             assert records[i] == alone.evaluate()[0]
 
 
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_evaluation_that_works_for_the_next_step_changes_no_bit(case, engine, threads, set_threads):
+    set_threads(threads)
+    with backend.using(engine):
+        saving, plain = (Ensemble(variants(CASES[case])[:2]) for _ in range(2))
+        for i in range(8):
+            if i % 3 == 0:
+                assert saving.evaluate(goes_on=True) == plain.evaluate()
+                assert (saving._ahead is None) == (saving.dropout > 0 or saving.schedule.batch_size is not None)
+            saving.step()
+            plain.step()
+        assert saving.evaluate() == plain.evaluate()
+        assert saving._ahead is None
+        assert torch.equal(saving.flat, plain.flat)
+
+
+def test_a_gradient_at_other_parameters_is_not_stepped_with():
+    experiments = variants(TINY)
+    ensemble = advance(experiments, 4)
+    tensors = [{name: t.clone() for name, t in ensemble.checkpoint(i).items()} for i in range(3)]
+    ensemble.step()
+    ensemble.evaluate(goes_on=True)
+    for i in range(3):
+        ensemble.restore(i, tensors[i], 4)
+    ensemble.step()
+    assert torch.equal(ensemble.flat, advance(experiments, 5).flat)
+    ensemble.evaluate(goes_on=True)
+    ensemble.keep([2, 1])
+    ensemble.step()
+    assert torch.equal(ensemble.flat, advance(experiments[:0:-1], 6).flat)
+
+
 @pytest.mark.parametrize("batch_size", [None, 25])
 @pytest.mark.parametrize("preset", ["nanda", "power", "grokfast"])
 def test_planned_training_is_ordinary_training(preset, batch_size):
@@ -66,10 +100,10 @@ def test_planned_training_is_ordinary_training(preset, batch_size):
     small = {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24, "schedule.batch_size": batch_size}
     experiment = Experiment.preset(preset).override({**small, "precision": "float64", "optimizer.eps": 1e-3})
     planned = advance([experiment, experiment.override({"seed": 1})], 12)
-    assert planned._is_planned()
+    assert planned._is_planned(0)
     with backend.using("reference"):
         ordinary = advance([experiment, experiment.override({"seed": 1})], 12)
-        assert not ordinary._is_planned()
+        assert not ordinary._is_planned(0)
         expected = ordinary.evaluate()
     torch.testing.assert_close(planned.flat, ordinary.flat, rtol=1e-9, atol=1e-11)
     for got, right in zip(planned.evaluate(), expected):
@@ -79,9 +113,9 @@ def test_planned_training_is_ordinary_training(preset, batch_size):
 def test_dropout_is_not_planned_for_but_evaluation_is():
     ensemble = Ensemble([CASES["transformer dropout"]])
     ensemble.model.train()
-    assert not ensemble._is_planned()
+    assert not ensemble._is_planned(0)
     ensemble.model.eval()
-    assert ensemble._is_planned()
+    assert ensemble._is_planned(0)
 
 
 def test_planned_training_without_the_extension(monkeypatch):
@@ -90,7 +124,7 @@ def test_planned_training_without_the_extension(monkeypatch):
     monkeypatch.setattr(backend, "_load", lambda: (None, "hidden"))
     for experiment, expected in zip(experiments, with_it):
         ensemble = advance([experiment], 5)
-        assert ensemble._is_planned()
+        assert ensemble._is_planned(0)
         torch.testing.assert_close(ensemble.flat, expected.flat, rtol=1e-4, atol=1e-6)
 
 
@@ -177,7 +211,7 @@ def test_minibatches_are_a_new_permutation_each_epoch():
     for _ in range(2):
         seen = []
         for _ in range(-(-rows // 30)):
-            x, y = ensemble._batch(ensemble._chosen())
+            x, y, _ = ensemble._rows("train", ensemble._chosen())
             assert torch.equal((x[0].sum(1)) % 13, y[0])
             seen.append(x[0])
             ensemble.optimizer.steps += 1

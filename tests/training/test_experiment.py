@@ -33,7 +33,13 @@ def test_override_replaces_leaves_and_whole_parts():
     assert (changed.optimizer.lr, changed.seed, changed.filter, changed.optimizer.betas) == (3e-3, 4, EMA(), (0.8, 0.9))
     assert changed.optimizer.weight_decay == base.optimizer.weight_decay
     assert changed.override({"filter.alpha": 0.5}).filter == EMA(alpha=0.5)
+    assert changed.override({"filter.lamb": 7.0, "filter": MA(3)}).filter == MA(3, 7.0)
     assert base == Experiment.preset("quick")
+
+
+def test_a_field_of_an_absent_filter_is_explained():
+    with pytest.raises(ValueError, match=r"unknown option 'filter.lamb' .the experiment has no filter: choose one"):
+        Experiment().override({"filter.lamb": 1.0})
 
 
 @pytest.mark.parametrize(

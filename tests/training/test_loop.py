@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from grokfast import EMA, Experiment, train
+from grokfast import EMA, Experiment, backend, train
 from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
-from grokfast.training import Interrupted, Observer, resume
+from grokfast.training import Interrupted, Observer, ensemble, resume
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.replay import Replay, Window
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -53,6 +56,18 @@ def test_same_seed_same_bits():
     same_result(train(TINY), train(TINY))
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_the_device_stays_a_stretch_ahead_unless_a_checkpoint_is_due(tmp_path, monkeypatch, is_stored):
+    choose, launch, read, said = ensemble.choose, Replay.launch, Window.read, []
+    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), why_no_replay=""))
+    monkeypatch.setattr(Replay, "launch", lambda self: said.append("launch") or launch(self))
+    monkeypatch.setattr(Window, "read", lambda self: said.append("read") or read(self))
+    with RunStore(tmp_path) as store, backend.using("reference"):
+        train(TINY.override({"schedule.steps": 20}), store=store if is_stored else None, checkpoint_every=0)
+    ahead = ["launch", "read"] * 4 + ["read"]  # what is read first is the evaluation before the first step
+    assert said == (["launch", "read", "read", *["launch", "read"] * 3] if is_stored else ahead)
+
+
 def test_another_seed_is_another_run():
     assert train(TINY).summary()["final"] != train(TINY.override({"seed": 1})).summary()["final"]
 
@@ -71,6 +86,18 @@ def test_a_run_that_generalises_stops_a_while_after():
     assert result.steps == result.t_generalize + 50
     assert result.phase in ("comprehension", "grokking")
     assert "memorised at step" in result.sentence
+
+
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 17}])
+def test_what_is_trained_does_not_depend_on_work_saved_between_evaluation_and_step(monkeypatch, change):
+    experiments = [GROKS.override({**change, "seed": seed, "schedule.steps": 400}) for seed in range(2)]
+    measured, measure, evaluate = [], Ensemble.measure, Ensemble.evaluate
+    monkeypatch.setattr(Ensemble, "measure", lambda self, split: measured.append(split) or measure(self, split))
+    saving = train(experiments)
+    assert measured.count("train") <= 1 if not change else measured.count("train") == measured.count("test")
+    monkeypatch.setattr(Ensemble, "evaluate", lambda self, **_: evaluate(self))
+    for result, expected in zip(saving, train(experiments)):
+        same_result(result, expected)
 
 
 def test_an_ensemble_gives_each_run_its_own_result():

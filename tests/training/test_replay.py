@@ -397,10 +397,25 @@ def test_every_stretch_is_called_once_then_captured_then_replayed(replayed, monk
     assert window.read()[0].record == plain.evaluate()[0]
 
 
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 6}])
+def test_a_full_batchs_evaluation_is_the_next_steps_gradient(replayed, monkeypatch, change):
+    replay = follow([TINY.override({"task.p": 7, **change})])
+    called = []
+    for name in ("gradient", "measure"):
+        method = getattr(replay.step, name)
+        monkeypatch.setattr(replay.step, name, lambda *a, name=name, method=method: called.append(name) or method(*a))
+    replay.evaluate()
+    for _ in range(3):
+        replay.launch()
+    measured = called.count("measure")
+    assert (called.count("gradient"), measured) == ((13, 4) if not change else (12, 8))
+
+
 def test_what_cannot_be_captured_is_called_and_said(replayed, monkeypatch):
     replay = follow([TINY])
     replay.graphs = FakeGraphs(DEVICE)
     monkeypatch.setattr(replay.graphs, "capture", lambda _: (_ for _ in ()).throw(RuntimeError("not permitted")))
+    replay.evaluate()
     replay.launch()
     with pytest.warns(UserWarning, match="without CUDA graphs, several times slower: not permitted"):
         replay.launch()
@@ -453,6 +468,7 @@ def test_out_of_memory_in_a_capture_is_not_hidden(replayed, monkeypatch):
     replay.graphs = FakeGraphs(DEVICE)
     error = torch.OutOfMemoryError("no memory")
     monkeypatch.setattr(replay.graphs, "capture", lambda _: (_ for _ in ()).throw(error))
+    replay.evaluate()
     replay.launch()
     with pytest.raises(torch.OutOfMemoryError):
         replay.launch()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grokfast import EMA, MA, backend, gradfilter_ema
-from grokfast.optim import Lion
+from grokfast.optim import Lion, device
 from grokfast.optim.reference import filter_gradient
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
@@ -111,3 +111,16 @@ def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engin
                 optimizer.keep(torch.tensor([1, 2], device=DEVICE))
             optimizer.step(flat, grad[:3] if step < 10 else grad[[1, 2]])
     assert torch.equal(alone[0], flat[0])
+
+
+def test_when_a_running_sum_is_made_anew_does_not_depend_on_the_other_models(monkeypatch):
+    """A launch over many elements has larger chunks."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(device, "chunk_size", lambda total: device.BLOCK if total == P else 8 * device.BLOCK)
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
+    grads = [g * 10**-i for i, g in enumerate(gradients(torch.float32))]  # so that it matters
+    filters = [MA(2, 5.0)] * 3
+    with backend.using("triton"):
+        together = by_flat("adamw", CONFIGS["adamw"], filters, start, grads)
+        alone = by_flat("adamw", CONFIGS["adamw"][1:2], filters[1:2], start[1:2], [g[1:2] for g in grads])
+    assert torch.equal(together[1], alone[0])

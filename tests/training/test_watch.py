@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grokfast import Experiment, backend
+from grokfast import Experiment
 from grokfast.store.records import Record
 from grokfast.training.outcome import Outcome
 from grokfast.training.watch import Watch
@@ -18,14 +18,6 @@ RUNS = [
     BASE.override({"criteria.sustain": 4, "schedule.stop_after": 20}),
     BASE,  # diverges at 137
 ]
-
-
-@pytest.fixture(params=["reference", "triton"])
-def engine(request):
-    if request.param == "triton":
-        pytest.importorskip("triton")
-    with backend.using(request.param):
-        yield request.param
 
 
 def evaluations(seed):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
-from grokfast.training import Interrupted, Observer, ensemble, loop, resume
+from grokfast.training import Interrupted, Observer, ensemble, entry, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
@@ -111,10 +111,10 @@ def test_what_a_step_takes_beside_is_estimated_up_to_twice_as_high(base, change)
 
 def test_as_many_as_fit_go_together():
     need = bytes_per_run(TINY).total
-    assert at_once(TINY, 100) == 100  # on a CPU
-    assert at_once(TINY, 100, free=int(10.5 * need / 0.9)) == 10
-    assert at_once(TINY, 7, free=1000 * need) == 7
-    assert at_once(TINY, 100, free=bytes_per_run(TINY).held) == 1  # the estimate may be too high: try
+    assert at_once([TINY] * 100) == 100  # on a CPU
+    assert at_once([TINY] * 100, free=int(10.5 * need / 0.9)) == 10
+    assert at_once([TINY] * 7, free=1000 * need) == 7
+    assert at_once([TINY] * 100, free=bytes_per_run(TINY).held) == 1  # the estimate may be too high: try
     assert split(list(range(10)), 4) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
     assert split([1], 3) == [[1]]
 
@@ -123,7 +123,7 @@ def test_a_run_that_holds_more_than_there_is_is_refused_with_how_much_it_needs()
     experiment = TINY.override({"filter": MA(1_000_000)})
     need = bytes_per_run(experiment)
     with pytest.raises(ValueError, match=rf"experiments\[0\] needs {need.total / 1e9:.3g} GB .* 1 GB are free on cpu"):
-        at_once(experiment, 3, free=10**9)
+        at_once([experiment] * 3, free=10**9)
 
 
 class Waves(Observer):
@@ -150,7 +150,7 @@ def test_waves_give_each_run_its_own_result(how, tmp_path):
 
 
 def test_the_waves_are_those_that_fit(how, monkeypatch):
-    monkeypatch.setattr(loop, "at_once", lambda experiment, runs: 3)
+    monkeypatch.setattr(entry, "at_once", lambda experiments: 3)
     waves = Waves()
     train(SEEDS, observers=[waves])
     assert waves.sizes == [2, 3]

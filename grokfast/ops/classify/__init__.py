@@ -14,10 +14,13 @@ from grokfast.ops.classify.reference import classify as reference
 from grokfast.ops.indices import check_indices
 
 
-def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> tuple[Tensor, Tensor]:
+def classify(
+    logits: Tensor, target: Tensor, *, loss: str = "cross_entropy", exists: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of each model: logits [E, N, C], target [E, N] int64 -> (loss [E], accuracy [E]).
 
     loss: "cross_entropy" (softmax), or "mse" against the one-hot target (mean over N and C, as torch's `mean`).
+    exists: bool [E, N], which rows count, one at least of each model; None: all. With it, this is plain PyTorch.
     A row is right when `target` is the first of its largest logits. Targets must lie in [0, C), else IndexError (on a
     GPU torch's device-side assert).
     Only the loss is differentiable; on CPU fp32 logits with the extension its gradient is worked out in the forward
@@ -34,9 +37,11 @@ def classify(logits: Tensor, target: Tensor, *, loss: str = "cross_entropy") -> 
         raise ValueError(f"target must be {accepted}, got {tuple(target.shape)} {target.dtype}")
     if target.device != logits.device:
         raise ValueError(f"target must be on {logits.device} as logits are, got {target.device}")
-    if backend.extension() is None or not backend.plain(logits) or type(target) is not Tensor:
+    if exists is not None and (exists.shape != target.shape or exists.dtype != torch.bool):
+        raise ValueError(f"exists must be {tuple(target.shape)} torch.bool, got {tuple(exists.shape)} {exists.dtype}")
+    if exists is not None or backend.extension() is None or not backend.plain(logits) or type(target) is not Tensor:
         check_indices("target", target, logits.shape[2])
-        return reference(logits, target, loss)
+        return reference(logits, target, loss, exists)
     return _Classify.apply(logits.contiguous(), target.contiguous(), LOSSES.index(loss), torch.is_grad_enabled())
 
 

@@ -110,7 +110,7 @@ def gathered_attention_bwd_rows_kernel(
 @triton.jit
 def gathered_attention_bwd_table_kernel(
     p_grad, p_qkv, p_own, p_weights, p_grad_scores, p_grad_q, p_grad_y, p_start, p_items, p_slots, p_partial,
-    n_rows, n_slots, table_model, own_model, start_model, items_model, slots_model,
+    n_rows, n_slots, table_model, table_row, grad_row, weights_row, own_model, start_model, items_model, slots_model,
     H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr, SKIP: tl.constexpr,
     CHUNK: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -133,13 +133,13 @@ def gathered_attention_bwd_table_kernel(
             item = tl.load(p_items + i_model * items_model + places, mask=exists, other=0)
             reader = item // S
             mask = exists[:, None] & is_column[None, :]
-            at_weight = (i_model * n_rows * S + item)[:, None] * H + heads[None, :]
-            at_row = (i_model * n_rows + reader)[:, None] * (H * DH) + columns[None, :]
+            at_weight = ((i_model * n_rows + reader) * weights_row + item % S * H)[:, None] + heads[None, :]
+            at_row = (i_model * n_rows + reader)[:, None] * grad_row + columns[None, :]
             weights = tl.load(p_weights + at_weight, mask=mask, other=0)
             of_value += weights * tl.load(p_grad + at_row, mask=mask, other=0)
             own = tl.load(p_own + i_model * own_model + reader, mask=exists, other=0) if OWN else reader
             grad_scores = tl.load(p_grad_scores + at_weight, mask=mask, other=0)
-            of_key += grad_scores * tl.load(p_qkv + own[:, None] * (3 * H * DH) + columns[None, :], mask=mask, other=0)
+            of_key += grad_scores * tl.load(p_qkv + own[:, None] * table_row + columns[None, :], mask=mask, other=0)
             mask &= (own == row)[:, None]
             of_query += tl.load(p_grad_q + at_row, mask=mask, other=0)
             if SKIP:
@@ -196,18 +196,33 @@ def backward(
         grad, out, *norm, qkv, keys.index, _index(own, keys), grad_q, weights, grad_scores,
         n_rows, qkv.stride(0), keys.index.stride(0), _stride(own), 1 / math.sqrt(d // n_heads), **sizes, **tile,
     )  # fmt: skip
+    grad_qkv = qkv.new_empty(n_models, n_table, (3 if grad_y is None else 4) * d)
+    sum_tables(grad, grad_q, grad_y, weights, grad_scores, qkv, keys, own, grad_qkv)
+    return grad_qkv
+
+
+def sum_tables(
+    grad: Tensor, grad_q: Tensor, grad_y: Tensor | None, weights: Tensor, grad_scores: Tensor, qkv: Tensor,
+    keys: EnsembleIndex, own: EnsembleIndex | None, out: Tensor, partial: Tensor | None = None,
+) -> None:  # fmt: skip
+    """What each row of the table gets from its readers: out [E, K, 3d], or [E, K, 4d] with grad_y.
+
+    grad, grad_q, grad_y [E, R, d], weights and grad_scores [E, R, S, H], qkv [E, K, 3d]; rows may be parts of longer
+    ones, a model's R rows adjacent and equally long in the first three, and likewise in the next two. partial
+    [E, slots, 3d or 4d] is scratch.
+    """
+    (n_models, n_rows, seq_len), d, n_heads = keys.shape, grad.shape[2], weights.shape[3]
     readers, tile = keys.readers, table_configuration(d)
-    n_slots, n_parts = readers.slots.shape[1], 3 if grad_y is None else 4
-    partial = qkv.new_empty(n_models, n_slots, n_parts * d)
+    n_slots = readers.slots.shape[1]
+    partial = out.new_empty(n_models, n_slots, out.shape[2]) if partial is None else partial
     launch(
         gathered_attention_bwd_table_kernel, (n_slots, triton.cdiv(d, tile["BD"]), n_models),
         grad, qkv, _index(own, keys), weights, grad_scores, grad_q, grad if grad_y is None else grad_y,
-        *tensors(readers), partial, n_rows, n_slots, qkv.stride(0), _stride(own), *strides(readers),
-        SKIP=grad_y is not None, CHUNK=CHUNK, **sizes, **tile,
+        *tensors(readers), partial, n_rows, n_slots, *qkv.stride()[:2], grad.stride(1), weights.stride(1),
+        _stride(own), *strides(readers),
+        H=n_heads, DH=d // n_heads, S=seq_len, OWN=own is not None, SKIP=grad_y is not None, CHUNK=CHUNK, **tile,
     )  # fmt: skip
-    grad_qkv = qkv.new_empty(n_models, n_table, n_parts * d)
-    sum_chunks(partial, readers, grad_qkv)
-    return grad_qkv
+    sum_chunks(partial, readers, out)
 
 
 def _index(own: EnsembleIndex | None, keys: EnsembleIndex) -> Tensor:
@@ -235,6 +250,7 @@ def shipped() -> list[dict[str, Any]]:
     ]
     table = ["p_grad", "p_qkv", "p_own", "p_weights", "p_grad_scores", "p_grad_q", "p_grad_y"]
     readers, tables = ["p_start", "p_items", "p_slots"], ["table_model", "keys_model", "own_model"]
+    strided = ["table_row", "grad_row", "weights_row"]
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
         "fwd": (
             gathered_attention_fwd_kernel,
@@ -245,7 +261,7 @@ def shipped() -> list[dict[str, Any]]:
         "bwd table": (
             gathered_attention_bwd_table_kernel,
             [*table, *readers, "p_partial"],
-            ["n_rows", "n_slots", "table_model", "own_model", "start_model", "items_model", "slots_model"],
+            ["n_rows", "n_slots", "table_model", *strided, "own_model", "start_model", "items_model", "slots_model"],
         ),
     }
     whole = ("p_keys", "p_own", *readers)
@@ -263,7 +279,7 @@ def shipped() -> list[dict[str, Any]]:
                     "kernel": kernel,
                     "signature": signature | ({"scale": "fp32"} if is_rows else {}),
                     "constants": {k: v for k, v in known.items() if k in kernel.arg_names} | tile,
-                    "aligned": ["table_model"] if heads * d_head % 16 == 0 else [],
+                    "aligned": [n for n in ("table_model", *strided[:2]) if n in numbers and heads * d_head % 16 == 0],
                     "num_warps": warps,
                 }
             )

@@ -89,7 +89,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     n_models, n_rows, d = x.shape
     x, weight, bias = adjacent(x), adjacent(weight), adjacent(bias)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tile = choose(x, "layer_norm fwd", "fp32", (d,), n_models * n_rows, configuration(d))
+    tile = choose(x, "layer_norm fwd", "fp32", (d,), n_rows, configuration(d))
     launch(
         layer_norm_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models), x, weight, bias, out, n_rows, eps,
         x.stride(0), x.stride(1), weight.stride(0), bias.stride(0), D=d, **tile,
@@ -102,8 +102,8 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tenso
     n_models, n_rows, d = x.shape
     grad, x, weight = adjacent(grad), adjacent(x), adjacent(weight)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tile = choose(x, "layer_norm bwd", "fp32", (d,), n_models * n_rows, configuration(d))
-    splits = n_splits(n_rows, n_models, 1, at_least=2 * tile["BM"])
+    tile = choose(x, "layer_norm bwd", "fp32", (d,), n_rows, configuration(d))
+    splits = n_splits(n_rows, tiles=1, at_least=2 * tile["BM"])
     of_weight, of_bias = (torch.empty(splits, n_models, d, dtype=torch.float32, device=x.device) for _ in range(2))
     launch(
         layer_norm_bwd_kernel, (splits, n_models), grad, x, weight, grad_x, of_weight, of_bias,

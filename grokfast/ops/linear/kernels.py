@@ -24,6 +24,7 @@ from grokfast.ops.kernels import (
     n_splits,
     slope,
     store_tile,
+    sum_splits,
 )
 
 
@@ -173,7 +174,7 @@ def backward_weight(
     grad, x = adjacent(grad), adjacent(x)
     tile = configuration("bwd_weight", precision, d_in, d_out)
     tiles = triton.cdiv(d_out, tile["BO"]), triton.cdiv(d_in, tile["BN"])
-    splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
+    splits = n_splits(n_rows, tiles=tiles[0] * tiles[1])
     of_w = torch.empty(splits, n_models, d_out, d_in, dtype=torch.float32, device=x.device)
     of_b = torch.empty(splits, n_models, d_out, dtype=torch.float32, device=x.device)
     launch(
@@ -181,8 +182,7 @@ def backward_weight(
         grad, x, of_w, of_b, n_rows, triton.cdiv(n_rows, splits), n_models, *grad.stride()[:2], *x.stride()[:2],
         D_IN=d_in, D_OUT=d_out, ACTIVATION=activation, BIAS=with_bias, PRECISION=precision, **tile,
     )  # fmt: skip
-    sums = (of_w[0], of_b[0]) if splits == 1 else (of_w.sum(0), of_b.sum(0) if with_bias else of_b)
-    return sums[0], sums[1] if with_bias else None
+    return sum_splits(of_w, torch.float32), sum_splits(of_b, torch.float32) if with_bias else None
 
 
 def shipped() -> list[dict[str, Any]]:

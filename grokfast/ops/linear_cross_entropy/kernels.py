@@ -235,7 +235,7 @@ def backward(
     if wanted[1]:
         tile = _tile("bwd_weight", x, classes, precision)
         tiles = triton.cdiv(classes, tile["BV"]), triton.cdiv(d, tile["BD"])
-        splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
+        splits = n_splits(n_rows, tiles=tiles[0] * tiles[1])
         partials = torch.empty(splits, n_models, classes, d, dtype=torch.float32, device=x.device)
         launch(
             linear_cross_entropy_bwd_weight_kernel, (*tiles, splits * n_models), *tensors, partials,
@@ -246,9 +246,9 @@ def backward(
 
 
 def _tile(kernel: str, x: Tensor, classes: int, precision: str) -> dict[str, int]:
-    n_models, n_rows, d = x.shape
+    _, n_rows, d = x.shape
     own = configuration(kernel, precision, d, classes)
-    return choose(x, f"linear_cross_entropy {kernel}", precision, (d, classes), n_models * n_rows, own)
+    return choose(x, f"linear_cross_entropy {kernel}", precision, (d, classes), n_rows, own)
 
 
 def shipped() -> list[dict[str, Any]]:

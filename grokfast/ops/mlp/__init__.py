@@ -12,6 +12,7 @@ from grokfast.ops import dispatch
 from grokfast.ops.mlp import cpu
 from grokfast.ops.mlp.reference import ACTIVATIONS
 from grokfast.ops.mlp.reference import mlp as reference
+from grokfast.ops.sum_rows import sum_rows
 
 MAX_WIDTH = 512  # of x and y: the kernels make the hidden layer anew for every 128 columns
 
@@ -163,7 +164,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = [of_x, of_w_in or of_b_in, of_w_out]
     grads = _mlp_backward(grad, x, w_in, b_in, w_out, ctx.activation, ctx.residual, ctx.precision, wanted)
     kept = [g if needed else None for g, needed in zip(grads, (of_x, of_w_in, of_b_in, of_w_out))]
-    return *kept, grad.sum(1) if of_b_out else None, None, None, None
+    return *kept, sum_rows(grad) if of_b_out else None, None, None, None
 
 
 _mlp.register_autograd(_differentiate, setup_context=_save)

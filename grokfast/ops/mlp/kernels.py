@@ -204,7 +204,7 @@ def backward(
             continue
         tile = _tile(name, x, w_out, precision)
         tiles = triton.cdiv(hidden, tile["BH"]), triton.cdiv(width, tile["BD"])
-        splits = n_splits(n_rows, n_models, tiles[0] * tiles[1])
+        splits = n_splits(n_rows, tiles=tiles[0] * tiles[1])
         of_w = torch.empty(splits, n_models, hidden, width, dtype=torch.float32, device=x.device)
         of_b = torch.empty(splits, n_models, hidden, dtype=torch.float32, device=x.device)
         rows_per_split = triton.cdiv(n_rows, splits)
@@ -221,9 +221,9 @@ def backward(
 
 
 def _tile(kernel: str, x: Tensor, w_out: Tensor, precision: str) -> dict[str, int]:
-    (n_models, n_rows, d_in), (_, d_out, hidden) = x.shape, w_out.shape
+    (_, n_rows, d_in), (_, d_out, hidden) = x.shape, w_out.shape
     own = configuration(kernel, precision, d_in, hidden, d_out)
-    return choose(x, f"mlp {kernel}", precision, (d_in, hidden, d_out), n_models * n_rows, own)
+    return choose(x, f"mlp {kernel}", precision, (d_in, hidden, d_out), n_rows, own)
 
 
 def _or(bias: Tensor | None, other: Tensor) -> Tensor:

@@ -14,7 +14,17 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.configurations import choose
-from grokfast.ops.kernels import activate, adjacent, launch, load_vector, n_splits, slope, store_tile, sum_splits
+from grokfast.ops.kernels import (
+    activate,
+    adjacent,
+    launch,
+    load_vector,
+    n_splits,
+    slope,
+    store_tile,
+    sum_rows,
+    sum_splits,
+)
 
 
 @triton.jit
@@ -89,7 +99,7 @@ def forward(w_a: Tensor, w_b: Tensor, pairs: Tensor, bias: Tensor | None, activa
     width = w_a.shape[2]
     w_a, w_b, bias = _dense(w_a), _dense(w_b), None if bias is None else _dense(bias)
     out = torch.empty(n_models, n_rows, width, dtype=w_a.dtype, device=w_a.device)
-    tile = choose(w_a, "pair_embed fwd", "fp32", (width,), n_models * n_rows, configuration(width))
+    tile = choose(w_a, "pair_embed fwd", "fp32", (width,), n_rows, configuration(width))
     launch(
         pair_embed_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(width, tile["BH"]), n_models),
         w_a, w_b, pairs, w_a if bias is None else bias, out, n_rows, w_a.shape[1], w_b.shape[1],
@@ -107,7 +117,7 @@ def backward(
     n_models, n_rows, _ = pairs.shape
     width = w_a.shape[2]
     grad, w_a, w_b, bias = adjacent(grad), _dense(w_a), _dense(w_b), None if bias is None else _dense(bias)
-    tile = choose(w_a, "pair_embed bwd", "fp32", (width,), n_models * n_rows, configuration(width))
+    tile = choose(w_a, "pair_embed bwd", "fp32", (width,), n_rows, configuration(width))
     column_tiles = triton.cdiv(width, tile["BH"])
     sides = (w_a, w_b, pairs[..., 1], *readers[:2]), (w_b, w_a, pairs[..., 0], *readers[2:])
     sums: dict[int, Tensor] = {}
@@ -115,7 +125,7 @@ def backward(
         if not (wanted[i] or (wanted[2] and i == 0)):
             continue
         n_own = own.shape[1]
-        splits = n_splits(n_rows // max(n_own, 1), n_models, max(n_own, 1) * column_tiles)
+        splits = n_splits(n_rows // max(n_own, 1), tiles=max(n_own, 1) * column_tiles)
         partial = torch.empty(splits, n_models, n_own, width, dtype=torch.float32, device=own.device)
         launch(
             pair_embed_bwd_kernel, (n_own, column_tiles, splits * n_models),
@@ -125,7 +135,7 @@ def backward(
             H=width, ACTIVATION=activation, BIAS=bias is not None, **tile,
         )  # fmt: skip
         sums[i] = sum_splits(partial, torch.float32)
-    of_bias = sums[0].sum(1) if wanted[2] else None  # every pair reads one row of w_a
+    of_bias = sum_rows(sums[0]) if wanted[2] else None  # every pair reads one row of w_a
     kept = sums.get(0) if wanted[0] else None, sums.get(1), of_bias
     of_a, of_b, of_bias = (w_a.new_empty(0) if t is None else t.to(w_a.dtype) for t in kept)
     return of_a, of_b, of_bias

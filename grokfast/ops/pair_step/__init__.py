@@ -170,19 +170,7 @@ class PairStep:
         _check("correct", correct, [(self.n_models,)], torch.int32, self.device)
 
     def _parameters(self, flat: Tensor) -> Parameters:
-        def part(offset: int | None, *shape: int) -> Any:
-            if offset is None:
-                return None
-            return flat[:, offset : offset + torch.Size(shape).numel()].view(len(flat), *shape)
-
-        layout, table = self.layout, (self.n_tokens, self.width)
-        return Parameters(
-            part(layout.w_a, *table),
-            part(layout.w_b, *table),
-            part(layout.b_in, self.width),
-            part(layout.weight, self.n_answers, self.width),
-            part(layout.bias, self.n_answers),
-        )
+        return self.layout.parameters(flat, n_tokens=self.n_tokens, n_answers=self.n_answers, width=self.width)
 
     def _rows(self, batch: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs [E, B, 2], targets [E, B], and which of them exist [E, B]."""

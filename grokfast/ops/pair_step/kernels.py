@@ -258,17 +258,18 @@ def _of_classifier(
 @triton.jit
 def gradient_kernel(
     p_flat, p_rows, p_limits, p_batch, p_grad_logits, p_losses, p_right, p_grad, p_loss, p_correct,
-    n_rows, n_batch, rows_per_chunk,
+    p_chunks, n_rows, n_batch,
     W_A: tl.constexpr, W_B: tl.constexpr, B_IN: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     N_PARAMETERS: tl.constexpr, N_FLAT: tl.constexpr,
     P: tl.constexpr, H: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, PIECES: tl.constexpr, BATCH: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BH: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
-    BM_OUT: tl.constexpr, BH_OUT: tl.constexpr, BV: tl.constexpr,
+    BM_OUT: tl.constexpr, BH_OUT: tl.constexpr, BV: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The gradient over CHUNKS chunks of rows, [splits, E, N_FLAT]: first the tables' programs, then the classifier's.
 
-    Program 0 of a model also writes its loss and right answers, and zeros the padding.
+    A model's own rows are in as many chunks as p_chunks says, of a multiple of ROWS; further ones are
+    empty. Program 0 of a model also writes its loss and right answers, and zeros the padding.
     """
     i_program, i_split, i_model = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     p_flat += i_model * N_FLAT
@@ -277,11 +278,13 @@ def gradient_kernel(
     p_grad_logits += i_model * n_batch * VS
     p_grad += (i_split.to(tl.int64) * tl.num_programs(2) + i_model) * N_FLAT
     limit = tl.load(p_limits + i_model)
+    last = tl.minimum(limit, n_batch)
+    rows_per_chunk = tl.cdiv(tl.cdiv(last, ROWS), tl.load(p_chunks + i_model)) * ROWS
     of_tables = ((H + BH - 1) // BH) * ((P + BT - 1) // BT)
     for i_chunk in range(i_split * CHUNKS, (i_split + 1) * CHUNKS):
         begin = i_chunk * rows_per_chunk
         p_out = p_grad + (i_chunk >> 30) * 16  # + 0: else addresses are worked out before the loop, and spilled
-        end = tl.minimum(begin + rows_per_chunk, n_batch)
+        end = tl.minimum(begin + rows_per_chunk, last)
         if i_program < of_tables:
             _of_tables(
                 p_flat, p_rows, p_batch, p_grad_logits, p_out, limit, i_program, begin, end, i_chunk,

@@ -34,8 +34,9 @@ def _constants(
     return {name: -1 if place is None else place for name, place in places.items()} | sizes | kind
 
 
-def _gradient_constants(layout: Layout, precision: str, n_tokens: int) -> dict[str, Any]:
-    return {"N_PARAMETERS": layout.n_parameters, "P": n_tokens, "PIECES": plan.PIECES[precision]}
+def _gradient_constants(layout: Layout, precision: str, n_tokens: int, tile: dict[str, int]) -> dict[str, Any]:
+    rows = max(tile["BM"], tile["BM_OUT"])
+    return {"N_PARAMETERS": layout.n_parameters, "P": n_tokens, "PIECES": plan.PIECES[precision], "ROWS": rows, **tile}
 
 
 class Launches:
@@ -53,12 +54,13 @@ class Launches:
             plan.tiles(kernel, precision, capability, **sizes) for kernel in ("rows", "gradient")
         )
         self.programs = plan.programs(self.tile, **sizes)
-        self.chunks = plan.n_chunks(self.programs, max_batch)
+        own = [plan.n_chunks(self.programs, min(n, max_batch)) for n in n_rows.tolist()]
+        self.chunks, self.own_chunks = max(own), torch.tensor(own, dtype=torch.int32, device=device)
         self.splits = plan.n_splits(self.chunks, self.programs, self.n_models, processors)
         self.constants = _constants(layout, activation, precision, **sizes)
         self.rows_constants = {"LOSS": loss, **self.rows_tile}
         chunks = {"CHUNKS": self.chunks // self.splits}
-        self.grad_constants = _gradient_constants(layout, precision, n_tokens) | chunks | self.tile
+        self.grad_constants = _gradient_constants(layout, precision, n_tokens, self.tile) | chunks
         self.limits = n_rows.to(torch.int32)
         self.rows = torch.stack([*tokens.unbind(-1), targets], 1).int()  # [E, 3, N]: a, b, target
         # A tile of sorted rows reads few rows of w_a; those that do not count stay last.
@@ -88,11 +90,9 @@ class Launches:
     def gradient(self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, batch: Tensor | None) -> None:
         tensors, n_batch = self._rows(flat, batch, with_grad=True)
         is_partial = grad.ndim == 3 or self.splits == 1
-        rows = max(self.tile["BM"], self.tile["BM_OUT"])
-        per_chunk = triton.cdiv(triton.cdiv(n_batch, rows), self.chunks) * rows
         launch(
             kernels.gradient_kernel, (self.programs, self.splits, self.n_models), *tensors,
-            grad if is_partial else self.parts, loss, correct, self.n_data, n_batch, per_chunk,
+            grad if is_partial else self.parts, loss, correct, self.own_chunks, self.n_data, n_batch,
             BATCH=batch is not None, **self.constants, **self.grad_constants,
         )  # fmt: skip
         if not is_partial:
@@ -138,8 +138,8 @@ def _configurations(precision: str, case: _Case, capabilities: list[int]) -> lis
         (
             f"gradient, {case.chunks} chunks",
             kernels.gradient_kernel,
-            {**pointers, **outputs, **dict.fromkeys([*numbers, "rows_per_chunk"], "i32")},
-            {**_gradient_constants(layout, precision, n_tokens), "CHUNKS": case.chunks, **grad},
+            {**pointers, **outputs, "p_chunks": "*i32", **dict.fromkeys(numbers, "i32")},
+            {**_gradient_constants(layout, precision, n_tokens, grad), "CHUNKS": case.chunks},
         ),
         (
             "rows",

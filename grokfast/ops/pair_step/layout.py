@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from grokfast.ops.pair_step.reference import Parameters
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,20 @@ class Layout:
             raise ValueError(f"shapes must name {accepted}, got {', '.join(offsets)}")
         bias_in, bias = offsets.get("b_in"), offsets.get("out.bias")
         return cls(offsets["w_a"], offsets["w_b"], bias_in, offsets["out.weight"], bias, end)
+
+    def parameters(self, rows: Tensor, *, n_tokens: int, n_answers: int, width: int) -> Parameters:
+        """The parameters in rows [..., P], or their gradients, as views [..., *shape]."""
+
+        def part(offset: int, *shape: int) -> Tensor:
+            return rows[..., offset : offset + torch.Size(shape).numel()].unflatten(-1, shape)
+
+        return Parameters(
+            part(self.w_a, n_tokens, width),
+            part(self.w_b, n_tokens, width),
+            None if self.b_in is None else part(self.b_in, width),
+            part(self.weight, n_answers, width),
+            None if self.bias is None else part(self.bias, n_answers),
+        )
 
     @property
     def n_flat(self) -> int:

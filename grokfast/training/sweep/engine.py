@@ -18,7 +18,6 @@ from grokfast import checks
 from grokfast.store import NewRun, RunStore
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
-from grokfast.training.loop import version
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
 from grokfast.training.sweep.in_process import InProcess
@@ -27,6 +26,7 @@ from grokfast.training.sweep.progress import Progress, SweepObserver
 from grokfast.training.sweep.result import SweepResult
 from grokfast.training.sweep.runner import Event, Group, Runner
 from grokfast.training.sweep.worker import DONE
+from grokfast.training.version import version
 
 
 class SweepInterrupted(KeyboardInterrupt):
@@ -134,9 +134,7 @@ def plan(
         raise TypeError(f"experiment must be an Experiment, got {experiment!r} ({type(experiment).__name__})")
     cells = expand(experiment, grid, zip=zip, random=random, seeds=seeds)
     experiments = [_placed(cell.experiment) for cell in cells]
-    checks.real("checkpoint_every", checkpoint_every, minimum=0)
-    if ensemble is not None:
-        checks.integer("ensemble", ensemble, minimum=1)
+    _check(ensemble, checkpoint_every)
     axes = {key: [to_plain(value) for value in values] for key, values in axes_of(experiment, grid).items()}
     if seeds is not None:
         axes["seed"] = [experiment.seed + i for i in range(seeds)]
@@ -159,7 +157,8 @@ def plan_stored(
     checkpoint_every: float = 10.0,
     keep_weights: bool = True,
 ) -> Plan:
-    """What is left to do of a stored sweep. Raises StoreError where there is none with this id."""
+    """What is left to do of a stored sweep. Raises as `sweep`, and StoreError where there is none with this id."""
+    _check(ensemble, checkpoint_every)
     with _opened(store, create=False) as opened:
         found = {run.run_id: run for run in opened.list(sweep_id=sweep_id)}
         runs = [found[run_id] for run_id in opened.sweeps.statuses(sweep_id)]
@@ -193,6 +192,12 @@ def _plan(
         groups=groups,
         runner=_runner(groups) if runner is None else runner,
     )
+
+
+def _check(ensemble: int | None, checkpoint_every: float) -> None:
+    checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if ensemble is not None:
+        checks.integer("ensemble", ensemble, minimum=1)
 
 
 def _runner(groups: Sequence[Group]) -> Runner:

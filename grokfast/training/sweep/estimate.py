@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,16 @@ class Estimate:
     worker_bytes: int
 
 
-def estimate(experiment: Experiment, device: str, *, models: int = 1) -> Estimate:
-    """Time and memory of this experiment, `models` times in one ensemble, with one thread on a CPU."""
+def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
+    """Time and memory of these experiments in one ensemble, with one thread on a CPU."""
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
     else:
         torch.cuda.reset_peak_memory_stats()
     try:
-        with backend.using("reference" if experiment.engine == "reference" else backend.current()):
-            ensemble = Ensemble([experiment.override({"seed": seed}) for seed in range(models)])
+        with backend.using("reference" if experiments[0].engine == "reference" else backend.current()):
+            ensemble = Ensemble(experiments)
             ensemble.step()
             evaluation = _timed(ensemble.evaluate)
             steps: list[float] = []
@@ -44,8 +44,10 @@ def estimate(experiment: Experiment, device: str, *, models: int = 1) -> Estimat
                 steps.append(_timed(ensemble.step))
     finally:
         torch.set_num_threads(threads)
-    seconds = statistics.median(steps) + evaluation / experiment.schedule.eval_every
-    return Estimate(seconds / models, torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory())
+    seconds = statistics.median(steps) + evaluation / experiments[0].schedule.eval_every
+    return Estimate(
+        seconds / len(experiments), torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
+    )
 
 
 def _timed(action: Callable[[], Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random as random_module
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from grokfast import checks
+from grokfast.filters import filter_of
 from grokfast.store.sweeps import digest
 from grokfast.training.experiment import Experiment
 
@@ -73,7 +75,13 @@ def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
     """The grid with its values as Python's own, each axis checked by itself."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
-    return {key: _values(experiment, key, values) for key, values in grid.items()}
+    axes = {}
+    if "filter" in grid:
+        axes["filter"] = _values(experiment, "filter", grid["filter"])
+    for key, values in grid.items():
+        if key != "filter":
+            axes[key] = _values(as_filtered(experiment, axes.get("filter", ()), key), key, values)
+    return {key: axes[key] for key in grid}
 
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
@@ -89,16 +97,23 @@ def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
     if isinstance(experiment.flat().get(key), float):
         plain = [float(value) if type(value) is int else value for value in plain]
+    if key == "filter":
+        return [filter_of(value, experiment.filter, name="grid['filter']") for value in plain]
     return [tuple(value) if isinstance(value, list) else value for value in plain]
+
+
+def as_filtered(experiment: Experiment, filters: Sequence[Any], key: str) -> Experiment:
+    """The experiment that `key` is to be read by: with the first of the grid's filters that has such a field."""
+    for own in filters:
+        if own is not None and key in (f"filter.{field.name}" for field in dataclasses.fields(own)):
+            return experiment.override({"filter": own})
+    return experiment
 
 
 def check_key(experiment: Experiment, key: str) -> None:
     """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
-    known = experiment.flat()
-    if key not in known:
-        without = key.startswith("filter.") and experiment.filter is None
-        hint = " (the experiment has no filter: choose one first)" if without else checks.nearest(key, known)
-        raise ValueError(f"grid has an unknown key {key!r}{hint}")
+    if key not in experiment.flat():
+        raise ValueError(f"grid has an unknown key {key!r}{experiment.hint(key)}")
 
 
 def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

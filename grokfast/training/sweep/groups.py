@@ -41,6 +41,8 @@ def _common(experiment: Experiment) -> str:
 
 def _work(group: Group, runs: Mapping[str, Experiment]) -> int:
     """Training rows that the group's runs see at most."""
-    first = runs[group.runs[0]]
-    rows = int(first.task.train_fraction * first.task.n_pairs)
-    return len(group.runs) * first.schedule.steps * min(first.schedule.batch_size or rows, rows)
+    total = 0
+    for experiment in (runs[run_id] for run_id in group.runs):
+        rows = int(experiment.task.train_fraction * experiment.task.n_pairs)
+        total += experiment.schedule.steps * min(experiment.schedule.batch_size or rows, rows)
+    return total

@@ -5,31 +5,56 @@ from __future__ import annotations
 import ast
 import re
 import types
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from grokfast.training.experiment import Experiment
-from grokfast.training.sweep.grid import check_key
+from grokfast.training.sweep.grid import as_filtered, axes_of, check_key
 
 _RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
 _COMMA = re.compile(r",(?![^(]*\))")  # not inside of parentheses
 _BOOLEANS = {"true": True, "false": False}
 
 
-def parse_axis(experiment: Experiment, text: str) -> tuple[str, list[Any]]:
-    """KEY=V1,V2,... as a key of the experiment and values of its type; raises ValueError naming what is wrong.
+def parse_axes(
+    experiment: Experiment, texts: Sequence[str], others: Mapping[str, Sequence[Any]] | None = None
+) -> dict[str, list[Any]]:
+    """The axes of several texts, each KEY=V1,V2,...: a key of the experiment and values of its type.
 
     A value of numbers may be a range, FIRST:LAST:N, N of them evenly spaced, or FIRST:LAST:Nlog, evenly in the
-    logarithm. A pair is written in parentheses, what is absent as "none".
+    logarithm. A pair is written in parentheses, what is absent as "none". With filter=none,ema,ma, or such an axis
+    among `others`, the fields of these filters are keys, too.
+    Raises ValueError naming what is wrong.
     """
+    split = [_split(text) for text in texts]
+    keys = [key for key, _ in split]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the grid has the key {key!r} twice")
+    axes = dict[str, list[Any]]()
+    filters = axes_of(experiment, {"filter": (others or {}).get("filter", [None])})["filter"]
+    for key, values in sorted(split, key=lambda axis: axis[0] != "filter"):  # others may be about its fields
+        axes[key] = _parse_values(as_filtered(experiment, filters, key), key, values)
+        filters = axes.get("filter", filters)
+    return {key: axes[key] for key in keys}
+
+
+def _split(text: str) -> tuple[str, str]:
     key, equals, values = text.partition("=")
-    key = key.strip().replace("-", "_")
     if not equals or not values.strip():
         raise ValueError(f"a grid is written KEY=V1,V2,..., got {text!r}")
+    return key.strip().replace("-", "_"), values
+
+
+def _parse_values(experiment: Experiment, key: str, values: str) -> list[Any]:
+    parts = [part.strip() for part in _COMMA.split(values)]
+    if key == "filter":
+        return axes_of(experiment, {key: parts})[key]
     check_key(experiment, key)
     kinds = _kinds(experiment, key)
-    return key, [value for part in _COMMA.split(values) for value in _parse(key, part.strip(), kinds)]
+    return [value for part in parts for value in _parse(key, part, kinds)]
 
 
 def _kinds(experiment: Experiment, key: str) -> list[Any]:

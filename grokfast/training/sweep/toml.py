@@ -3,9 +3,11 @@
 preset = "quick"
 [experiment]                          # what differs from the preset
 schedule.steps = 5000
+filter = { kind = "ema", lamb = 1 }   # or "none", "ema", "ma"
 [grid]
 optimizer.weight_decay = [0.1, 1]
 task.train_fraction = "0.3:0.5:3"     # or as on the command line
+filter = ["none", "ema", { kind = "ma", window_size = 50 }]
 [sweep]
 seeds = 4                             # also zip, random
 """
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from grokfast import checks
+from grokfast.filters import filter_of
 from grokfast.store.table import flat
 from grokfast.training.experiment import Experiment
-from grokfast.training.sweep.text import parse_axis
+from grokfast.training.sweep.text import parse_axes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,11 +61,22 @@ def _read(said: dict[str, Any]) -> SweepFile:
     for name in ("experiment", "grid", "sweep"):
         if not isinstance(said.get(name, {}), dict):
             raise TypeError(f"[{name}] must be a table, got {said[name]!r}")
-    experiment = Experiment.preset(said.get("preset", "quick")).override(flat(said.get("experiment", {})))
-    grid: dict[str, list[Any]] = {}
-    for key, values in flat(said.get("grid", {})).items():
-        grid[key] = parse_axis(experiment, f"{key}={values}")[1] if isinstance(values, str) else values
+    base = Experiment.preset(said.get("preset", "quick"))
+    experiment = base.override(_changes(base, flat(said.get("experiment", {}))))
+    grid = flat(said.get("grid", {}))
+    texts = [f"{key}={values}" for key, values in grid.items() if isinstance(values, str)]
+    parsed = parse_axes(experiment, texts, {key: values for key, values in grid.items() if isinstance(values, list)})
     options = said.get("sweep", {})
     for name in options:
         checks.choice("a key of [sweep]", name, OPTIONS)
-    return SweepFile(experiment, grid, options)
+    return SweepFile(experiment, grid | parsed, options)
+
+
+def _changes(base: Experiment, said: dict[str, Any]) -> dict[str, Any]:
+    """`said` with the filter, if it names a kind, as a filter."""
+    if "filter" not in said and "filter.kind" not in said:
+        return said
+    fields = {key.removeprefix("filter."): value for key, value in said.items() if key.startswith("filter.")}
+    fields.setdefault("kind", said.get("filter"))
+    rest = {key: value for key, value in said.items() if key.partition(".")[0] != "filter"}
+    return {**rest, "filter": filter_of(fields, base.filter)}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from grokfast.store import CheckpointError, RunStore, StoreError
+from grokfast.store import CheckpointError, RunStore, StoredRun, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
-from grokfast.training.loop import go_on
+from grokfast.training.entry import go_on
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult
@@ -43,11 +43,16 @@ def train_group(group: Group, root: Path, report: Report) -> None:
                 stored = store.get(run_id)
                 if stored.status in DONE:
                     todo.remove(run_id)
-                    result = stored.result or {}
-                    names = ("steps", "phase", "t_memorize", "t_generalize")
-                    report(Event(run_id=run_id, status=stored.status, **{name: result[name] for name in names}))
+                    report(ended(stored))
             if todo:
                 time.sleep(ASK_EVERY)
+
+
+def ended(stored: StoredRun) -> Event:
+    """What is reported of a run that another process has trained to its end."""
+    result = stored.result or {}
+    names = ("steps", "phase", "t_memorize", "t_generalize")
+    return Event(run_id=stored.run_id, status=stored.status, **{name: result[name] for name in names})
 
 
 def give_up(group: Group, root: Path, why: str, report: Report) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 import grokfast
 from grokfast.store import RunStore
-from grokfast.training.sweep import InProcess, SweepInterrupted, SweepObserver, on_ray, plan, sweep
-from grokfast.training.sweep.on_ray import OnRay
+from grokfast.training.sweep import InProcess, SweepInterrupted, SweepObserver, plan, sweep
+from grokfast.training.sweep.on_ray import OnRay, driver, parcels
 from grokfast.training.sweep.runner import RETRIES
+from grokfast.training.version import version
 
 pytest.importorskip("ray", reason="needs ray: pip install 'grokfast[ray]'")
 
@@ -38,7 +39,7 @@ def warm(cluster):
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     places = [NodeAffinitySchedulingStrategy(found["NodeID"], soft=False) for found in ray.nodes() if found["Alive"]]
     assert len(places) == 2
-    ray.get([ray.remote(on_ray.version).options(scheduling_strategy=place).remote() for place in places])
+    ray.get([ray.remote(version).options(scheduling_strategy=place).remote() for place in places])
     yield node
     ray.shutdown()
 
@@ -46,8 +47,8 @@ def warm(cluster):
 @pytest.fixture
 def prompt(monkeypatch):
     """News travels at once, so that what a test does when it hears of a run happens while that run trains."""
-    monkeypatch.setattr(on_ray, "SEND_EVERY", 0.05)
-    monkeypatch.setattr(on_ray, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(driver, "SEND_EVERY", 0.05)
+    monkeypatch.setattr(driver, "LOOK_EVERY", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +71,18 @@ def assert_same(one, other):
 
 def test_a_sweep_survives_the_loss_of_a_node(tmp_path, monkeypatch, prompt, cluster, warm, undisturbed):
     lost, begun = [], []
-    lose, start = on_ray._Driver._lost, on_ray._Driver._start
+    lose, start = driver.Driver._lost, driver.Driver._start
 
-    def start_and_note(driver, task):
-        begun.append((task.group.runs, [driver.store.has_checkpoint(run) for run in task.group.runs]))
-        start(driver, task)
+    def start_and_note(self, task):
+        begun.append((task.group.runs, [self.store.has_checkpoint(run) for run in task.group.runs]))
+        start(self, task)
 
-    def note_and_lose(driver, task, error):
+    def note_and_lose(self, task, error):
         lost.append(task.group.runs)
-        lose(driver, task, error)
+        lose(self, task, error)
 
-    monkeypatch.setattr(on_ray._Driver, "_start", start_and_note)
-    monkeypatch.setattr(on_ray._Driver, "_lost", note_and_lose)
+    monkeypatch.setattr(driver.Driver, "_start", start_and_note)
+    monkeypatch.setattr(driver.Driver, "_lost", note_and_lose)
 
     class KillOneNode(SweepObserver):
         def happened(self, event, progress):
@@ -132,7 +133,7 @@ def test_a_sweep_that_is_interrupted_saves_what_the_workers_have(tmp_path, promp
 
 
 def test_runs_of_a_worker_that_is_always_lost_are_given_up(tmp_path, monkeypatch, cluster):
-    pack = on_ray._pack
+    pack = parcels.pack
 
     def damage(store, run_id):
         packed = pack(store, run_id)
@@ -140,7 +141,7 @@ def test_runs_of_a_worker_that_is_always_lost_are_given_up(tmp_path, monkeypatch
             packed.run_id = "no-such-run"
         return packed
 
-    monkeypatch.setattr(on_ray, "_pack", damage)
+    monkeypatch.setattr(driver, "pack", damage)
     short = EXPERIMENT.override({"schedule.steps": 50})
     swept = sweep(short, {"seed": [0, 1]}, store=tmp_path, runner=OnRay(cluster.address))
     table = swept.table()
@@ -151,7 +152,7 @@ def test_runs_of_a_worker_that_is_always_lost_are_given_up(tmp_path, monkeypatch
 
 
 def test_a_node_with_other_versions_is_said(tmp_path, monkeypatch, cluster):
-    monkeypatch.setattr(on_ray, "version", lambda: "grokfast 9.9")
+    monkeypatch.setattr(driver, "version", lambda: "grokfast 9.9")
     short = EXPERIMENT.override({"schedule.steps": 50})
     swept = sweep(short, {"seed": [0]}, store=tmp_path, runner=OnRay(cluster.address))
     (error,) = swept.errors.values()
@@ -189,7 +190,7 @@ def test_a_run_travels_with_its_checkpoint_and_its_curve_up_to_there(tmp_path):
         (run,) = store.list()
         tensors, meta = store.load_checkpoint(run.run_id)
         store.append(run.run_id, [grokfast.store.Record(meta["steps"] + 7, 1, 1, 1, 1, 1)])
-        on_ray._unpack(tmp_path / "two", [on_ray._pack(store, run.run_id)])
+        parcels.unpack(tmp_path / "two", [parcels.pack(store, run.run_id)])
         with RunStore(tmp_path / "two", create=False) as copy:
             (twin,) = copy.list()
             assert (twin.run_id, twin.config, twin.version) == (run.run_id, run.config, run.version)

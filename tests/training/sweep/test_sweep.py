@@ -42,13 +42,23 @@ def test_together_is_each_alone(tmp_path, change):
     assert bits(together.train()) == bits(one)
 
 
-def test_runs_that_differ_in_the_initial_scale_train_together_as_alone(tmp_path):
-    varied = {"model.init_scale": [0.5, 1.0, 2.0]}
+@pytest.mark.parametrize("varied", [{"model.init_scale": [0.5, 1.0, 2.0]}, {"task.train_fraction": [0.3, 0.5, 0.4]}])
+def test_runs_that_differ_in_initial_scale_or_size_train_together_as_alone(tmp_path, varied):
     one = sweep(TINY, varied, store=tmp_path / "one", runner=InProcess())
     together = plan(TINY, varied, store=tmp_path / "all", runner=InProcess(), ensemble=3)
     assert len(together.groups) == 1
     assert bits(together.train()) == bits(one)
     assert len(set(one.table()["weight_norm"])) == 3
+
+
+def test_the_group_with_most_to_do_comes_first(tmp_path):
+    planned = plan(TINY, {"task.train_fraction": [0.3, 0.8, 0.5], "schedule.steps": [20, 30]}, store=tmp_path)
+    fractions = [planned.runs[group.runs[0]].task.train_fraction for group in planned.groups]
+    assert fractions == [0.8, 0.8, 0.5, 0.5, 0.3, 0.3]
+    together = plan(
+        TINY, {"task.train_fraction": [0.3, 0.8, 0.5], "schedule.steps": [20, 30]}, store=tmp_path, ensemble=2
+    )
+    assert [len(group.runs) for group in together.groups] == [2, 2, 1, 1]
 
 
 def test_processes_give_the_bits_of_this_process(tmp_path):
@@ -215,6 +225,8 @@ def test_what_has_ended_leaves_no_checkpoint_and_weights_only_if_wanted(tmp_path
         (lambda s: sweep(TINY, GRID, store=s, ensemble=0), ValueError, "ensemble"),
         (lambda s: sweep(TINY, GRID, store=s, checkpoint_every=-1), ValueError, "checkpoint_every"),
         (lambda s: Processes(0), ValueError, "processes"),
+        (lambda s: plan_stored("quick-sweep-0", store=s, ensemble=0), ValueError, "ensemble must be at least 1"),
+        (lambda s: plan_stored("quick-sweep-0", store=s, checkpoint_every=-1), ValueError, "checkpoint_every"),
         (lambda s: plan_stored("quick-sweep-0", store=s), StoreError, "there is no run store"),
     ],
 )

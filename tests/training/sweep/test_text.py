@@ -1,7 +1,9 @@
 import pytest
 
-from grokfast import Experiment
-from grokfast.training.sweep.text import parse_axis
+from grokfast import EMA, MA, Experiment
+from grokfast.training.presets import PRESETS
+from grokfast.training.sweep.grid import axes_of, expand
+from grokfast.training.sweep.text import parse_axes
 from grokfast.training.sweep.toml import read_sweep
 
 QUICK = Experiment.preset("quick")
@@ -24,7 +26,7 @@ QUICK = Experiment.preset("quick")
     ],
 )
 def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
-    key, parsed = parse_axis(QUICK, text)
+    ((key, parsed),) = parse_axes(QUICK, [text]).items()
     assert (key, parsed) == (text.partition("=")[0].strip().replace("-", "_"), values)
     assert [type(value) for value in parsed] == [type(value) for value in values]
 
@@ -41,11 +43,65 @@ def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
         ("optimizer.lr=fast", "type a number, got 'fast'"),
         ("task.stratified=maybe", "true or false, got 'maybe'"),
         ("schedule.batch_size=some", "an integer or none, got 'some'"),
+        ("filter=ema,mma", r"grid\['filter'\] must be one of 'none', 'ema', 'ma', got 'mma' \(did you mean 'ma'"),
+        ("filter.lamb=1", r"unknown key 'filter.lamb' \(the experiment has no filter"),
     ],
 )
 def test_bad_text_is_named(text, message):
     with pytest.raises(ValueError, match=message):
-        parse_axis(QUICK, text)
+        parse_axes(QUICK, [text])
+
+
+def test_a_key_is_given_once():
+    with pytest.raises(ValueError, match="the grid has the key 'seed' twice"):
+        parse_axes(QUICK, ["seed=1", "task.p=13", "seed=2"])
+
+
+def test_filters_are_an_axis_and_so_are_their_fields():
+    texts = ["filter.lamb=1,2.5", "filter=EMA,ma"]
+    axes = parse_axes(QUICK, texts)
+    assert list(axes.items()) == [("filter.lamb", [1.0, 2.5]), ("filter", [EMA(), MA()])]
+    assert [type(value) for value in axes["filter.lamb"]] == [float, float]
+    cells = [cell.experiment.filter for cell in expand(QUICK, axes)]
+    assert cells == [EMA(lamb=1.0), MA(lamb=1.0), EMA(lamb=2.5), MA(lamb=2.5)]
+    assert parse_axes(QUICK, ["filter.alpha=0.9"], {"filter": ["none", "ema"]}) == {"filter.alpha": [0.9]}
+    own = QUICK.override({"filter": EMA(alpha=0.5)})
+    assert parse_axes(own, ["filter=none,ema,ma"]) == {"filter": [None, EMA(alpha=0.5), MA()]}
+
+
+def test_a_field_that_a_cells_filter_has_not_is_named_with_the_cell():
+    axes = parse_axes(QUICK, ["filter=none,ema", "filter.lamb=1"])
+    with pytest.raises(ValueError, match=r"cell filter=None, filter.lamb=1.0: unknown option .* has no filter"):
+        expand(QUICK, axes)
+    axes = parse_axes(QUICK, ["filter=ma,ema", "filter.alpha=0.5"])
+    with pytest.raises(ValueError, match=r"cell filter=MA\(.*unknown option 'filter.alpha'"):
+        expand(QUICK, axes)
+
+
+@pytest.mark.parametrize(
+    ("text", "filter", "axis"),
+    [
+        ("[experiment]\nfilter = 'ema'", EMA(), None),
+        ("[experiment]\nfilter = 'none'", None, None),
+        ("[experiment]\nfilter = { kind = 'ma', window_size = 7, warmup = false }", MA(7, warmup=False), None),
+        ("[experiment.filter]\nkind = 'EMA'\nlamb = 1", EMA(lamb=1.0), None),
+        ("[experiment]\nfilter = 'ema'\n'filter.lamb' = 1", EMA(lamb=1.0), None),
+        ("[experiment]\nfilter.lamb = 1", EMA(0.9, 1.0), None),
+        ("[experiment]\nfilter.kind = 'ema'\nfilter.lamb = 1", EMA(0.9, 1.0), None),
+        ("[grid]\nfilter = ['none', 'ema', { kind = 'ma', window_size = 7 }]", EMA(0.9), [None, EMA(0.9), MA(7)]),
+        ("[grid]\nfilter = 'none,ma'", EMA(0.9), [None, MA()]),
+    ],
+)
+def test_a_files_filter(tmp_path, monkeypatch, text, filter, axis):
+    """A preset with EMA(0.9), of which a file keeps what it does not say, where that is the point."""
+    own = EMA(0.9) if filter in (EMA(0.9), EMA(0.9, 1.0)) else None
+    monkeypatch.setitem(PRESETS, "quick", QUICK.override({"filter": own}))
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    read = read_sweep(path)
+    assert read.experiment.filter == filter
+    if axis is not None:
+        assert axes_of(read.experiment, read.grid) == {"filter": axis}
 
 
 def test_a_file_holds_a_sweep(tmp_path):
@@ -78,6 +134,16 @@ def test_a_file_holds_a_sweep(tmp_path):
         ("preset = 'quik'", "did you mean 'quick'"),
         ("[experiment]\ntask.q = 3", "unknown option 'task.q'"),
         ("[sweep]\nseed = 3", "did you mean 'seeds'"),
+        ("[experiment]\nfilter = 'emma'", "filter must be one of 'none', 'ema', 'ma', got 'emma'"),
+        ("[experiment]\nfilter = 3", "filter must be a filter's name, or a table"),
+        ("[experiment]\nfilter = { alpha = 0.9 }", "unknown option 'filter.alpha' .the experiment has no filter"),
+        ("[experiment]\nfilter = { kind = 'ema', alfa = 0.9 }", "filter 'ema' has no field 'alfa', .* 'alpha'"),
+        ("[experiment]\nfilter = { kind = 'ema', alpha = 2 }", r"filter: alpha must be in \[0.0, 1.0\], got 2"),
+        ("[experiment]\nfilter = { kind = 'none', alpha = 1 }", "filter 'none' has no field 'alpha'"),
+        ("[experiment]\nfilter = { kind = 'ma', window_size = 2.5 }", "filter: window_size must be an integer"),
+        ("[grid]\nfilter = 'none,emma'", r"grid\['filter'\] must be one of 'none', 'ema', 'ma'"),
+        ("[grid]\nfilter = [{ alpha = 0.9 }]", r"grid\['filter'\] must have a kind, one of 'ema', 'ma'"),
+        ("[grid]\nfilter = ['ema', 3]", r"grid\['filter'\] must be a filter's name"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, message):

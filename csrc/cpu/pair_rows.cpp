@@ -1,0 +1,243 @@
+// Loss, accuracy and every gradient of a ReLU network on pairs of one-hot operands: a tile of rows goes
+// from the gather of its hidden layer to the sums of the tables' gradients while it is in the cache, and every product
+// with the hidden layer is made only where a unit is active (active.h).
+// Classes beyond a multiple of 16, up to 8 of them, are not padded to a vector but have products along the units.
+// Sums over rows are made tile by tile, in row order.
+#include <vector>
+
+#include "active.h"
+#include "classify.h"
+
+namespace grokfast {
+
+#if GF_ACTIVE
+namespace {
+
+using namespace active;
+
+constexpr int64_t MOST_SINGLE = 8;
+constexpr int64_t PARTS = 4;  // of the rows, each summed by itself: the same bits for any number of threads
+
+// Aligned memory, zeros.
+struct Scratch {
+  std::vector<float> memory;
+  float* data;
+  explicit Scratch(int64_t n) : memory(n + LANES) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    data = memory.data() + (64 - address % 64) % 64 / sizeof(float);
+  }
+};
+
+// The classes as vectors and single ones.
+struct Columns {
+  int64_t vectors, singles;
+  explicit Columns(int64_t classes) : vectors(classes / LANES), singles(classes % LANES) {
+    if (vectors == 0 || singles > MOST_SINGLE) ++vectors, singles = 0;
+  }
+  int64_t width() const { return LANES * vectors; }
+  int64_t stride() const { return width() + (singles ? LANES : 0); }
+};
+
+GF_AVX512 void hidden_row(const float* x, const float* y, const float* bias, float* out, int64_t width) {
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) {
+    const float z = x[i] + y[i] + bias[i];
+    out[i] = z < 0.f ? 0.f : z;  // keeps NaN
+  }
+}
+
+GF_AVX512 float dot(const float* x, const float* y, int64_t n) {
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < n; i += LANES) sum = _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i), sum);
+  return _mm512_reduce_add_ps(sum);
+}
+
+// A single class's part: grad += factor * weights where h is not zero, grad_weights += factor * h.
+GF_AVX512 void single_class(float factor, const float* h, const float* weights, float* grad, float* grad_weights,
+                            int64_t units) {
+  const __m512 times = _mm512_set1_ps(factor);
+  for (int64_t i = 0; i < units; i += LANES) {
+    const __m512 own = _mm512_loadu_ps(h + i), before = _mm512_loadu_ps(grad + i);
+    const __mmask16 is_active = _mm512_cmp_ps_mask(own, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    _mm512_storeu_ps(grad + i, _mm512_mask3_fmadd_ps(times, _mm512_loadu_ps(weights + i), before, is_active));
+    _mm512_storeu_ps(grad_weights + i, _mm512_fmadd_ps(times, own, _mm512_loadu_ps(grad_weights + i)));
+  }
+}
+
+GF_AVX512 void add(float* sum, const float* x, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
+}
+
+GF_AVX512 void add_to_two(float* sum_x, float* sum_y, const float* grad, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum_x[i] += grad[i], sum_y[i] += grad[i];
+}
+
+template <int V>
+GF_AVX512 void forward_tile(const float* h, int64_t rows, int64_t units, const float* weights, float* out,
+                            int64_t stride) {
+  add_products<V>(h, units, rows, units, weights, V * LANES, out, stride);
+}
+
+// grad [rows, units] receives the gradient of the hidden layer's input from x, that of the products.
+template <int V>
+GF_AVX512 void backward_tile(const float* h, int64_t rows, int64_t units, const float* x, int64_t stride,
+                             const float* weights, float* grad_weights, float* grad) {
+  Tile tile;
+  for (int64_t j = 0; j < units; j += LANES) {
+    load(tile, h + j, units, rows);
+    backward<V>(tile, rows, x, stride, weights + j * V * LANES, grad_weights + j * V * LANES, V * LANES);
+    for (int64_t r = 0; r < rows; r += LANES) transpose(tile.grad + r, ROWS, grad + r * units + j, units);
+  }
+}
+
+using Forward = decltype(&forward_tile<1>);
+using Backward = decltype(&backward_tile<1>);
+constexpr Forward FORWARD[MOST] = {forward_tile<1>, forward_tile<2>, forward_tile<3>, forward_tile<4>,
+                                   forward_tile<5>, forward_tile<6>, forward_tile<7>, forward_tile<8>};
+constexpr Backward BACKWARD[MOST] = {backward_tile<1>, backward_tile<2>, backward_tile<3>, backward_tile<4>,
+                                     backward_tile<5>, backward_tile<6>, backward_tile<7>, backward_tile<8>};
+
+}  // namespace
+
+bool active_products_work() {
+  static const bool works = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512cd");
+  return works;
+}
+
+bool pair_rows_fit(int64_t classes) { return active_products_work() && Columns(classes).vectors <= MOST; }
+
+namespace {
+
+// A part of the rows, and what it adds to the results.
+struct Part {
+  int64_t begin, end;
+  double loss = 0;
+  int64_t n_right = 0;
+  float *grad_a, *grad_b, *grad_weights, *grad_singles, *grad_bias;
+};
+
+// What every part reads.
+struct Shared {
+  const PairRows& p;
+  Loss loss;
+  Columns columns;
+  int64_t units;  // a multiple of 16
+  const float *weights, *singles, *hidden_bias, *first;
+};
+
+void compute(const Shared& shared, Part& part) {
+  const PairRows& p = shared.p;
+  const PairTables& t = p.tables;
+  const Columns& columns = shared.columns;
+  const int64_t units = shared.units, width = columns.width(), stride = columns.stride();
+  const bool wants_gradient = p.grad_a != nullptr;
+  Scratch hidden(ROWS * units), logits(ROWS * stride), buffer(p.classes), grad_hidden(wants_gradient ? ROWS * units : 0);
+  Scratch tile_singles(columns.singles * units), tile_bias(stride);
+  const float scale = classify_scale(shared.loss, p.n, p.classes);
+  for (int64_t begin = part.begin; begin < part.end; begin += ROWS) {
+    const int64_t rows = std::min<int64_t>(ROWS, part.end - begin), padded = (rows + LANES - 1) / LANES * LANES;
+    const int64_t *a = p.a + begin, *b = p.b + begin;
+    for (int64_t r = 0; r < rows; ++r)
+      hidden_row(t.w_a + a[r] * t.width, t.w_b + b[r] * t.width, shared.hidden_bias, hidden.data + r * units, t.width);
+    std::fill_n(hidden.data + rows * units, (padded - rows) * units, 0.f);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(shared.first, stride, logits.data + r * stride);
+    FORWARD[columns.vectors - 1](hidden.data, rows, units, shared.weights, logits.data, stride);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* x = logits.data + r * stride;
+      for (int64_t s = 0; s < columns.singles; ++s)
+        x[width + s] += dot(hidden.data + r * units, shared.singles + s * units, units);
+      bool right;
+      part.loss += classify_row(shared.loss, x, p.target[begin + r], wants_gradient ? x : nullptr, buffer.data,
+                                p.classes, scale, right);
+      part.n_right += right;
+    }
+    if (!wants_gradient) continue;
+    BACKWARD[columns.vectors - 1](hidden.data, padded, units, logits.data, stride, shared.weights, part.grad_weights,
+                                  grad_hidden.data);
+    std::fill_n(tile_bias.data, stride, 0.f);
+    std::fill_n(tile_singles.data, columns.singles * units, 0.f);
+    for (int64_t r = 0; r < rows; ++r) {
+      float *grad = grad_hidden.data + r * units, *x = logits.data + r * stride;
+      for (int64_t s = 0; s < columns.singles; ++s)
+        single_class(x[width + s], hidden.data + r * units, shared.singles + s * units, grad,
+                     tile_singles.data + s * units, units);
+      add_to_two(part.grad_a + a[r] * t.width, part.grad_b + b[r] * t.width, grad, t.width);
+      add(tile_bias.data, x, stride);
+    }
+    add(part.grad_bias, tile_bias.data, stride);
+    add(part.grad_singles, tile_singles.data, columns.singles * units);
+  }
+}
+
+}  // namespace
+
+void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads) {
+  const PairTables& t = p.tables;
+  if (!pair_rows_fit(p.classes)) throw std::invalid_argument("pair_rows takes no such processor or number of classes");
+  check_indices("pairs[..., 0]", p.a, p.n, t.rows_a);
+  check_indices("pairs[..., 1]", p.b, p.n, t.rows_b);
+  check_indices("target", p.target, p.n, p.classes);
+  const Columns columns(p.classes);
+  const int64_t units = (t.width + LANES - 1) / LANES * LANES, width = columns.width(), stride = columns.stride();
+  const int64_t vector_classes = std::min(width, p.classes);
+  Scratch weights(units * width), singles(columns.singles * units), first(stride), no_bias(t.bias ? 0 : t.width);
+  for (int64_t c = 0; c < vector_classes; ++c)
+    for (int64_t j = 0; j < t.width; ++j) weights.data[j * width + c] = p.weight[c * t.width + j];
+  for (int64_t s = 0; s < columns.singles; ++s)
+    std::copy_n(p.weight + (width + s) * t.width, t.width, singles.data + s * units);
+  if (p.bias) std::copy_n(p.bias, p.classes, first.data);
+  const Shared shared{p,           loss,         columns, units, weights.data, singles.data, t.bias ? t.bias : no_bias.data,
+                      first.data};
+
+  const int64_t tiles = (p.n + ROWS - 1) / ROWS, n_parts = std::min(PARTS, std::max<int64_t>(tiles, 1));
+  const int64_t sizes[] = {t.rows_a * t.width, t.rows_b * t.width, units * width, columns.singles * units, stride};
+  int64_t size = 0;
+  for (const int64_t own : sizes) size += (own + LANES - 1) / LANES * LANES;
+  Scratch grads(p.grad_a ? n_parts * size : 0);
+  std::vector<Part> parts(n_parts);
+  for (int64_t i = 0; i < n_parts; ++i) {
+    Part& part = parts[i];
+    part.begin = tiles * i / n_parts * ROWS;
+    part.end = std::min(p.n, tiles * (i + 1) / n_parts * ROWS);
+    float* at = grads.data + (p.grad_a ? i * size : 0);
+    int which = 0;
+    for (float** to : {&part.grad_a, &part.grad_b, &part.grad_weights, &part.grad_singles, &part.grad_bias}) {
+      *to = at;
+      at += (sizes[which++] + LANES - 1) / LANES * LANES;
+    }
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+  for (int64_t i = 0; i < n_parts; ++i) compute(shared, parts[i]);
+
+  double sum = 0;
+  int64_t n_right = 0;
+  for (const Part& part : parts) sum += part.loss, n_right += part.n_right;
+  *loss_out = classify_mean(loss, sum, p.n, p.classes);
+  *accuracy_out = double(n_right) / double(p.n);
+  if (!p.grad_a) return;
+  for (int64_t i = 1; i < n_parts; ++i) add(parts[0].grad_a, parts[i].grad_a, size);
+  const Part& total = parts[0];
+  std::copy_n(total.grad_a, sizes[0], p.grad_a);
+  std::copy_n(total.grad_b, sizes[1], p.grad_b);
+  for (int64_t c = 0; c < vector_classes; ++c)
+    for (int64_t j = 0; j < t.width; ++j) p.grad_weight[c * t.width + j] = total.grad_weights[j * width + c];
+  for (int64_t s = 0; s < columns.singles; ++s)
+    std::copy_n(total.grad_singles + s * units, t.width, p.grad_weight + (width + s) * t.width);
+  if (p.grad_bias) std::copy_n(total.grad_bias, p.classes, p.grad_bias);
+}
+
+#else
+
+bool active_products_work() { return false; }
+bool pair_rows_fit(int64_t) { return false; }
+void pair_rows(const PairRows&, Loss, double*, double*, int) {
+  throw std::invalid_argument("pair_rows takes no such processor");
+}
+
+#endif
+
+}  // namespace grokfast

@@ -1,0 +1,156 @@
+"""How the fused step of a GrokTransformer is cut up: numbers of a row, tiles, chunks. Neither Triton nor a GPU.
+
+Level 0 are the rows that enter the first layer, level l those that leave layer l. A row has its activations and their
+gradients one after the other; nothing here depends on how many models there are, so that a model's sums have one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from grokfast.nn.transformer import TransformerConfig
+
+MAX_CHUNKS = 8  # of rows, in the gradients of weights
+LEAST_ROWS = 128  # of a chunk, but for the last ones
+PROCESSORS = 132
+
+
+def padded(n: int) -> int:
+    """A multiple of 64 bytes, in fp32 numbers."""
+    return n + -n % 16
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Level:
+    """Rows [E, n_rows, stride] of a level.
+
+    Attributes:
+        seq_len: S, how many rows of the level below each row attends to; 0 for level 0.
+        places: by name, where in a row something begins. QKV of the layer above, and what its backward gives to them
+            and, as a skip connection, to the row itself (OF_QKV); HEADS, STATS (largest score and sum), Y (attention
+            and skip connection), MLP_IN, Z (hidden layer before its activation), X (what leaves the layer) and INNER
+            (what the layer above or the unembedding reads); OF_ and a name: its gradient; WEIGHTS of attention and
+            gradients of scores. Where there is no LayerNorm between two, they have one place.
+    """
+
+    n_rows: int
+    seq_len: int
+    places: Mapping[str, int]
+    stride: int
+
+    @classmethod
+    def of(cls, config: TransformerConfig, level: int, n_rows: int, seq_len: int) -> Level:
+        d, heads, has_norm = config.d_model, config.n_heads, config.norm != "none"
+        is_table, is_last = level == 0, level == config.n_layers
+        widths: dict[str, int | str] = {}
+        if not is_table:
+            widths |= {"HEADS": d, "STATS": 2 * heads, "Y": d, "MLP_IN": d if has_norm else "Y", "Z": config.d_mlp}
+        widths |= {"X": d, "INNER": d if (config.norm in ("pre", "replace") if is_table else has_norm) else "X"}
+        if not is_last:
+            widths |= {"QKV": 3 * d, "OF_QKV": (3 + config.residual) * d}
+        widths |= {"OF_INNER": d, "OF_X": "OF_INNER" if widths["INNER"] == "X" else d}
+        if not is_table:
+            widths |= {"OF_Z": config.d_mlp, "OF_MLP_IN": d, "OF_Y": d if has_norm else "OF_MLP_IN"}
+            widths |= {"OF_HEADS": d, "OF_QUERY": d, "WEIGHTS": 2 * seq_len * heads}
+        places: dict[str, int] = {}
+        stride = 0
+        for name, width in widths.items():
+            if isinstance(width, str):
+                places[name] = places[width]
+            else:
+                places[name], stride = stride, stride + padded(width)
+        return cls(n_rows, seq_len, places, stride)
+
+
+class Product(NamedTuple):
+    """A matrix's gradient: gradᵀ act(x), of rows of a level or of the logits' gradient; and its bias's."""
+
+    weight: str
+    bias: str | None
+    level: int
+    grad: str  # a place, or "logits"
+    x: str
+    n_out: int
+    n_in: int
+    is_hidden: bool  # x goes through the activation
+
+
+def products(config: TransformerConfig, names: Sequence[str], n_outputs: int) -> list[Product]:
+    """All of them, the longest sums first; `names` are the parameters there are."""
+    d, hidden = config.d_model, config.d_mlp
+    found: list[Product] = []
+
+    def add(weight: str, *rest: object) -> None:
+        bias = weight.replace("w_", "b_") if weight.startswith("blocks") else None
+        found.append(Product(weight, bias if bias in names else None, *rest))  # type: ignore[arg-type]
+
+    for level in range(config.n_layers, 0, -1):
+        block = f"blocks.{level - 1}"
+        add(f"{block}.w_out", level, "OF_X", "Z", d, hidden, True)
+        add(f"{block}.w_in", level, "OF_Z", "MLP_IN", hidden, d, False)
+        if level == config.n_layers:
+            add("unembedding", level, "logits", "INNER", n_outputs, d, False)
+        add(f"{block}.w_o", level, "OF_Y", "HEADS", d, d, False)
+    for level in range(config.n_layers - 1, -1, -1):
+        add(f"blocks.{level}.w_qkv", level, "OF_QKV", "INNER", 3 * d, d, False)
+    return found
+
+
+def offsets(shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    """Where each parameter begins in a model's row of `flat`."""
+    places, end = {}, 0
+    for name, shape in shapes.items():
+        places[name] = end
+        end += shape.numel()
+    return places
+
+
+def n_chunks(n_rows: int) -> int:
+    """Into how many chunks the rows of the longest product go."""
+    return max(1, min(MAX_CHUNKS, n_rows // LEAST_ROWS))
+
+
+def n_splits(chunks: int, tiles: int, n_models: int) -> int:
+    """A program for each chunk while processors would idle otherwise, else one program for all: the same bits."""
+    return chunks if tiles * n_models < 4 * PROCESSORS else 1
+
+
+def rows_per_chunk(n_rows: int, chunks: int, rows: int) -> int:
+    """Whole tiles of `rows` rows."""
+    return -(-n_rows // (chunks * rows)) * rows
+
+
+def tiles(kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1) -> dict[str, int]:
+    """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register."""
+    d, is_exact = config.d_model, precision in ("ieee", "tf32x3")
+    width = max(16, _power_of_2(d))
+    if kernel == "enter":
+        columns = min(64, max(16, _power_of_2(3 * d)))
+        return {"BM": 16, "BN": columns, "BK": min(16 if is_exact else 32, width), "BD": width, "num_warps": 4}
+    if kernel == "weights":
+        side = min(64 if is_exact else 128, max(width, 16))
+        return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
+    head, heads = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads)
+    return {
+        "BM": 64,
+        "BN": min(64 if is_exact else 128, max(width, 16)),
+        "BK": min(16 if is_exact else 32, width),
+        "BV": min(64 if is_exact else 128, max(16, _power_of_2(n_outputs))),
+        # Hidden units of a block of both products of the MLP; 0: one product after the other.
+        "BU": 0 if is_exact or d > 128 else min(32, max(16, _power_of_2(config.d_mlp))),
+        "BR": min(64, max(1, 8192 // width)),
+        "BD": width,
+        "BA": min(64, max(1, 4096 // (head * heads))),
+        "BH": heads,
+        "BC": head,
+        "num_warps": 8,
+        "maxnreg": 255,  # left to itself, ptxas takes 128 and spills some
+    }

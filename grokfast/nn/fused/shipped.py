@@ -1,0 +1,75 @@
+"""The fused step's kernels as they are launched for the recipes, for the offline check of registers and spills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grokfast.nn.fused import kernels, layout
+from grokfast.nn.fused.launches import Model
+from grokfast.nn.fused.layout import Level
+from grokfast.nn.transformer import GrokTransformer, TransformerConfig
+from grokfast.ops.dispatch import PRECISIONS
+
+_POWER = {"n_layers": 2, "norm": "post", "positions": "sinusoidal", "mlp_bias": False}
+_GROKFAST = {"n_layers": 2, "norm": "replace", "activation": "gelu", "attention_bias": True, "outputs": "tokens"}
+_WIDE = {"d_model": 512, "n_heads": 8, "d_mlp": 2048, "activation": "gelu", "norm": "pre", "n_layers": 2, "tied": True}
+_ODD = {"d_model": 100, "n_heads": 5, "d_mlp": 200, "norm": "pre", "residual": False}
+# Changes to the default model, tokens, answers, positions, loss, precisions
+_MODELS: list[tuple[str, dict[str, Any], int, int, int, str, tuple[str, ...]]] = [
+    ("nanda", {}, 114, 113, 3, "cross_entropy", PRECISIONS),
+    ("power", _POWER, 99, 97, 4, "cross_entropy", ("ieee", "tf32")),
+    ("grokfast", _GROKFAST, 99, 97, 4, "cross_entropy", ("tf32x3", "bf16")),
+    ("odd", _ODD, 99, 97, 64, "mse", ("ieee",)),
+    ("wide", _WIDE, 2200, 2000, 5, "stablemax", ("tf32",)),
+]
+_LEVELS = {
+    "forward": {"FORWARD": True, "PROJECT": True},
+    "last": {"FORWARD": True, "CLASSIFY": True, "BACK": True},
+    "back": {"ABOVE": True, "BACK": True},
+    "entering": {"ABOVE": True},
+}
+
+
+def _signature(kernel: Any, constants: dict[str, Any], whole: tuple[str, ...]) -> dict[str, str]:
+    names = [name for name in kernel.arg_names if name not in constants]
+    return {n: ("*i64" if n in whole else "*fp32") if n.startswith("p_") else "i32" for n in names}
+
+
+def shipped() -> list[dict[str, Any]]:
+    configs: list[dict[str, Any]] = []
+
+    def add(
+        name: str, kernel: Any, constants: dict[str, Any], whole: tuple[str, ...], aligned: tuple[str, ...]
+    ) -> None:
+        known = {n: c for n, c in constants.items() if n in kernel.arg_names}
+        options: dict[str, int] = {n: constants[n] for n in ("num_warps", "num_stages", "maxnreg") if n in constants}
+        signature = _signature(kernel, known, whole)
+        row = {"name": f"fused {name}", "kernel": kernel, "signature": signature, "constants": known, **options}
+        configs.append({**row, "aligned": [n for n in aligned if n in signature]})
+
+    for name, changes, n_tokens, n_answers, seq_len, loss, precisions in _MODELS:
+        config = TransformerConfig(**changes)
+        transformer = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=seq_len)
+        shapes = {n: p.shape[1:] for n, p in transformer.named_parameters()}
+        n_layers = config.n_layers
+        levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(n_layers + 1)]
+        flat = ("flat_model", "positions_model", "grad_model", "n_split", "n_model")
+        for precision in precisions:
+            model = Model(config, shapes, n_answers, loss, precision)
+            title = f"{name}, {precision}"
+            add(f"enter, {title}", kernels.enter_kernel, model.enter_constants(levels[0]), ("p_pairs",), flat)
+            for what, flags in _LEVELS.items():
+                if what in ("forward", "back") and n_layers == 1:
+                    continue
+                i = {"last": n_layers, "entering": 0}.get(what, 1)
+                does = dict.fromkeys(("FORWARD", "PROJECT", "CLASSIFY", "ABOVE", "BACK"), False) | flags
+                constants = model.rows_constants(i, levels) | does | {"OWN": i == 1}
+                index = ("p_keys", "p_own", "p_target")
+                add(f"rows {what}, {title}", kernels.rows_kernel, constants, index, flat)
+            for chunks in (1, layout.MAX_CHUNKS):
+                constants = model.weights_constants(chunks)
+                add(f"weights, {chunks} chunks, {title}", kernels.weights_kernel, constants, ("p_programs",), flat)
+        whole = ("p_programs", "p_start_a", "p_items_a", "p_start_b", "p_items_b")
+        finish = model.finish_constants(config.d_model, layout.MAX_CHUNKS)
+        add(f"finish, {name}", kernels.finish_kernel, finish, whole, flat)
+    return configs

@@ -1,0 +1,156 @@
+"""`train`, `resume`, `go_on`: experiments in, results out; what is worth keeping goes to the store on the way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, overload
+
+import torch
+
+from grokfast import backend, checks
+from grokfast.store import RunStore
+from grokfast.store.records import records_of
+from grokfast.training.ensemble import Ensemble, check_together, resolve_device
+from grokfast.training.experiment import Experiment
+from grokfast.training.interrupt import stop_requests
+from grokfast.training.loop import Loop
+from grokfast.training.memory import keep_freed_memory
+from grokfast.training.observer import Observer
+from grokfast.training.result import RunResult
+from grokfast.training.run import Run
+from grokfast.training.version import version
+from grokfast.training.waves import at_once, split
+
+
+@overload
+def train(
+    experiments: Experiment,
+    *,
+    store: RunStore | None = ...,
+    observers: Sequence[Observer] = ...,
+    checkpoint_every: float = ...,
+    max_together: int | None = ...,
+) -> RunResult: ...
+@overload
+def train(
+    experiments: Sequence[Experiment],
+    *,
+    store: RunStore | None = ...,
+    observers: Sequence[Observer] = ...,
+    checkpoint_every: float = ...,
+    max_together: int | None = ...,
+) -> list[RunResult]: ...
+def train(
+    experiments: Experiment | Sequence[Experiment],
+    *,
+    store: RunStore | None = None,
+    observers: Sequence[Observer] = (),
+    checkpoint_every: float = 10.0,
+    max_together: int | None = None,
+) -> RunResult | list[RunResult]:
+    """Train one experiment, or several as an ensemble that steps together, to its end; returns a result for each.
+
+    Runs of an ensemble may differ in seeds, lr, weight decay, betas, α, λ and a few more fields (ValueError names one
+    that may not); each does what it would do alone. A run ends after `schedule.steps`, or `schedule.stop_after` steps
+    past generalising, or with status "diverged" once its loss or gradient is not finite; the others go on.
+
+    With a store, evaluations are written about every second and a checkpoint every `checkpoint_every` seconds, so that
+    a killed process loses no more than that; `resume` goes on from there. On Ctrl-C or SIGTERM (in the main thread)
+    the runs are saved at the next step and `Interrupted` is raised; without a store it is an ordinary
+    KeyboardInterrupt. Same experiment, device and versions: the same bits.
+
+    On a GPU all steps up to an evaluation, and it, are replayed at once, and the store, observers and Ctrl-C have their
+    turn between evaluations. As many runs go together as its free memory takes, at most `max_together` anywhere; the
+    others follow. Where memory runs out after all, the runs go on in two halves, one after the other, from where they
+    were.
+
+    Raises TypeError or ValueError for bad experiments, before anything is stored; StoreError where the store fails;
+    MemoryError, which says how much is needed, where one run alone is too large.
+    """
+    todo = [experiments] if isinstance(experiments, Experiment) else list(experiments)
+    if not todo:
+        raise ValueError("experiments must name at least one, got an empty sequence")
+    for experiment in todo:
+        if not isinstance(experiment, Experiment):
+            raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
+    checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if max_together is not None:
+        checks.integer("max_together", max_together, minimum=1)
+    check_together(todo)
+    keep_freed_memory()
+    with _engine(todo[0]), stop_requests() as stop:
+        size = min(at_once(todo), max_together or len(todo))
+        try:
+            ensemble = Ensemble(split(todo, size)[0])
+        except torch.OutOfMemoryError:
+            ensemble = None
+        runs = [Run(number=i, experiment=e, store=store) for i, e in enumerate(todo)]
+        for run in runs:
+            if store is not None:
+                run.run_id = _create(store, run.experiment)
+        results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=size).run()
+    return results[0] if isinstance(experiments, Experiment) else results
+
+
+def resume(
+    run_id: str, store: RunStore, *, observers: Sequence[Observer] = (), checkpoint_every: float = 10.0
+) -> RunResult:
+    """Go on with an interrupted or killed run from its last checkpoint, to the same bits as without the interruption.
+
+    The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
+    Raises ValueError where the run has ended already or its checkpoint does not fit, CheckpointError where the
+    checkpoint is corrupt, StoreError for an unknown run; nothing is changed then.
+    """
+    stored = store.get(run_id)
+    if stored.status in ("finished", "diverged"):
+        raise ValueError(f"run {run_id} has ended already (status {stored.status}), there is nothing to resume")
+    if stored.version != version():
+        warnings.warn(f"run {run_id} was begun with {stored.version}, this is {version()}", stacklevel=2)
+    return go_on([run_id], store, observers=observers, checkpoint_every=checkpoint_every)[0]
+
+
+def go_on(
+    run_ids: Sequence[str],
+    store: RunStore,
+    *,
+    observers: Sequence[Observer] = (),
+    checkpoint_every: float = 10.0,
+    keep_weights: bool = True,
+) -> list[RunResult]:
+    """Train runs that the store has, from their checkpoints, to their ends, as an ensemble.
+
+    They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do.
+    """
+    experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
+    check_together(experiments)
+    keep_freed_memory()
+    with _engine(experiments[0]), stop_requests() as stop:
+        ensemble = Ensemble(experiments)
+        runs = []
+        for i, (run_id, experiment) in enumerate(zip(run_ids, experiments)):
+            run = Run(number=i, experiment=experiment, store=store, run_id=run_id)
+            tensors, meta = store.load_checkpoint(run_id) if store.has_checkpoint(run_id) else ({}, {})
+            steps = int(meta.get("steps", 0))
+            if i > 0 and steps != ensemble.steps:
+                raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {ensemble.steps}")
+            if tensors:
+                ensemble.restore(i, tensors, steps)
+                run.seconds_before = float(meta["seconds"])
+            store.truncate(run_id, steps if tensors else -1)
+            for record in records_of(store.curves(run_id)):
+                run.record(record)
+            run.stored = len(run.records)
+            run.set_status("running")
+            runs.append(run)
+        return Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights=keep_weights).run()
+
+
+def _create(store: RunStore, experiment: Experiment) -> str:
+    device = str(resolve_device(experiment.device))
+    return store.create(experiment.to_dict(), preset=experiment.name, version=version(), device=device)
+
+
+def _engine(experiment: Experiment) -> Any:
+    return backend.using("reference") if experiment.engine == "reference" else nullcontext()

@@ -1,0 +1,67 @@
+"""How runs travel: to a worker with all that the store has of them, and back as what is new."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grokfast.store import CheckpointError, NewRun, RunStore
+from grokfast.store.records import Record, records_of
+
+
+@dataclass
+class News:
+    """What is new in one run: evaluations, a checkpoint (tensors and meta), final weights, a status and a result."""
+
+    run_id: str
+    records: list[Record]
+    checkpoint: tuple[dict[str, Any], dict[str, Any]] | None = None
+    weights: dict[str, Any] | None = None
+    status: str | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass
+class Packed:
+    """A run as it travels to a worker: what the store has of it, up to its checkpoint."""
+
+    run_id: str
+    new: NewRun
+    preset: str
+    records: list[Record]
+    checkpoint: tuple[dict[str, Any], dict[str, Any]] | None
+
+
+def pack(store: RunStore, run_id: str) -> Packed:
+    """The run up to its checkpoint, or from its beginning where there is none; the store forgets what came after."""
+    stored = store.get(run_id)
+    checkpoint = None
+    if store.has_checkpoint(run_id):
+        try:
+            checkpoint = store.load_checkpoint(run_id)
+        except CheckpointError as error:
+            warnings.warn(f"run {run_id} begins again: {error}", stacklevel=2)
+    store.truncate(run_id, -1 if checkpoint is None else int(checkpoint[1]["steps"]))
+    # an id is the preset, "-", and the beginning of the hash
+    new = NewRun(stored.config, run_id[len(stored.preset) + 1 :], stored.version, stored.device)
+    return Packed(run_id, new, stored.preset, records_after(store, run_id, -1), checkpoint)
+
+
+def unpack(root: Path, runs: Sequence[Packed]) -> None:
+    """Make a store at `root` in which the runs have the ids and the state that they have in the sweep's store."""
+    with RunStore(root) as store:
+        for preset in dict.fromkeys(run.preset for run in runs):
+            store.sweeps.create(preset, {}, {}, [run.new for run in runs if run.preset == preset])
+        for run in runs:
+            (root / run.run_id).mkdir()
+            store.append(run.run_id, run.records)
+            if run.checkpoint is not None:
+                store.save_checkpoint(run.run_id, *run.checkpoint)
+
+
+def records_after(store: RunStore, run_id: str, step: int) -> list[Record]:
+    """The run's records after that of `step`; -1: all."""
+    return [record for record in records_of(store.curves(run_id)) if record.step > step]

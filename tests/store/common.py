@@ -1,0 +1,38 @@
+"""Records, runs, and the processes and files of a store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from grokfast.store import Record, RunStore
+
+
+def record(step: int) -> Record:
+    return Record(step, 1 / (step + 1), 2 / (step + 1), step / 7, step / 11, step + 0.1)
+
+
+def records(*steps: int) -> list[Record]:
+    return [record(step) for step in steps]
+
+
+def new_run(store: RunStore, preset: str = "quick") -> str:
+    return store.create({"seed": 0}, preset=preset, version="0.1.0", device="cpu")
+
+
+def steps(store: RunStore, run_id: str) -> list[int]:
+    return store.curves(run_id)["step"].tolist()
+
+
+def chunk_sizes(store: RunStore) -> list[int]:
+    return [n for (n,) in store._db.execute("SELECT n_rows FROM chunks ORDER BY run, first_step")]
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
