@@ -50,7 +50,10 @@ def parts() -> dict[str, tuple[list[str], int]]:
     return {
         "compile": module("benchmarks.launches", seconds=150),
         "tests": module("pytest", "-q", *at_once, *(f"tests/{name}" for name in TESTS), seconds=240),
-        "nanda": replay("nanda", "--models", "1", "256", "--rounds", "3", seconds=180),
+        "nanda": replay("nanda", "--models", "1", "--rounds", "5", seconds=120),
+        "nanda-many": replay(
+            "nanda", "--models", "256", "64", "--steps", "40", "--rounds", "3", name="nanda-many", seconds=180
+        ),
         "step": module(
             "benchmarks.bench_step_gpu", "--models", "64", "1024", "--seconds", "60", "--out", "{out}/gpu-step.json",
             seconds=170,

@@ -216,7 +216,7 @@ def _train(experiments: list[Experiment]) -> None:
 
     replay.graphs.perform = captured  # type: ignore[method-assign]
     with backend.using("reference") if experiments[0].engine == "reference" else nullcontext():
-        for _ in range(2):
+        for _ in range(3):
             replay.launch()
 
 

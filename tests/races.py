@@ -2,7 +2,7 @@
 
 The interpreter runs one program after the other, and a program's threads as one. Here programs run in another order,
 and every address that one reads or writes is noted: a GPU may mix up what two programs do to one address, and what one
-program's threads do to it where no barrier stands between.
+program's threads do to it where no barrier stands between. What is outside of the launch's tensors is there a fault.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,13 @@ NAMES = ("set_grid_dim", "set_grid_idx", "create_masked_load", "create_masked_st
 
 @dataclass
 class Seen:
-    """Launches, and those of their kernels in which something depends on who comes first."""
+    """Launches, and those of their kernels in which something depends on who comes first or is outside of memory."""
 
     launches: int = 0
     programs: int = 0
     between: set[str] = field(default_factory=set)  # programs of a launch
     within: set[str] = field(default_factory=set)  # threads of a program
+    outside: set[str] = field(default_factory=set)  # reads or writes beside the tensors that it was given
 
 
 class _Launch:
@@ -59,7 +61,7 @@ def watching(order: str = "reversed", seed: int = 0) -> Iterator[Seen]:
     builder, seen = type(interpreter.interpreter_builder), Seen()
     own = {name: getattr(builder, name) for name in NAMES}
     call = interpreter.GridExecutor.__call__
-    state: dict[str, _Launch] = {}
+    state: dict[str, Any] = {}
     fresh: dict[str, list[np.ndarray]] = {"reads": [], "writes": []}  # of the program, since its last barrier
 
     def set_grid_dim(self, *grid):
@@ -75,8 +77,15 @@ def watching(order: str = "reversed", seed: int = 0) -> Iterator[Seen]:
         fresh["reads"], fresh["writes"] = [], []
         own["set_grid_idx"](self, *place)
 
+    def inside(addresses):
+        begins, ends = state["memory"]
+        found = np.searchsorted(begins, addresses, side="right") - 1
+        if (found < 0).any() or (addresses >= ends[found.clip(min=0)]).any():
+            seen.outside.add(state["kernel"])
+
     def masked_load(self, pointers, mask, *rest):
         addresses = np.unique(np.broadcast_to(pointers.data, np.shape(mask.data))[mask.data])
+        inside(addresses)
         if not state["is_ordered"]:
             state["launch"].reads.append((state["launch"].program, addresses))
         if any(np.isin(addresses, other).any() for other in fresh["writes"]):
@@ -88,6 +97,7 @@ def watching(order: str = "reversed", seed: int = 0) -> Iterator[Seen]:
         shape = np.broadcast_shapes(np.shape(pointers.data), np.shape(value.data), np.shape(mask.data))
         at, new, where = (np.broadcast_to(t, shape) for t in (pointers.data, value.data, mask.data))
         addresses, first = np.unique(at[where], return_index=True)
+        inside(addresses)
         if not state["is_ordered"]:
             state["launch"].writes.append((state["launch"].program, addresses, new[where][first]))
         if any(np.isin(addresses, other).any() for other in fresh["writes"]):
@@ -104,6 +114,11 @@ def watching(order: str = "reversed", seed: int = 0) -> Iterator[Seen]:
 
     def launched(self, *args, **kwargs):
         state["kernel"] = self.fn.__name__
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in args if hasattr(t, "data_ptr")
+        }
+        spans = sorted((begin, begin + size) for begin, size in storages.items() if size)
+        state["memory"] = tuple(np.array(edges, np.uint64) for edges in zip(*spans))
         seen.launches += 1
         call(self, *args, **kwargs)
         if _collide(state["launch"]):

@@ -1,5 +1,6 @@
 """The kernels' results do not depend on the order of a launch's programs, nor on which of its threads comes first."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,7 @@ def test_the_order_of_programs_changes_no_bit(scene, monkeypatch):
             # Those that find a gradient that is not finite write the same step to the same place.
             assert seen.between <= {"tick_kernel"}
             assert seen.within == set()
+            assert seen.outside <= {"update_kernel"}  # whose tensors stand in a table
     for first, other in zip(*results.values(), strict=True):
         assert torch.equal(first, other)
 
@@ -130,4 +132,12 @@ def test_a_race_between_threads_is_seen_unless_a_barrier_stands_between(barrier)
     with watching() as seen:
         reverse_kernel[(1,)](torch.ones(16), BLOCK=8, BARRIER=barrier)
     assert seen.within == (set() if barrier else {"reverse_kernel"})
-    assert seen.between == set()
+    assert seen.between == seen.outside == set()
+
+
+def test_what_is_outside_of_the_memory_is_seen():
+    x = torch.from_numpy(np.ones(40, np.float32)[8:24])  # others' memory lies around it
+    for programs, outside in ((4, set()), (5, {"running_sum_kernel"})):
+        with watching() as seen:
+            running_sum_kernel[(programs,)](x, BLOCK=4)
+        assert seen.outside == outside

@@ -127,7 +127,13 @@ class Replay:
             ensemble.optimizer.set_host(before)  # a capture that failed half-way has counted here, not on the device
             self._do(part)
 
-        self.graphs.perform(part, do)
+        captures = self.graphs.captures(part)
+        try:
+            self.graphs.perform(part, do)
+        except torch.OutOfMemoryError:
+            if captures and self.graphs.captures(part):  # and did not call instead
+                ensemble.optimizer.set_host(before)  # nothing of it was computed
+            raise
         ensemble.optimizer.set_host(before + len(lengths))  # a graph counts on the device only
         self._is_ahead = evaluates and self.batches is None
 
@@ -184,6 +190,10 @@ class Graphs:
     def event(self) -> torch.cuda.Event | None:
         """Happens when all that was performed so far is done; None: it is."""
         return None if self._stream is None else self._stream.record_event()
+
+    def captures(self, name: Hashable) -> bool:
+        """Whether the next `perform` of this name captures, and computes nothing until that is done."""
+        return self._takes_graphs and name in self._graphs and self._graphs[name] is None
 
     def perform(self, name: Hashable, function: Callable[[], None]) -> None:
         """Let the device do what `function` does. Raises torch.OutOfMemoryError."""

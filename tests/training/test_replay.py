@@ -491,6 +491,29 @@ def test_out_of_memory_in_a_capture_is_not_hidden(replayed, monkeypatch):
         replay.launch()
 
 
+def test_after_a_capture_without_memory_the_steps_are_those_of_the_weights(replayed, monkeypatch):
+    """Whoever goes on in halves goes on from there."""
+    replay = follow([TINY])
+    replay.graphs = FakeGraphs(DEVICE)
+    replay.launch()
+    weights, optimizer = replay.ensemble.flat.clone(), replay.ensemble.optimizer
+
+    def capture(function):
+        with monkeypatch.context() as patched:  # a capture computes nothing, but the host counts
+            patched.setattr(optimizer, "step", lambda *_: optimizer.set_host(optimizer.steps + 1))
+            patched.setattr(
+                replay.step, "measure", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+            )
+            function()
+
+    monkeypatch.setattr(replay.graphs, "capture", capture)
+    with pytest.raises(torch.OutOfMemoryError):
+        replay.launch()
+    assert replay.ensemble.steps == 4
+    assert not optimizer.is_torn
+    assert torch.equal(replay.ensemble.flat, weights)
+
+
 @pytest.mark.gpu
 def test_graphs_on_a_gpu_give_the_bits_of_the_calls():
     """The whole of a run, with and without graphs."""
