@@ -31,8 +31,10 @@ TESTS = [
     "optim/test_launches.py",
     "optim/test_capturable.py",
     "csrc/test_update.py",
+    "csrc/test_update_filters.py",
+    "csrc/test_update_on_gpu.py",
 ]
-TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "update", "replay")]
+TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "update", "replay", "fractions")]
 
 
 def parts() -> dict[str, tuple[list[str], int]]:

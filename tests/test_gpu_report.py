@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def test_another_call_adds_to_the_report_and_no_part_begins_without_time(some_pa
     assert "- fails: failed (no time)" in report
 
 
-def test_each_part_is_a_module_that_knows_its_arguments():
+def test_each_part_is_a_module_within_five_minutes_and_the_tests_exist():
+    assert all((Path(__file__).parent / name).exists() for name in gpu.TESTS)
     for command, seconds in gpu.parts().values():
         assert command[:2] == [sys.executable, "-m"]
         assert seconds <= 300

@@ -469,6 +469,7 @@ def test_a_capture_that_fails_within_an_update_leaves_the_counting_right(replaye
             monkeypatch.setattr(optimizer, "_reference", reference)
 
     monkeypatch.setattr(replay.graphs, "capture", capture)
+    replay.evaluate()
     replay.launch()
     with pytest.warns(UserWarning, match="without CUDA graphs"):
         window = replay.launch()
@@ -495,15 +496,15 @@ def test_after_a_capture_without_memory_the_steps_are_those_of_the_weights(repla
     """Whoever goes on in halves goes on from there."""
     replay = follow([TINY])
     replay.graphs = FakeGraphs(DEVICE)
+    replay.evaluate()
     replay.launch()
     weights, optimizer = replay.ensemble.flat.clone(), replay.ensemble.optimizer
 
     def capture(function):
         with monkeypatch.context() as patched:  # a capture computes nothing, but the host counts
             patched.setattr(optimizer, "step", lambda *_: optimizer.set_host(optimizer.steps + 1))
-            patched.setattr(
-                replay.step, "measure", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
-            )
+            no_memory = torch.OutOfMemoryError("no memory")
+            patched.setattr(replay.step, "measure", lambda *_: (_ for _ in ()).throw(no_memory))
             function()
 
     monkeypatch.setattr(replay.graphs, "capture", capture)
