@@ -280,10 +280,10 @@ def finish_kernel(
     p_grad, p_loss, p_correct, n_split, n_model, grad_model, a_start_model, a_items_model, b_start_model, b_items_model,
     size, D: tl.constexpr, SPLITS: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """What is left to sum, a line of p_programs each; its first number says what, `layout.FINISH` in which order.
+    """What is left to sum, a line of p_programs each, whose first number says what.
 
-    Rows of the tables over the rows that read them; elements of the gradient over the splits; gains and biases of
-    LayerNorm over the tiles; a model's loss and right answers.
+    0, 1: a row of the embedding, or the positions, over the rows that read it; 2: numbers of the gradient over the
+    splits; 3: a gain and bias of LayerNorm over the tiles; 4: a model's loss and right answers, and zeros as padding.
     """
     i_model = tl.program_id(1).to(tl.int64)
     p = p_programs + tl.program_id(0) * FINISH

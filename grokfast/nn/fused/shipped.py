@@ -36,6 +36,7 @@ def _signature(kernel: Any, constants: dict[str, Any], whole: tuple[str, ...]) -
 
 
 def shipped() -> list[dict[str, Any]]:
+    """Configurations at the sizes of the recipes and at others, as benchmarks.resources takes them."""
     configs: list[dict[str, Any]] = []
 
     def add(
