@@ -25,6 +25,11 @@ constexpr int MOST = 8;    // vectors in a row of weights
 constexpr int ROWS = 64;   // of a tile: bits of a mask
 constexpr int UNITS = 64;  // of a block of weights in the forward
 
+GF_AVX512 inline void add(float* sum, const float* x, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
+}
+
 // Which of n <= 64 entries are not zero; n a multiple of 16. NaN is not zero.
 GF_AVX512_INLINE uint64_t mask_of(const float* x, int64_t n) {
   uint64_t mask = 0;

@@ -13,11 +13,6 @@ using namespace active;
 
 constexpr int64_t FORWARD_ROWS = 32;  // of a tile
 
-GF_AVX512 void add(float* sum, const float* x, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
-}
-
 template <int V>
 GF_AVX512 void forward_tile(const float* h, int64_t rows, int64_t units, const float* weights, float* out) {
   add_products<V>(h, units, rows, units, weights, V * LANES, out, V * LANES);
@@ -52,7 +47,8 @@ constexpr First FIRST[MOST] = {first_layer<1>, first_layer<2>, first_layer<3>, f
 
 bool fits(int64_t width) { return width > 0 && width % LANES == 0 && width / LANES <= MOST; }
 
-// A tile of 16 units: its hidden layer, transposed, is wanted again one group later.
+// All that comes back through the units from begin to end, 16 at a time for a tile of rows. What the next 16 read is
+// fetched meanwhile: a tile's rows lie too far apart for a processor to guess it.
 GF_AVX512 void backward_units(const ActiveBackward& p, int64_t begin, int64_t end) {
   Tile tile;
   for (int64_t row = 0; row < p.rows; row += ROWS) {
@@ -95,6 +91,13 @@ GF_AVX512 void backward_units(const ActiveBackward& p, int64_t begin, int64_t en
 
 }  // namespace
 
+bool active_products_work() {
+  static const bool works = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512cd");
+  return works;
+}
+
 bool active_products_fit(int64_t width, int64_t units) {
   return active_products_work() && fits(width) && units > 0 && units % LANES == 0;
 }
@@ -130,6 +133,7 @@ void active_backward(const ActiveBackward& p, int threads) {
 
 #else
 
+bool active_products_work() { return false; }
 bool active_products_fit(int64_t, int64_t) { return false; }
 void active_forward(const float*, const float*, const float*, const float*, float*, int64_t, int64_t, int64_t, int) {
   throw std::invalid_argument("active_forward takes no such processor");

@@ -64,11 +64,6 @@ GF_AVX512 void single_class(float factor, const float* h, const float* weights, 
   }
 }
 
-GF_AVX512 void add(float* sum, const float* x, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
-}
-
 GF_AVX512 void add_to_two(float* sum_x, float* sum_y, const float* grad, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) sum_x[i] += grad[i], sum_y[i] += grad[i];
@@ -100,13 +95,6 @@ constexpr Backward BACKWARD[MOST] = {backward_tile<1>, backward_tile<2>, backwar
                                      backward_tile<5>, backward_tile<6>, backward_tile<7>, backward_tile<8>};
 
 }  // namespace
-
-bool active_products_work() {
-  static const bool works = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                            __builtin_cpu_supports("avx512cd");
-  return works;
-}
 
 bool pair_rows_fit(int64_t classes) { return active_products_work() && Columns(classes).vectors <= MOST; }
 
@@ -232,7 +220,6 @@ void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_
 
 #else
 
-bool active_products_work() { return false; }
 bool pair_rows_fit(int64_t) { return false; }
 void pair_rows(const PairRows&, Loss, double*, double*, int) {
   throw std::invalid_argument("pair_rows takes no such processor");

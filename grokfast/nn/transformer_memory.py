@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from grokfast.nn.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
-from grokfast.nn.transformer import TransformerConfig
+from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops.mlp.kept import PRECISIONS
 from grokfast.ops.read_rows import n_slots
 from grokfast.ops.rows import PairIndex
@@ -33,7 +34,7 @@ def memory(
 ) -> Memory:  # fmt: skip
     """Of a data set tokens [N, T] on the CPU, in batches of n_batch rows (None: all); fp32.
 
-    trains: whether `gradient` is called at all.
+    trains: whether `gradient` is called at all. Needs Triton, whose launches say what scratch they have.
     """
     plan, (n_rows, seq_len), d = EnsemblePlan(config, tokens[None], n_tokens=n_tokens), tokens.shape, config.d_model
     every = plan.rows()
@@ -50,11 +51,24 @@ def memory(
         n, rows = n_batch, plan.rows(tokens.new_zeros(1, n_batch))
         held += layout + INDEX * n * 2 * seq_len
         passing = _indices(rows) + _readers(rows) + 6 * INDEX * n
+    if not plan.shares_output(n):
+        model = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_outputs, seq_len=seq_len)
+        return Memory(held + _scratch(model, rows, n, n_parameters, precision), passing, measure)
     sizes = [_layer(config, layer, n_table, precision) for layer, n_table in _chain(rows)]
     kept = sum(size.kept for size in sizes) + (2 + (rows.output is not None)) * n * d + 8 * n
     partials = min(-(-n // 128) * max(3 * d * d, d * config.d_mlp, d * n_outputs), PARTIALS)
     passing += 4 * (kept + max(size.backward for size in sizes) + partials + n_parameters)
     return Memory(held, passing, measure)
+
+
+def _scratch(model: GrokTransformer, rows: EnsembleRows, n_batch: int, n_columns: int, precision: str) -> int:
+    """Bytes of the fused launches' scratch, which stays."""
+    from grokfast.nn.fused.launches import Model, Scratch
+
+    shapes = {name: p.shape[1:] for name, p in model.named_parameters()}
+    kind = Model(model.config, shapes, model.n_outputs, "cross_entropy", precision)
+    scratch = Scratch(kind, rows, n_batch, n_columns, torch.device("meta"))
+    return sum(t.nbytes for t in (scratch.memory, scratch.products, scratch.finish))
 
 
 class _Layer(NamedTuple):

@@ -50,8 +50,7 @@ def choose(experiment: Experiment, device: torch.device, data: TaskData) -> Choi
         why_not = "a CPU has no graphs"
     elif isinstance(experiment.model, TransformerConfig) and experiment.model.dropout:
         why_not = "dropout draws its masks on the host"
-    is_mlp = isinstance(experiment.model, PairMLPConfig)
-    has_kernels = kernels == "triton" and (name == FUSED if is_mlp else name == OPERATIONS)
+    has_kernels = kernels == "triton" and name == FUSED
     if wish != "ieee" and not has_kernels:
         reason = f"{reason}; no {wish} products"
     return Choice(name, reason, wish if has_kernels else "ieee", has_kernels, why_not)
@@ -81,4 +80,4 @@ def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, d
             return (OPERATIONS if dtype is torch.float32 else PLAIN), obstacle
         return FUSED, "Triton"
     obstacle = TransformerStep.fits(config, seq_len=data.seq_len, device=device, dtype=dtype)
-    return (PLAIN, obstacle) if obstacle else (OPERATIONS, "Triton, each distinct prefix once")
+    return (PLAIN, obstacle) if obstacle else (FUSED, "Triton, each distinct prefix once")

@@ -31,6 +31,7 @@ class Alive(TorchDispatchMode):
         super().__init__()
         self.alive, self.now, self.most = {}, 0, 0
         modules = [importlib.import_module(f"grokfast.ops.{name}.kernels") for name in OPERATIONS]
+        modules.append(importlib.import_module("grokfast.nn.fused.launches"))
         for module in (*modules, kernels):
             monkeypatch.setattr(module, "launch", self.launch)
             for function in ("forward", "backward"):
@@ -125,6 +126,6 @@ def test_what_a_step_takes_is_estimated_up_to_twice_as_high(preset, n_batch, cha
             step.gradient(flat, grad, loss, correct, batch)
             gradient = alive.most - before
     seen = {t.untyped_storage()._cdata for t in (tokens, targets, step.targets, step._unpack.start, step._unpack.size)}
-    held = held_by([step.plan, step._every, step._unpack._memory], seen)
+    held = held_by([step.plan, step._every, step._unpack._memory, step._launches], seen)
     for ours, there in zip(counted, (held, gradient, measure), strict=True):
         assert there <= n_models * ours <= 2 * there

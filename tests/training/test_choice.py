@@ -36,7 +36,7 @@ def gpu(monkeypatch):
         (QUICK, {"model.depth": 2}, OPERATIONS, "depth 2, the fused step takes one hidden layer"),
         (QUICK, {"precision": "float64"}, PLAIN, "float64"),
         (QUICK, {"engine": "reference"}, PLAIN, "asked for"),
-        (NANDA, {}, OPERATIONS, "Triton, each distinct prefix once"),
+        (NANDA, {}, FUSED, "Triton, each distinct prefix once"),
         (NANDA, {"model.d_model": 1024}, PLAIN, "1024"),
         (NANDA, {"model.dropout": 0.1}, PLAIN, "dropout"),
     ],
