@@ -20,7 +20,7 @@ from grokfast.nn.transformer import TransformerConfig
 from grokfast.ops.batch import Rows
 from grokfast.ops.gathered_attention import kernels as attention
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows import group_readers
+from grokfast.ops.read_rows import group_readers, n_slots
 from grokfast.ops.rows import PairIndex
 
 
@@ -139,7 +139,7 @@ class Scratch:
         has_norm = config.norm != "none"
         self.of_norms = [self._reserve(self.n_models, n, 4 * d) if has_norm else 0 for n in self.row_tiles]
         parts = self._reserve(0 if self.is_direct else self.splits, self.n_models, self.n_part)
-        slots = [layer.keys.readers.slots.shape[1] for layer in rows.layers]
+        slots = [n_slots(layer.keys.shape[1:].numel(), layer.keys.n_rows) for layer in rows.layers]
         partial = self._reserve(self.n_models, max(slots), (3 + config.residual) * d)
         self.memory = torch.empty(self._end, dtype=torch.float32, device=device)
         self.logits, self.parts = self.memory[logits:], self.memory[parts:]
