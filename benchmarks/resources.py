@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import multiprocessing
 import re
@@ -23,6 +24,7 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import compiler as nvidia_compiler
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 
@@ -46,6 +48,9 @@ MODULES = (
     "grokfast.nn.fused.shipped",
 )
 HUNGRIEST = 3
+# What some versions of Triton have ptxas do, which changes the registers of a few kernels.
+ALLOCATION = "--regAllocOptLevel=2"
+PTXAS_OPTIONS = [ALLOCATION] if ALLOCATION in inspect.getsource(nvidia_compiler) else []
 
 
 def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
@@ -70,7 +75,13 @@ def resources(compiled: Any, capability: int) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(compiled.asm["ptx"])
         file.flush()
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", file.name]
+        command = [
+            get_ptxas(capability).path,
+            "-v",
+            *PTXAS_OPTIONS,
+            f"--gpu-name={sm_arch_from_capability(capability)}",
+            file.name,
+        ]
         said = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True).stderr
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
     registers = re.search(r"Used (\d+) registers", said)
