@@ -1,9 +1,10 @@
 """Compile every shipped Triton kernel for GPUs that need not be here, and read its registers, spills and shared memory.
 
-python -m benchmarks.resources [--out FILE] [--capability 80 90 100] [--also 86 89 120]
+python -m benchmarks.resources [--out FILE] [--capability 80 90 100] [--also 86 89 120] [--as-triton]
 
 Exits with 1 where a kernel spills or needs more shared memory than a program may have. For the GPUs of `--also`, which
-have the least of that, only those that need most of it are compiled.
+have the least of that, only those that need most of it are compiled. --as-triton gives ptxas the option that some
+versions of Triton (3.7) give it against a fault of ptxas, which changes the registers of a few kernels.
 TRITON_INTERPRET must not be set: the interpreter takes the compiler's place.
 """
 
@@ -18,7 +19,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +51,11 @@ MODULES = (
     "grokfast.nn.fused.shipped",
 )
 HUNGRIEST = 3
-# What some versions of Triton have ptxas do, which changes the registers of a few kernels.
 ALLOCATION = "--regAllocOptLevel=2"
-PTXAS_OPTIONS = [ALLOCATION] if ALLOCATION in inspect.getsource(nvidia_compiler) else []
+TRITONS_OPTIONS = [ALLOCATION] if ALLOCATION in inspect.getsource(nvidia_compiler) else []
 
 
-def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
+def compile_offline(config: dict[str, Any], capability: int, ptxas_options: Sequence[str] = ()) -> dict[str, Any]:
     """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability.
 
     As at a launch, pointers and the numbers in "aligned" are multiples of 16, and those in "ones" are known to be 1.
@@ -67,22 +69,19 @@ def compile_offline(config: dict[str, Any], capability: int) -> dict[str, Any]:
     options |= {"maxnreg": config["maxnreg"]} if "maxnreg" in config else {}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return {"kernel": config["name"], "sm": capability, "warps": config["num_warps"], **resources(compiled, capability)}
+    found = resources(compiled, capability, ptxas_options)
+    return {"kernel": config["name"], "sm": capability, "warps": config["num_warps"], **found}
 
 
-def resources(compiled: Any, capability: int) -> dict[str, Any]:
+def resources(compiled: Any, capability: int, ptxas_options: Sequence[str] = ()) -> dict[str, Any]:
     """What ptxas says of a compiled kernel: registers, bytes spilled and shared, and the loads of 16 bytes."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(compiled.asm["ptx"])
         file.flush()
-        command = [
-            get_ptxas(capability).path,
-            "-v",
-            *PTXAS_OPTIONS,
-            f"--gpu-name={sm_arch_from_capability(capability)}",
-            file.name,
-        ]
-        said = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True).stderr
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", file.name]
+        said = subprocess.run(
+            [*command, *ptxas_options, "-o", "/dev/null"], capture_output=True, text=True, check=True
+        ).stderr
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
     registers = re.search(r"Used (\d+) registers", said)
     if not spills or registers is None:
@@ -96,8 +95,8 @@ def resources(compiled: Any, capability: int) -> dict[str, Any]:
     }
 
 
-def _row(module: str, i: int, capability: int) -> dict[str, Any]:
-    return compile_offline(importlib.import_module(module).shipped()[i], capability)
+def _row(ptxas_options: Sequence[str], module: str, i: int, capability: int) -> dict[str, Any]:
+    return compile_offline(importlib.import_module(module).shipped()[i], capability, ptxas_options)
 
 
 def main() -> int:
@@ -105,7 +104,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table there as JSON")
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--also", type=int, nargs="*", default=[86, 89, 120])
+    parser.add_argument("--as-triton", action="store_true", help="with what Triton has ptxas do beside")
     args = parser.parse_args()
+    compiled = partial(_row, TRITONS_OPTIONS if args.as_triton else [])
     configs = {(name, i): c for name in MODULES for i, c in enumerate(importlib.import_module(name).shipped())}
     places = [
         (*place, capability)
@@ -114,7 +115,7 @@ def main() -> int:
         if capability in config.get("capabilities", args.capability)
     ]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
-        rows = list(workers.map(_row, *zip(*places), chunksize=4))
+        rows = list(workers.map(compiled, *zip(*places), chunksize=4))
         # Where less memory is shared, those are in danger that need most of it elsewhere.
         everywhere = [
             (row["shared_bytes"], *place)
@@ -122,7 +123,7 @@ def main() -> int:
             if capability == args.capability[0] and "capabilities" not in configs[tuple(place)]
         ]
         few = [(*place, capability) for capability in args.also for _, *place in sorted(everywhere)[-HUNGRIEST:]]
-        rows += workers.map(_row, *zip(*few)) if few else []
+        rows += workers.map(compiled, *zip(*few)) if few else []
     for row in rows:
         print(
             f"sm_{row['sm']:<4} {row['registers']:>4} registers {row['spilled_bytes']:>5} bytes spilled "
