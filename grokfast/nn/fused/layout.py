@@ -141,11 +141,13 @@ def tiles(kernel: str, precision: str, config: TransformerConfig, n_outputs: int
     head, heads = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads)
     return {
         "BM": 64,
-        "BN": min(64 if is_exact else 128, max(width, 16)),
+        "BN": min(64 if is_exact or d > 128 else 128, max(width, 16)),
         "BK": min(16 if is_exact else 32, width),
-        "BV": min(64 if is_exact else 128, max(16, _power_of_2(n_outputs))),
+        "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
-        "BU": 0 if is_exact or d > 128 else min(32, max(16, _power_of_2(config.d_mlp))),
+        "BU": 0
+        if is_exact or d > 128
+        else min(16 if config.norm == "post" else 32, max(16, _power_of_2(config.d_mlp))),
         "BR": min(64, max(1, 8192 // width)),
         "BD": width,
         "BA": min(64, max(1, 4096 // (head * heads))),
