@@ -1,4 +1,4 @@
-"""Whole runs that grok: when they do on the fast path is when they do in plain PyTorch, within the spread over seeds."""
+"""Whole runs: the fast path groks when plain PyTorch does, within the spread over seeds."""
 
 import pytest
 import torch
