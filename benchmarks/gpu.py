@@ -35,8 +35,8 @@ TESTS = [
     "csrc/test_update_on_gpu.py",
 ]
 TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "update", "replay", "fractions")]
-COLUMNS = ("name", "median_ms", "host_ms", "ratio", "GB_per_s", "TFLOP_per_s", "model_steps_per_s")
-HEAD = "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s |"
+COLUMNS = ("name", "median_ms", "host_ms", "ratio", "GB_per_s", "TFLOP_per_s", "model_steps_per_s", "runs_per_minute")
+HEAD = "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s | runs/minute |"
 PROFILE = ("name", "calls", "median_us", "share", "predicted_us", "bound", "asked_TB_per_s", "memory_TB_per_s")
 PROFILE_HEAD = "| | calls | µs | share | predicted µs | by | TB/s asked | TB/s of memory |"
 
@@ -61,15 +61,18 @@ def parts() -> dict[str, tuple[list[str], int]]:
             "nanda", "--models", "256", "64", "--steps", "40", "--rounds", "3", name="nanda-many", seconds=180
         ),
         "step": module(
-            "benchmarks.bench_step_gpu", "--models", "64", "1024", "--seconds", "60", "--out", "{out}/gpu-step.json",
-            seconds=170,
+            "benchmarks.bench_step_gpu", "--models", "256", "1024", "64", "--seconds", "60",
+            "--out", "{out}/gpu-step.json", seconds=170,
         ),
         "profile": module("benchmarks.profile_step", "--seconds", "50", "--out", "{out}", seconds=120),
         "power": replay("power", "--models", "1", "64", "--rounds", "3", seconds=150),
         "nanda-whole": replay("nanda", "--to-the-end", name="nanda-whole", seconds=120),
+        "nanda-runs": replay(
+            "nanda", "--to-the-end", "--models", "64", "--products", "tf32", name="nanda-runs", seconds=200
+        ),
         "optimizer": module("benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json", seconds=120),
         "nanda-compiled": replay(
-            "nanda", "--models", "--compiled", "--rounds", "3", name="nanda-compiled", seconds=180
+            "nanda", "--models", "--compiled", "--rounds", "3", "--seconds", "60", name="nanda-compiled", seconds=240
         ),
         "operations": module(
             "benchmarks.bench_ops", "--seconds", "150", "--out", "{out}/gpu-ops.json", seconds=240
