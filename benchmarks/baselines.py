@@ -102,7 +102,7 @@ def eager_step(
 
     mode = "default" if device == "cpu" else "max-autotune"  # with CUDA graphs
     loss_of_batch = torch.compile(loss_of, mode=mode) if compiled else loss_of
-    update = torch.compile(optimizer.step, mode=mode) if compiled and device != "cpu" else optimizer.step
+    update = torch.compile(lambda: optimizer.step(), mode=mode) if compiled and device != "cpu" else optimizer.step
 
     def step() -> None:
         nonlocal order

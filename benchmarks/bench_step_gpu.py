@@ -77,7 +77,7 @@ def eager(work: Workload, *, two_hot: bool = False, capturable: bool = False, co
 
     mode = "max-autotune"  # with CUDA graphs
     loss = torch.compile(loss_of, mode=mode) if compiled else loss_of
-    update = torch.compile(optimizer.step, mode=mode) if compiled else optimizer.step
+    update = torch.compile(lambda: optimizer.step(), mode=mode) if compiled else optimizer.step
 
     def step() -> None:
         optimizer.zero_grad()
