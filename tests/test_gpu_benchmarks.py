@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import baselines, bench_optimizer_gpu, bench_replay_gpu, bench_step_gpu, gpu, interleave
 from benchmarks.bench_ops import in_tf32
 from benchmarks.interleave import Contender, compare, one_by_one
+from benchmarks.predict_step import measurements
 from grokfast import EMA, Experiment
 
 SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 32}
@@ -201,6 +202,27 @@ def test_contenders_have_the_names_that_predictions_read():
         assert names[0] == f"script, eager{end}"
         assert names[-1] == f"torch.compile, max-autotune{end}"
     assert "script, eager" not in bench_replay_gpu.contenders("quick", "cuda", 1, 10, "auto")
+
+
+def test_it_can_be_tried_out_in_the_interpreter(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    whole = bench_replay_gpu.steps_of
+    small = {"task.p": 5, "model.width": 8}
+    monkeypatch.setattr(bench_replay_gpu, "steps_of", lambda *about, **changes: whole(*about, **changes, **small))
+    for name, value in {"PRECISIONS": ("tf32",), "WARM": 1, "TURN": 1}.items():
+        monkeypatch.setattr(bench_replay_gpu, name, value)
+    arguments = ["--preset", "quick", "--interpreted", "--models", "1", "2", "--steps", "1", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--out", str(tmp_path / "gpu-quick.json")])
+    bench_replay_gpu.main()
+    sections = json.loads((tmp_path / "gpu-quick.json").read_text())["sections"]
+    names = {section: [row["name"] for row in rows] for section, rows in sections.items()}
+    assert names == {
+        "one model": ["eager in a CUDA graph", "eager", "grokfast, tf32"],
+        "2 models": ["eager in a CUDA graph", "grokfast, tf32"],
+    }
+    assert measurements(tmp_path).steps.keys() == {("quick", 1, "tf32"), ("quick", 2, "tf32")}
 
 
 def test_whole_runs_of_an_ensemble_are_counted(monkeypatch, tmp_path):

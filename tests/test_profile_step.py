@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,19 @@ def test_what_is_not_counted_or_not_seen_is_said():
     assert "predicted_us" not in rows["at::native::copy"]
     assert rows["step"]["not_seen"] == ["enter"]
     assert short("triton_kernel") == "triton_kernel"
+
+
+def test_a_stretch_is_captured_before_it_is_profiled(monkeypatch):
+    seen, log = [], []
+    window = SimpleNamespace(read=lambda: log.append("read"))
+    monkeypatch.setattr(profile_step, "Ensemble", seen.extend)
+    monkeypatch.setattr(profile_step, "Replay", lambda *_: SimpleNamespace(launch=lambda: window))
+    run = profile_step.stretch(configurations()["nanda"], 2, "tf32", 20)
+    assert len(log) == profile_step.WARM
+    run()
+    assert len(log) == profile_step.WARM + 1
+    assert [one.seed for one in seen] == [0, 1]
+    assert {(one.device, one.products, one.schedule.eval_every) for one in seen} == {("cuda", "tf32", 20)}
 
 
 class Run:
