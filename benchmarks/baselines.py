@@ -75,17 +75,21 @@ class DecoderLayer(nn.Module):
 def eager_step(
     experiment: Experiment, *, compiled: bool = False, device: str = "cpu", capturable: bool = False
 ) -> Callable[[], Any]:
-    """Forward, backward, gradient filter and torch's optimizer, with torch's default options; on a GPU its fused one.
+    """Forward, backward, gradient filter and torch's optimizer, with torch's default options; on a GPU its fused one,
+    or, compiled, what the compiler makes of foreach.
 
-    capturable: in a CUDA graph, where every batch is the same one, and no filter.
+    capturable: in a CUDA graph, where every batch is the same one; ValueError with a filter, which makes new tensors.
     """
+    if capturable and experiment.filter is not None:
+        raise ValueError(f"experiment must have no filter in a CUDA graph, got {experiment.filter}")
     data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
     model = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    style = {} if device == "cpu" else {"fused": True, "capturable": capturable}
+    how = "foreach" if compiled else "fused"
+    style = {} if device == "cpu" else {how: True, "capturable": capturable}
     optimizer = kinds[o.name](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
     x, y, size = data.train_inputs.to(device), data.train_targets.to(device), experiment.schedule.batch_size
     if size is not None and capturable:
@@ -98,7 +102,7 @@ def eager_step(
 
     mode = "default" if device == "cpu" else "max-autotune"  # with CUDA graphs
     loss_of_batch = torch.compile(loss_of, mode=mode) if compiled else loss_of
-    update = torch.compile(optimizer.step, mode=mode) if compiled and device != "cpu" else optimizer.step
+    update = torch.compile(lambda: optimizer.step(), mode=mode) if compiled and device != "cpu" else optimizer.step
 
     def step() -> None:
         nonlocal order
@@ -117,6 +121,34 @@ def eager_step(
                 averages[p] = averages[p] * alpha + p.grad * (1 - alpha) if p in averages else p.grad.clone()
                 p.grad = p.grad + averages[p] * lamb
         update()
+
+    return step
+
+
+def vmap_step(experiment: Experiment, models: int, device: str) -> Callable[[], Any]:
+    """torch.func: vmap of grad over the stacked parameters of so many models on the same rows, without a filter."""
+    data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
+    assert isinstance(config, TransformerConfig)
+    n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
+    template = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    rows = slice(experiment.schedule.batch_size)
+    x, y = data.train_inputs[rows].to(device), data.train_targets[rows].to(device)
+    stacked = {
+        name: p.detach().expand(models, *p.shape).clone() for name, p in template.named_parameters() if p.requires_grad
+    }
+    style = {} if device == "cpu" else {"fused": True}
+    optimizer = kinds[o.name](stacked.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
+
+    def loss_of(parameters: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(template, parameters, (x,)), y)
+
+    grads_of = torch.func.vmap(torch.func.grad(loss_of))
+
+    def step() -> None:
+        for name, grad in grads_of(stacked).items():
+            stacked[name].grad = grad
+        optimizer.step()
 
     return step
 

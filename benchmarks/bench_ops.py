@@ -10,7 +10,6 @@ backward. After `--seconds` no further section is begun.
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_optimizer_gpu import captured, copy_of
-from benchmarks.interleave import Contender, compare, report, write
+from benchmarks.interleave import Contender, compare, free, report, write
 from grokfast.bench import CASES, Case
 
 TITLE = "Fused operations"
@@ -29,10 +28,14 @@ PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 
 
 def in_tf32(step: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> None:
+    """`step` with torch's products of fp32 tensors in tf32; also of what makes, compiles or captures one."""
+
+    def run() -> Any:
         torch.set_float32_matmul_precision("high")
-        step()
-        torch.set_float32_matmul_precision("highest")
+        try:
+            return step()
+        finally:
+            torch.set_float32_matmul_precision("highest")
 
     return run
 
@@ -113,9 +116,7 @@ def main() -> None:
             continue
         sections[section] = compare(makers(), rounds=15)
         write(TITLE, sections, args.out)
-        gc.collect()
-        if on_gpu:
-            torch.cuda.empty_cache()
+        free()
     report(TITLE, sections, args.out)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.bench_optimizer import SHAPES, WINDOW, PlainEMA
-from benchmarks.interleave import Contender, compare, report, write
+from benchmarks.interleave import Contender, compare, free, report, write
 from grokfast import EMA, MA, GrokFast, backend
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
@@ -55,6 +55,8 @@ def stepper(kind: str, engine: str, shapes: list[tuple[int, ...]], graph: bool) 
 
 
 def captured(step: Callable[[], Any]) -> Callable[[], Any]:
+    """Replays `step`, whose tensors it keeps: memory that a graph reads and writes must not be given to others."""
+    gc.collect()  # not while a graph is captured
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -64,7 +66,11 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(kept: Callable[[], Any] = step) -> None:
+        graph.replay()
+
+    return replay
 
 
 def engines() -> list[str]:
@@ -138,8 +144,7 @@ def main() -> None:
             name = f"{size}, in a CUDA graph" if graph else size
             sections[name] = compare(contenders(size, shapes, graph), rounds=20)
             write(TITLE, sections, out)
-            gc.collect()
-            torch.cuda.empty_cache()
+            free()
     sections[f"{MODELS} models of 227k parameters"] = compare(ensemble(), rounds=20)
     report(TITLE, sections, out)
 

@@ -1,36 +1,41 @@
 """Training on a GPU from evaluation to evaluation: steps of the recipes at every precision, and whole runs.
 
 python -m benchmarks.bench_replay_gpu --preset nanda [--models 1 64 256] [--steps 100] [--seconds N] [--out FILE]
-python -m benchmarks.bench_replay_gpu --preset nanda --to-the-end       # one run, as `grokfast run` does it
+python -m benchmarks.bench_replay_gpu --preset nanda --to-the-end [--models 1 64]    # runs, as `grokfast run` does them
 
 A contender's time is that of one step, with its share of an evaluation every `--steps` steps. "eager" is grokfast's
 plain PyTorch called step by step (one batched product for all models), "eager in a CUDA graph" the same replayed,
-"script" the model as anybody writes it with torch's fused optimizer, without evaluations. After `--seconds` no further
-section is begun; what fails, for want of memory say, is said and left out. The JSON is written after every section.
+"script" the model as anybody writes it with torch's fused optimizer, without evaluations, and "torch.func vmap" that
+for all models. One model's contenders take turns; those of an ensemble, which would not fit into memory together, are
+timed one after the other. After `--seconds` no further section is begun; what fails, for want of memory say, is said
+and left out. The JSON is written after every section.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.baselines import eager_step
+from benchmarks.baselines import eager_step, vmap_step
+from benchmarks.bench_ops import in_tf32
 from benchmarks.bench_optimizer_gpu import captured
-from benchmarks.interleave import Contender, compare, report, write
+from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast import Experiment, backend, train
 from grokfast.nn import TransformerConfig
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
-from grokfast.training.replay import Replay
+from grokfast.training.replay import Replay, Window
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+WARM = 3  # stretches: the first is followed by another kind, which is called and then captured
+TURN = 3  # stretches of one model in a row
 
 
 def steps_of(preset: str, device: str, models: int, steps: int, **changes: Any) -> list[Experiment]:
@@ -57,34 +62,30 @@ def replayed(experiments: list[Experiment], engine: str) -> Callable[[], Any]:
     with backend.using(engine):
         replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
 
+    before: list[Window] = []
+
     def run() -> None:
+        """As in training, the next stretch is launched before the last is read."""
         with backend.using(engine):
-            window = replay.launch()
-            window.read()
+            before.append(replay.launch())
+            if len(before) > 1:
+                before.pop(0).read()
 
     return run
 
 
 def contenders(preset: str, device: str, models: int, steps: int, engine: str) -> dict[str, Callable[[], Contender]]:
-    """The first is the baseline. One model has a script's contenders beside it, whose times are those of one step."""
+    """The first is the baseline. The scripts' times, too, are those of `steps` steps."""
     plain, on_gpu = steps_of(preset, device, models, steps), device == "cuda"
+    is_script = on_gpu and isinstance(plain[0].model, TransformerConfig)
 
     def of_steps(make: Callable[[], Callable[[], Any]]) -> Contender:
         step = make()
-        for _ in range(2):  # called, then captured
+        for _ in range(WARM):
             step()
-        return Contender(step, is_on_gpu=on_gpu)
+        return Contender(step, repeat=TURN if models == 1 else 1, is_on_gpu=on_gpu)
 
-    def of_script(in_graph: bool = False, **options: Any) -> Contender:
-        one = eager_step(plain[0], device=device, **options)
-        if in_graph:
-            one = captured(one)
-        return Contender(lambda: [one() for _ in range(steps)], is_on_gpu=on_gpu)
-
-    makers: dict[str, Callable[[], Contender]] = {}
-    if models == 1 and on_gpu and isinstance(plain[0].model, TransformerConfig):
-        makers["script, eager"] = of_script
-        makers["script in a CUDA graph"] = lambda: of_script(in_graph=True, capturable=True)
+    makers = _scripts(plain[0], models, steps) if is_script else {}
     makers["eager in a CUDA graph"] = lambda: of_steps(lambda: replayed(plain, "reference"))
     if models == 1:
         makers["eager"] = lambda: of_steps(lambda: step_by_step(plain, steps))
@@ -94,18 +95,44 @@ def contenders(preset: str, device: str, models: int, steps: int, engine: str) -
     return makers
 
 
-def compiled(preset: str, steps: int, engine: str) -> dict[str, Callable[[], Contender]]:
+def _scripts(experiment: Experiment, models: int, steps: int) -> dict[str, Callable[[], Contender]]:
+    def contender(make: Callable[[], Callable[[], Any]], n_warm: int = 1) -> Contender:
+        one = make()
+        for _ in range(n_warm):
+            one()
+        return Contender(lambda: [one() for _ in range(steps)], is_on_gpu=True)
+
+    def graph() -> Callable[[], Any]:
+        return captured(eager_step(experiment, device="cuda", capturable=True))
+
+    if models > 1:
+        by_vmap = partial(vmap_step, experiment, models, "cuda")
+        return {
+            "torch.func vmap": lambda: contender(by_vmap),
+            "torch.func vmap, tf32": lambda: contender(lambda: in_tf32(by_vmap())),
+        }
+    return {
+        "script, eager": lambda: contender(lambda: eager_step(experiment, device="cuda")),
+        "script, eager, tf32": lambda: contender(lambda: in_tf32(eager_step(experiment, device="cuda"))),
+        "script in a CUDA graph": lambda: contender(graph),
+        "script in a CUDA graph, tf32": lambda: contender(in_tf32(graph)),
+    }
+
+
+def compiled(preset: str, steps: int, engine: str, tf32: bool) -> dict[str, Callable[[], Contender]]:
     """One model beside torch.compile, which takes a minute."""
-    some = contenders(preset, "cuda", 1, steps, engine)
-    plain = steps_of(preset, "cuda", 1, steps)
+    plain, some = steps_of(preset, "cuda", 1, steps)[0], contenders(preset, "cuda", 1, steps, engine)
+    end, ours = (", tf32", "tf32") if tf32 else ("", "ieee")
 
     def compile_it() -> Contender:
-        one = eager_step(plain[0], device="cuda", compiled=True, capturable=True)
+        one = eager_step(plain, device="cuda", compiled=True, capturable=True)
+        one = in_tf32(one) if tf32 else one
         for _ in range(5):
             one()
         return Contender(lambda: [one() for _ in range(steps)], is_on_gpu=True)
 
-    return {**some, "torch.compile, max-autotune": compile_it}
+    kept = {name: some[name] for name in (f"script, eager{end}", f"script in a CUDA graph{end}", f"grokfast, {ours}")}
+    return {**kept, f"torch.compile, max-autotune{end}": compile_it}
 
 
 def per_step(rows: list[dict[str, Any]], models: int, steps: int) -> list[dict[str, Any]]:
@@ -117,26 +144,32 @@ def per_step(rows: list[dict[str, Any]], models: int, steps: int) -> list[dict[s
     return rows
 
 
-def to_the_end(preset: str, device: str, engine: str) -> list[dict[str, Any]]:
-    """Whole runs, from nothing to their ends, compilation included: one of each precision."""
+def to_the_end(
+    preset: str, device: str, engine: str, models: int, precisions: Sequence[str] = PRECISIONS
+) -> list[dict[str, Any]]:
+    """Whole runs, from nothing to their ends, compilation included: one or as many seeds of each precision."""
     rows: list[dict[str, Any]] = []
-    for precision in PRECISIONS:
+    for precision in precisions:
+        base = Experiment.preset(preset).override({"device": device, "products": precision})
+        begun = time.perf_counter()
         try:
             with backend.using(engine):
-                result = train(Experiment.preset(preset).override({"device": device, "products": precision}))
+                results = train([base.override({"seed": seed}) for seed in range(models)])
         except Exception as error:  # the others are of interest all the same
             print(f"{preset}, {precision}: {type(error).__name__}: {error}", flush=True)
             continue
-        print(f"{preset}, {precision}: {result.sentence}; {result.steps:,} steps in {result.seconds:.1f} s", flush=True)
-        milliseconds, first = 1e3 * result.seconds, rows[0]["median_ms"] if rows else 1e3 * result.seconds
+        seconds, steps = time.perf_counter() - begun, sum(result.steps for result in results)
+        done = sorted(result.t_generalize for result in results if result.t_generalize is not None)
+        print(f"{preset}, {precision}: {results[0].sentence}; {len(done)} of {models} in {seconds:.1f} s", flush=True)
         rows.append(
             {
                 "name": f"grokfast, {precision}",
-                "median_ms": round(milliseconds, 1),
-                "ratio": round(milliseconds / first, 3),
-                "model_steps_per_s": round(result.steps / result.seconds),
-                "t_memorize": result.t_memorize,
-                "t_generalize": result.t_generalize,
+                "median_ms": round(1e3 * seconds, 1),
+                "ratio": round(1e3 * seconds / rows[0]["median_ms"], 3) if rows else 1.0,
+                "model_steps_per_s": round(steps / seconds),
+                "runs_per_minute": round(60 * models / seconds, 2),
+                "generalized": len(done),
+                "t_generalize": statistics.median(done) if done else None,
             }
         )
     return rows
@@ -145,40 +178,50 @@ def to_the_end(preset: str, device: str, engine: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nanda")
-    parser.add_argument("--models", type=int, nargs="*", default=[1, 64, 256], help="sizes of the ensembles")
+    parser.add_argument("--models", type=int, nargs="*", help="sizes of the ensembles; to the end: 1 if not given")
+    parser.add_argument("--products", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="to the end")
     parser.add_argument("--steps", type=int, default=100, help="between evaluations")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=600, help="begin no further section after these")
     parser.add_argument("--compiled", action="store_true", help="and torch.compile, for one model")
-    parser.add_argument("--to-the-end", action="store_true", help="train one run of each precision to its end instead")
+    parser.add_argument("--to-the-end", action="store_true", help="train runs of each precision to their ends instead")
     parser.add_argument("--interpreted", action="store_true", help="on a CPU in Triton's interpreter, to try it out")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.interpreted:
         raise SystemExit("needs an NVIDIA GPU and a CUDA build of torch")
     device, engine = ("cpu", "triton") if args.interpreted else ("cuda", "auto")
+    sections: dict[str, list[dict[str, Any]]] = {}
     if args.to_the_end:
-        sections = {"one run": to_the_end(args.preset, device, engine)}
-        write(f"{args.preset} from beginning to end", sections, args.out)
+        for n in args.models or [1]:
+            name = "one run" if n == 1 else f"{n} runs"
+            sections[name] = to_the_end(args.preset, device, engine, n, args.products)
+            write(f"{args.preset} from beginning to end", sections, args.out)
         return
-    title, sections = f"{args.preset} training step", {}
-    plan = [("one model" if n == 1 else f"{n} models", n, contenders) for n in args.models]
+    title, sizes = f"{args.preset} training step", [1, 64, 256] if args.models is None else args.models
+    plan = [("one model" if n == 1 else f"{n} models", n, contenders) for n in sizes]
     makers: dict[str, Callable[[], dict[str, Callable[[], Contender]]]] = {
         name: partial(make, args.preset, device, n, args.steps, engine) for name, n, make in plan
     }
     if args.compiled and device == "cuda":
-        makers["one model, compiled"] = partial(compiled, args.preset, args.steps, engine)
+        for tf32 in (True, False):
+            makers[f"one model, compiled{', tf32' * tf32}"] = partial(compiled, args.preset, args.steps, engine, tf32)
     begun = time.monotonic()
     for name, make in makers.items():
         if time.monotonic() - begun > args.seconds:
             print(f"{name}: left out, no time", flush=True)
             continue
         models = 1 if name.startswith("one") else int(name.split()[0])
-        sections[name] = per_step(compare(make(), rounds=args.rounds, warmup=1), models, args.steps)
-        write(title, sections, args.out)
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()
+
+        def keep(rows: list[dict[str, Any]], name: str = name, models: int = models) -> None:
+            sections[name] = per_step(rows, models, args.steps)
+            write(title, sections, args.out)
+
+        if models == 1:
+            keep(compare(make(), rounds=args.rounds, warmup=1))
+        else:
+            one_by_one(make(), rounds=args.rounds, keep=keep)
+        free()
     report(title, sections, args.out)
 
 

@@ -3,18 +3,19 @@
 python -m benchmarks.bench_step_gpu [--seconds N] [--models 64 256 1024] [--out FILE]
 
 Full batch, half of the pairs, hidden 512, ReLU, cross entropy. What is captured in a CUDA graph takes 10 steps a
-replay. FLOPs are those of the three products of a step, whatever a contender multiplies beside them. No further section
-is begun after `--seconds`; the last compiles, which takes a minute. What fails, for want of memory say, is said and
-left out.
+replay. FLOPs are those of the three products of a step, whatever a contender multiplies beside them. One model's
+contenders take turns; those of an ensemble, which would not fit into memory together, are timed one after the other.
+No further section is begun after `--seconds`; the last compiles, which takes a minute. What fails, for want of memory
+say, is said and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.bench_ops import PRECISIONS, in_tf32
 from benchmarks.bench_optimizer_gpu import captured
-from benchmarks.interleave import Contender, interleave, report, write
-from grokfast import backend, ops
+from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast.nn import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
 from grokfast.tasks import ModularTask, TaskData, build
@@ -64,19 +64,20 @@ class GatherMLP(nn.Module):
 
 
 def eager(work: Workload, *, two_hot: bool = False, capturable: bool = False, compiled: bool = False) -> Step:
-    """One model, F.cross_entropy, AdamW(fused) where the device has it."""
+    """One model, F.cross_entropy, AdamW(fused), which a compiler makes of foreach."""
     n = work.data.n_tokens
     dense = nn.Sequential(nn.Linear(2 * n, work.width), nn.ReLU(), nn.Linear(work.width, work.data.n_answers))
     model = (dense if two_hot else GatherMLP(work)).to(work.device)
     x = F.one_hot(work.tokens, n).flatten(1).float() if two_hot else work.tokens
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, capturable=capturable, **ADAMW)
+    style = {"foreach": True} if compiled else {"fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), capturable=capturable, **style, **ADAMW)
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(x), y)
 
     mode = "max-autotune"  # with CUDA graphs
     loss = torch.compile(loss_of, mode=mode) if compiled else loss_of
-    update = torch.compile(optimizer.step, mode=mode) if compiled else optimizer.step
+    update = torch.compile(lambda: optimizer.step(), mode=mode) if compiled else optimizer.step
 
     def step() -> None:
         optimizer.zero_grad()
@@ -108,16 +109,25 @@ def by_vmap(work: Workload, models: int) -> Step:
 
 
 def by_bmm(work: Workload, models: int) -> Step:
-    """PairMLP in plain PyTorch: one batched product for all models, long enough to hide what the host does."""
-    model = _models(work, models)
-    targets = work.targets.expand(models, -1)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True, **ADAMW)
+    """One batched product for all models, their tables as one; long enough to hide what the host does."""
+    n, classes, width, device = work.data.n_tokens, work.data.n_answers, work.width, work.device
+
+    def drawn(*shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.randn(shape, device=device) * width**-0.5)
+
+    w_a, w_b = drawn(models * n, width), drawn(models * n, width)
+    bias, weight, out_bias = drawn(models, 1, width), drawn(models, width, classes), drawn(models, 1, classes)
+    first = n * torch.arange(models, device=device)[:, None]
+    a, b = (first + tokens for tokens in work.tokens.unbind(1))  # [E, N]
+    targets = work.targets.repeat(models)
+    optimizer = torch.optim.AdamW([w_a, w_b, bias, weight, out_bias], fused=True, **ADAMW)
 
     def step() -> None:
-        with backend.using("reference"):
-            optimizer.zero_grad()
-            ops.classify(model(work.tokens), targets)[0].sum().backward()
-            optimizer.step()
+        optimizer.zero_grad()
+        h = F.relu(F.embedding(a, w_a) + F.embedding(b, w_b) + bias)
+        logits = torch.baddbmm(out_bias, h, weight)
+        (F.cross_entropy(logits.flatten(0, 1), targets) * models).backward()
+        optimizer.step()
 
     return step
 
@@ -131,7 +141,8 @@ def fused(work: Workload, models: int, precision: str) -> Step:
     sizes = {"n_tokens": work.data.n_tokens, "n_answers": work.data.n_answers, "width": work.width}
     step = PairStep(layout, work.tokens, work.targets, n_models=models, precision=precision, **sizes)
     optimizer = FlatOptimizer(flat, [OptimizerConfig(**ADAMW)] * models, [None] * models)
-    grad, loss = torch.empty_like(flat), torch.empty(models, device=work.device)
+    parts = [] if step.splits == 1 else [step.splits]  # which the optimizer sums, as in training
+    grad, loss = flat.new_empty(*parts, *flat.shape), torch.empty(models, device=work.device)
     correct = torch.empty(models, dtype=torch.int32, device=work.device)
 
     def run() -> None:
@@ -162,21 +173,13 @@ def in_a_graph(step: Step) -> Step:
     return run
 
 
-def captured_in_tf32(step: Step) -> Step:
-    torch.set_float32_matmul_precision("high")
-    try:
-        return in_a_graph(step)
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
 def one_model(work: Workload) -> dict[str, Callable[[], Step]]:
     return {
         "eager": lambda: eager(work),
         "eager, tf32": lambda: in_tf32(eager(work)),
         "eager, two-hot": lambda: eager(work, two_hot=True),
         "eager in a CUDA graph": lambda: in_a_graph(eager(work, capturable=True)),
-        "eager in a CUDA graph, tf32": lambda: captured_in_tf32(eager(work, capturable=True)),
+        "eager in a CUDA graph, tf32": in_tf32(lambda: in_a_graph(eager(work, capturable=True))),
         **_ours(work, 1),
     }
 
@@ -204,25 +207,34 @@ def _ours(work: Workload, models: int) -> dict[str, Callable[[], Step]]:
     return {f"grokfast, {p}": lambda p=p: in_a_graph(fused(work, models, p)) for p in PRECISIONS}  # type: ignore[misc]
 
 
-def measure(work: Workload, makers: dict[str, Callable[[], Step]], models: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of a table; the first contender is the baseline."""
-    contenders = {}
-    for name, make in makers.items():
-        try:
-            step = make()
-            for _ in range(2 * GRAPH_STEPS if name.startswith("torch.compile") else 1):
-                step()
-            repeat = GRAPH_STEPS * (5 if models == 1 else 1)
-            contenders[name] = Contender(
-                step, repeat=repeat, is_on_gpu=work.device.type == "cuda", flops=work.flops(models)
-            )
-        except Exception as error:  # a compiler's, or torch.OutOfMemoryError: the others are measured all the same
-            print(
-                f"{name}, {models} models: left out, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
-                flush=True,
-            )
-    rows = interleave(contenders, baseline=next(iter(contenders)), rounds=rounds) if contenders else []
-    return [row | {"model_steps_per_s": round(models / row["median_ms"] * 1e3)} for row in rows]
+def measure(
+    work: Workload,
+    makers: dict[str, Callable[[], Step]],
+    models: int,
+    rounds: int,
+    keep: Callable[[list[dict[str, Any]]], None],
+) -> None:
+    """`keep` gets the rows of a table, an ensemble's as they are found; the first contender is the baseline."""
+    on_gpu = work.device.type == "cuda"
+
+    def contender(make: Callable[[], Step], calls: int) -> Contender:
+        step = make()
+        for _ in range(calls):
+            step()
+        repeat = GRAPH_STEPS * (5 if models == 1 else 1)
+        return Contender(step, repeat=repeat, is_on_gpu=on_gpu, flops=work.flops(models))
+
+    def with_rates(rows: list[dict[str, Any]]) -> None:
+        keep([row | {"model_steps_per_s": round(models / row["median_ms"] * 1e3)} for row in rows])
+
+    all_of_them = {
+        name: partial(contender, make, 2 * GRAPH_STEPS if name.startswith("torch.compile") else 0)
+        for name, make in makers.items()
+    }
+    if models == 1:
+        with_rates(compare(all_of_them, rounds=rounds))
+    else:
+        one_by_one(all_of_them, rounds=rounds, keep=with_rates)
 
 
 def main() -> None:
@@ -239,15 +251,18 @@ def main() -> None:
     ]
     plan += [(f"{n} models", lambda n=n: ensemble(work, n), n, 5) for n in args.models]  # type: ignore[misc]
     plan += [("one model, compiled", lambda: compiled(work), 1, 20)]
-    sections = {}
+    sections: dict[str, list[dict[str, Any]]] = {}
     for name, makers, models, rounds in plan:
         if time.monotonic() - begun > args.seconds:
             print(f"{name}: left out, no time", flush=True)
             continue
-        sections[name] = measure(work, makers(), models, rounds)
-        write(TITLE, sections, args.out)
-        gc.collect()
-        torch.cuda.empty_cache()
+
+        def keep(rows: list[dict[str, Any]], name: str = name) -> None:
+            sections[name] = rows
+            write(TITLE, sections, args.out)
+
+        measure(work, makers(), models, rounds, keep)
+        free()
     report(TITLE, sections, args.out)
 
 

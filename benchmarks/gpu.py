@@ -35,6 +35,10 @@ TESTS = [
     "csrc/test_update_on_gpu.py",
 ]
 TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "update", "replay", "fractions")]
+COLUMNS = ("name", "median_ms", "host_ms", "ratio", "GB_per_s", "TFLOP_per_s", "model_steps_per_s", "runs_per_minute")
+HEAD = "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s | runs/minute |"
+PROFILE = ("name", "calls", "median_us", "share", "predicted_us", "bound", "asked_TB_per_s", "memory_TB_per_s")
+PROFILE_HEAD = "| | calls | µs | share | predicted µs | by | TB/s asked | TB/s of memory |"
 
 
 def parts() -> dict[str, tuple[list[str], int]]:
@@ -57,14 +61,18 @@ def parts() -> dict[str, tuple[list[str], int]]:
             "nanda", "--models", "256", "64", "--steps", "40", "--rounds", "3", name="nanda-many", seconds=180
         ),
         "step": module(
-            "benchmarks.bench_step_gpu", "--models", "64", "1024", "--seconds", "60", "--out", "{out}/gpu-step.json",
-            seconds=170,
+            "benchmarks.bench_step_gpu", "--models", "256", "1024", "64", "--seconds", "60",
+            "--out", "{out}/gpu-step.json", seconds=170,
         ),
+        "profile": module("benchmarks.profile_step", "--seconds", "50", "--out", "{out}", seconds=120),
         "power": replay("power", "--models", "1", "64", "--rounds", "3", seconds=150),
         "nanda-whole": replay("nanda", "--to-the-end", name="nanda-whole", seconds=120),
+        "nanda-runs": replay(
+            "nanda", "--to-the-end", "--models", "64", "--products", "tf32", name="nanda-runs", seconds=200
+        ),
         "optimizer": module("benchmarks.bench_optimizer_gpu", "--out", "{out}/gpu-optimizer.json", seconds=120),
         "nanda-compiled": replay(
-            "nanda", "--models", "--compiled", "--rounds", "3", name="nanda-compiled", seconds=180
+            "nanda", "--models", "--compiled", "--rounds", "3", "--seconds", "60", name="nanda-compiled", seconds=240
         ),
         "operations": module(
             "benchmarks.bench_ops", "--seconds", "150", "--out", "{out}/gpu-ops.json", seconds=240
@@ -98,18 +106,11 @@ def tables(out: Path) -> list[str]:
             result = json.loads(file.read_text())
         except ValueError:  # stopped while it was written
             continue
+        is_profile = result["title"].endswith(" profile")
+        head, names = (PROFILE_HEAD, PROFILE) if is_profile else (HEAD, COLUMNS)
         for section, rows in result["sections"].items():
-            lines += [
-                "",
-                f"## {result['title']}: {section}",
-                "",
-                "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s |",
-                "|---|---|---|---|---|---|---|",
-            ]
-            for row in rows:
-                rates = (row.get(name, "") for name in ("GB_per_s", "TFLOP_per_s", "model_steps_per_s"))
-                cells = row["name"], row["median_ms"], row.get("host_ms", ""), row["ratio"], *rates
-                lines.append(f"| {' | '.join(map(str, cells))} |")
+            lines += ["", f"## {result['title']}: {section}", "", head, "|---" * len(names) + "|"]
+            lines += [f"| {' | '.join(str(row.get(name, '')) for name in names)} |" for row in rows]
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib.metadata
 import json
 import os
@@ -47,20 +48,18 @@ def interleave(
     names = list(contenders)
     for turn in range(warmup + rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            one = contenders[name]
-            one.prepare()
-            if one.is_on_gpu:
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            for _ in range(one.repeat):
-                one.step()
-            launched = time.perf_counter() - begin
-            if one.is_on_gpu:
-                torch.cuda.synchronize()
-            elapsed = time.perf_counter() - begin
+            if name not in times:
+                continue
+            try:
+                elapsed, launched = _time(contenders[name])
+            except torch.OutOfMemoryError as error:  # beside the others
+                _leave_out(name, error)
+                del times[name]
+                continue
             if turn >= warmup:
-                times[name].append(elapsed / one.repeat)
-                host[name].append(launched / one.repeat)
+                times[name].append(elapsed)
+                host[name].append(launched)
+    baseline = baseline if baseline in times else next(iter(times), "")
     rows = []
     for name, values in times.items():
         ratios = [v / b for v, b in zip(values, times[baseline])]
@@ -81,6 +80,20 @@ def interleave(
             row["TFLOP_per_s"] = round(one.flops / median / 1e12, 3)
         rows.append(row)
     return rows
+
+
+def _time(one: Contender) -> tuple[float, float]:
+    """Seconds of a step, and of those how long the host was busy."""
+    one.prepare()
+    if one.is_on_gpu:
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(one.repeat):
+        one.step()
+    launched = time.perf_counter() - begin
+    if one.is_on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / one.repeat, launched / one.repeat
 
 
 def machine() -> dict[str, Any]:
@@ -142,18 +155,53 @@ def write(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | Non
 
 def made(makers: Mapping[str, Callable[[], Contender]]) -> dict[str, Contender]:
     """The contenders that can be had, each called once; of another it is said why not."""
-    found = {}
+    found = {name: _tried(name, make) for name, make in makers.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _tried(name: str, make: Callable[[], Contender]) -> Contender | None:
+    """Where it fails, what it had is let go, so that the others have its memory."""
+    one = None
+    try:
+        one = make()
+        one.prepare()
+        one.step()
+        if one.is_on_gpu:
+            torch.cuda.synchronize()
+        return one
+    except Exception as error:  # a compiler's, torch.OutOfMemoryError, ...: the others are measured all the same
+        _leave_out(name, error)
+    del one
+    free()
+    return None
+
+
+def _leave_out(name: str, error: Exception) -> None:
+    print(f"{name}: left out, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+
+
+def free() -> None:
+    """Give back the device memory of what is no longer referred to."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def one_by_one(
+    makers: Mapping[str, Callable[[], Contender]], *, rounds: int, warmup: int = 1,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """As `compare`, of contenders that do not fit into memory together: each is made, timed and let go.
+
+    `keep` gets what there is after each of them, so that what is stopped leaves what it has found.
+    """
+    rows: list[dict[str, Any]] = []
     for name, make in makers.items():
-        try:
-            one = make()
-            one.prepare()
-            one.step()
-            if one.is_on_gpu:
-                torch.cuda.synchronize()
-            found[name] = one
-        except Exception as error:  # a compiler's, torch.OutOfMemoryError, ...: the others are measured all the same
-            print(f"{name}: left out, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
-    return found
+        for row in compare({name: make}, rounds=rounds, warmup=warmup):
+            rows.append(row | {"ratio": round(row["median_ms"] / (rows or [row])[0]["median_ms"], 3)})
+            keep([dict(row) for row in rows])
+        free()
+    return rows
 
 
 def compare(makers: Mapping[str, Callable[[], Contender]], *, rounds: int, warmup: int = 3) -> list[dict[str, Any]]:

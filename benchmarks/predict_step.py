@@ -2,12 +2,13 @@
 
 python -m benchmarks.predict_step [--models 1 64 256 1024] [--results DIR]
 
-The bytes that the launches of a step move and the products that they make are counted from the kernels, and divided by
-the datasheet's rates; a launch inside a CUDA graph is taken to cost 2 µs more. Full rates are reached by no kernel of
-this size, least of all by a single model's. What a launch of pair_step reads again comes from the L2 cache, whose rate
-is assumed; the transformer's bytes are not told apart, and all taken from memory, which is too slow.
-Read it as a yardstick, and as where the time goes. A line for which DIR has a measurement (gpu-*.json, title "NAME
-training step") shows that instead, and how far the prediction was off.
+Of each launch of a step are counted its programs, the bytes that they ask for, those of them that memory must serve
+because the L2 cache no longer holds them, and the operations of its products. Its time is what a launch in a CUDA graph
+costs, and the longest of: the memory's bytes, the cache's bytes, the products, and the share of all that falls to the
+processor with most programs. Nothing overlaps, and full rates are reached by no kernel of this size, least of all by a
+single model's. Read it as a yardstick, and as where the time goes. A line for which DIR has a measurement (gpu-*.json,
+title "NAME training step") shows that instead, and how far the prediction was off; a launch that was profiled there
+(title "NAME profile") shows its time beside the predicted one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import argparse
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,41 +29,81 @@ from grokfast.filters import EMA, MA
 from grokfast.nn import GrokTransformer, TransformerConfig, transformer_cost
 from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops.pair_step import plan
+from grokfast.ops.work import Launch, Use, served
+from grokfast.optim.device import chunk_size
+from grokfast.training.clock import BLOCK, CHUNK, MANY
 from grokfast.training.update import state_names
-from grokfast.training.waves import n_parameters
 
 RESULTS = Path(__file__).parent / "results"
-LAUNCH = 2e-6  # seconds, in a graph; an assumption, to be measured
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+EVEN = 1.1  # times the average, up to which a processor's share is as large as the others'
+SHOWN, ENSEMBLE = "tf32", 256  # the precision and one of the sizes whose launches are listed one by one
 
 
 class Ceilings(NamedTuple):
-    """Bytes per second of memory and of the L2 cache, and operations per second of each precision's products."""
+    """Of a GPU: seconds, bytes, bytes and operations per second.
 
-    memory: float
-    l2: float
-    flops: dict[str, float]
-
-
-# NVIDIA H200 Tensor Core GPU, datasheet (SXM): 4.8 TB/s; FP32 67 TFLOPS; TF32 989 and BF16 1,979 with sparsity, which
-# nothing here has, so half of that. tf32x3 makes three tf32 products of one: counted as three. The datasheet does not
-# say how fast the L2 cache of 50 MB is: 1.5 times the memory is an ASSUMPTION, to be measured.
-H200 = Ceilings(4.8e12, 7.2e12, {"ieee": 67e12, "tf32x3": 494.5e12, "tf32": 494.5e12, "bf16": 989.5e12})
-
-
-class Work(NamedTuple):
-    """One kind of launch in a step of one model: how many, bytes moved, and operations of products, all together.
-
-    memory: of the bytes those that L2 cannot answer; None: not told apart, all of them. bf16: of the operations those
-    that are of bf16 numbers whatever the precision.
+    launch: what a launch takes in a CUDA graph that does nothing; cache: bytes of L2 that are in use again and again;
+    memory, l2: of the whole GPU; port: between one processor and L2; flops: of the products of each precision.
     """
 
+    launch: float
+    processors: int
+    cache: float
+    memory: float
+    l2: float
+    port: float
+    flops: Mapping[str, float]
+
+
+# Datasheet: NVIDIA H200 Tensor Core GPU (SXM). TF32 and BF16 are given there with sparsity, which nothing here has.
+# Measured by others: github.com/te42kyfo/gpu-benches, files h200*.txt.
+H200 = Ceilings(
+    launch=2.3e-6,  # gpu-small-kernels, in a graph: 2.34 µs for each of 10,000 kernels over 64 KB, one after the other
+    processors=132,
+    cache=44e6,  # gpu-l2-cache: of the 50 MB; more than that, and loads become slower
+    memory=4.8e12,  # datasheet; gpu-l2-cache loads 3.9e12
+    l2=9.7e12,  # gpu-l2-cache: loads of 20 to 40 MB that all processors share
+    port=127e9,  # ASSUMED: 64 bytes in each cycle of 1.98 GHz
+    flops={"ieee": 67e12, "tf32x3": 494.5e12, "tf32": 494.5e12, "bf16": 989.5e12},  # datasheet; three tf32 count as 3
+)
+
+
+class Aim(NamedTuple):
+    """Model-steps a second that a step should take."""
+
     name: str
-    launches: int
-    bytes: float
-    flops: float
-    memory: float | None = None
-    bf16: float = 0
+    models: int
+    precision: str
+    rate: float
+
+
+AIMS = [
+    Aim("nanda", 1, "tf32", 25_000),
+    Aim("nanda", 1, "tf32x3", 13_000),
+    Aim("nanda", ENSEMBLE, "tf32", 40_000),
+    Aim("nanda", ENSEMBLE, "tf32x3", 20_000),
+    Aim("nanda", ENSEMBLE, "bf16", 75_000),
+    Aim("p = 97 MLP", ENSEMBLE, "tf32", 80_000),
+]
+
+
+class Time(NamedTuple):
+    """Predicted seconds of a launch and what they are spent on, with the bytes that memory serves."""
+
+    launch: Launch
+    memory: int
+    parts: dict[str, float]
+    starting: float
+
+    @property
+    def bound(self) -> str:
+        longest = max(self.parts, key=self.parts.__getitem__)
+        return "launch" if self.parts[longest] < self.starting else longest
+
+    @property
+    def seconds(self) -> float:
+        return self.starting + max(self.parts.values())
 
 
 def configurations() -> dict[str, Experiment]:
@@ -72,38 +114,47 @@ def configurations() -> dict[str, Experiment]:
     return {**presets, "quick": quick, "p = 97 MLP": mlp}
 
 
-def step_of(experiment: Experiment, models: int, precision: str) -> list[Work]:
+def step_of(experiment: Experiment, models: int, precision: str) -> list[Launch]:
     """The launches of a training step of `models` models together."""
     data = tasks.build(experiment.task, seed=experiment.seed)
     rows = min(experiment.schedule.batch_size or len(data.train_inputs), len(data.train_inputs))
-    size, splits = n_parameters(experiment, data), 1
-    is_batch = rows < len(data.train_inputs)
+    is_batch, splits = rows < len(data.train_inputs), 1
     if isinstance(experiment.model, TransformerConfig):
-        moved, flops, launches = transformer_cost.cost(
-            _Sized(experiment, models, precision),  # type: ignore[arg-type]
-            rows if is_batch else None,
-        )
-        work = [Work("loss and gradient", launches, moved, flops)]
+        sized = _Sized(experiment, models, precision)
+        launches = transformer_cost.cost(sized, rows if is_batch else None)  # type: ignore[arg-type]
+        parameters = {name: shape.numel() for name, shape in sized.shapes.items()}
     else:
-        sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        costs = plan.cost(models, rows, **sizes, precision=precision, partial=True, minibatch=is_batch)
-        work = [Work(name, c.launches, c.bytes, c.flops, c.memory, c.bf16) for name, c in costs.items()]
+        width = experiment.model.width
+        sizes = {"width": width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
+        launches = plan.cost(models, rows, **sizes, precision=precision, partial=True, minibatch=is_batch)
         splits = plan.splits_of(models, rows, precision, **sizes)
+        parameters = {"tables": (2 * data.n_tokens + 1) * width, "classifier": data.n_answers * (width + 1)}
     if is_batch:
-        work.append(Work("batch", 2, 16 * models * rows, 0))
-    return [*work, *optimizer_work(experiment, models * size, splits)]
+        size = 8 * models * rows
+        select = Use("ring", size, size), Use("batch", size, size, loads=False, stores=True)
+        launches = [Launch("batch", "", max(1, size // 4096), (select,), count=2), *launches]
+    return [*launches, *optimizer_launches(experiment, models, parameters, splits)]
 
 
-def optimizer_work(experiment: Experiment, numbers: int, splits: int = 1) -> list[Work]:
-    """The tick, which reads the gradient, or sums its parts, and the update of so many parameters."""
+def optimizer_launches(
+    experiment: Experiment, models: int, parameters: Mapping[str, int], splits: int = 1
+) -> list[Launch]:
+    """The tick, which reads the gradient, or sums its parts, and the update of so many numbers of each model."""
+    numbers = sum(parameters.values())
+    whole = 4 * models * numbers
+    grad = Use("grad", whole, whole)
+    sums = Use("parts", splits * whole, splits * whole), grad._replace(loads=False, stores=True)
+    chunk = CHUNK if models * numbers >= MANY else BLOCK
+    tick = Launch("tick", "tick_kernel", models * -(-numbers // chunk), ((grad,) if splits == 1 else sums,))
     states = [name for name in state_names(experiment.optimizer, experiment.filter) if name != "ring"]
-    streams = 3 + 2 * len(states)  # gradient, parameter twice, each state twice
-    ring = {None: 0, "full": 8, "bfloat16": 4, "host": 0}[getattr(experiment.filter, "ring", None)]
+    uses = [grad, *(Use(name, whole, 2 * whole, stores=True) for name in states)]
+    uses += [Use(name, 4 * models * n, 8 * models * n, stores=True) for name, n in parameters.items()]
+    ring = {None: 0, "full": 4, "bfloat16": 2, "host": 0}[getattr(experiment.filter, "ring", None)] * models * numbers
+    if ring:  # one gradient leaves the window, another enters
+        uses += [Use("ring, oldest", ring, ring), Use("ring, newest", ring, ring, loads=False, stores=True)]
     name = {EMA: "EMA and ", MA: "MA and "}.get(type(experiment.filter), "") + experiment.optimizer.name
-    return [
-        Work("tick", 1, 4 * numbers * (splits + (splits > 1)), 0),
-        Work(f"{name} update", 1, (4 * streams + ring) * numbers, 0),
-    ]
+    programs = -(-models * numbers // chunk_size(models * numbers))
+    return [tick, Launch(f"{name} update", "update_kernel", programs, (tuple(uses),))]
 
 
 class _Sized:
@@ -128,31 +179,60 @@ def _step_of_one(experiment: Experiment) -> TransformerStep:
     return TransformerStep(model, data.train_inputs[None], data.train_targets[None], loss=experiment.loss)
 
 
-def seconds(work: list[Work], precision: str, ceilings: Ceilings = H200) -> float:
-    """Of one step: for each kind of launch the longest of moving and multiplying, and the launches themselves."""
+def times(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> list[Time]:
+    """Of each launch of a step that is repeated."""
+    found = []
+    for launch, memory in zip(step, served(step, int(ceilings.cache), ceilings.processors)):
+        multiplying = (launch.flops - launch.bf16) / ceilings.flops[precision] + launch.bf16 / ceilings.flops["bf16"]
+        share = launch.slowest(ceilings.processors)
+        whose = "one processor's " if share * ceilings.processors > EVEN else ""
+        parts = {
+            "memory": memory / ceilings.memory,
+            "L2": launch.bytes / ceilings.l2,
+            f"{whose}products": share * ceilings.processors * multiplying,
+            "one processor's L2": share * launch.bytes / ceilings.port,
+        }
+        found.append(Time(launch, memory, parts, launch.count * ceilings.launch))
+    return found
 
-    def longest(w: Work) -> float:
-        memory = w.bytes if w.memory is None else w.memory
-        multiplying = (w.flops - w.bf16) / ceilings.flops[precision] + w.bf16 / ceilings.flops["bf16"]
-        return max(memory / ceilings.memory, w.bytes / ceilings.l2, multiplying)
 
-    return sum(LAUNCH * w.launches + longest(w) for w in work)
+def seconds(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> float:
+    """Of one step."""
+    return sum(time.seconds for time in times(step, precision, ceilings))
 
 
-def measurements(results: Path) -> dict[tuple[str, int, str], tuple[float, str]]:
-    """(seconds, device) of a step by configuration, number of models and precision."""
-    found = {}
+class Measured(NamedTuple):
+    """What files of results say: of steps, by configuration, models and precision, (seconds, device); of the kernels
+    that were profiled, seconds by name of the launch."""
+
+    steps: dict[tuple[str, int, str], tuple[float, str]]
+    kernels: dict[tuple[str, int, str], dict[str, float]]
+
+
+def measurements(results: Path) -> Measured:
+    """Of the files in a folder."""
+    found = Measured({}, {})
     for file in sorted(results.glob("gpu-*.json")):
-        content: dict[str, Any] = json.loads(file.read_text())
-        name = content.get("title", "").removesuffix(" training step")
+        try:
+            content: dict[str, Any] = json.loads(file.read_text())
+        except ValueError:  # stopped while it was written
+            continue
+        title = content.get("title", "")
+        name = title.removesuffix(" training step").removesuffix(" profile")
         for section, rows in content.get("sections", {}).items():
-            models = re.fullmatch(r"(one|\d+) models?", section)
-            for row in rows if models else []:
+            models = re.fullmatch(r"(one|\d+) models?(?:, (\w+))?", section)
+            if models is None:
+                continue
+            count = 1 if models[1] == "one" else int(models[1])
+            if title.endswith(" profile") and models[2]:
+                kernels = found.kernels.setdefault((name, count, models[2]), {})
+                kernels |= {row["name"]: row["median_us"] / 1e6 for row in rows if "predicted_us" in row}
+                continue
+            for row in rows if models[2] is None else []:
                 precision = row["name"].removeprefix("grokfast, ")
-                if models and precision in PRECISIONS and precision != row["name"]:
-                    count = 1 if models[1] == "one" else int(models[1])
+                if precision in PRECISIONS and precision != row["name"]:
                     device = content.get("machine", {}).get("gpu", "an unknown device")
-                    found[name, count, precision] = row["median_ms"] / 1e3, device
+                    found.steps[name, count, precision] = row["median_ms"] / 1e3, device
     return found
 
 
@@ -168,33 +248,83 @@ def resources(results: Path) -> list[str]:
     ]
 
 
+def launch_lines(found: Sequence[Time], measured: Mapping[str, float]) -> Iterator[str]:
+    """Where a step's time goes, launch by launch."""
+    yield (
+        f"    {'':<18} {'launches':>8} {'programs':>9} {'MB asked':>9} {'of memory':>9} {'GFLOP':>8} {'µs':>9} "
+        f"{'measured':>9}  bound by"
+    )
+    for time in found:
+        launch = time.launch
+        known = f"{measured[launch.name] * 1e6:>9,.1f}" if launch.name in measured else f"{'':>9}"
+        yield (
+            f"    {launch.name:<18} {launch.count:>8} {launch.programs:>9,} {launch.bytes / 1e6:>9,.1f} "
+            f"{time.memory / 1e6:>9,.1f} {launch.flops / 1e9:>8,.2f} {time.seconds * 1e6:>9,.1f} {known}  {time.bound}"
+        )
+
+
+def spent(found: Sequence[Time]) -> str:
+    """What a step's time is spent on, the most first."""
+    total: Counter[str] = Counter()
+    for time in found:
+        total["launches"] += time.starting
+        total[max(time.parts, key=time.parts.__getitem__)] += max(time.parts.values())
+    whole = sum(total.values())
+    return ", ".join(f"{name} {share / whole:.0%}" for name, share in total.most_common() if share > 0.02 * whole)
+
+
 def lines(models: list[int], results: Path) -> Iterator[str]:
     """The tables as text."""
     known = measurements(results)
     yield "Kernels, compiled for GPUs that need not be here (benchmarks.resources):"
     yield from resources(results)
     yield ""
-    yield "PREDICTION, not a measurement: bytes and products counted, at the H200 datasheet's rates."
-    yield f"ASSUMED: a launch {LAUNCH * 1e6:.0f} µs, the L2 cache {H200.l2 / 1e12:.1f} TB/s."
+    yield "PREDICTION, not a measurement: programs, bytes and products counted, over an H200's rates."
+    yield (
+        f"Datasheet: memory {H200.memory / 1e12:.1f} TB/s, products. Measured by others: a launch "
+        f"{H200.launch * 1e6:.1f} µs, L2 {H200.l2 / 1e12:.1f} TB/s, {H200.cache / 1e6:.0f} MB of it. "
+        f"ASSUMED: one processor's port to L2, {H200.port / 1e9:.0f} GB/s."
+    )
     yield ""
-    head = f"{'':<12} {'models':>6} {'products':>8} {'launches':>8} {'MB':>9} {'GFLOP':>9} {'µs/step':>9}"
-    yield f"{head} {'model-steps/s':>13}"
     for name, experiment in configurations().items():
+        head = f"{name:<12} {'models':>6} {'products':>8} {'launches':>8} {'MB asked':>9} {'of memory':>9} {'GFLOP':>9}"
+        yield f"{head} {'µs/step':>9} {'model-steps/s':>13}"
         for count in models:
             for precision in PRECISIONS:
-                work = step_of(experiment, count, precision)
-                predicted = seconds(work, precision)
-                launches, moved, flops = (sum(w[i] for w in work) for i in (1, 2, 3))
-                time, origin = predicted, "predicted"
-                if (name, count, precision) in known:
-                    time, device = known[name, count, precision]
-                    origin = f"MEASURED on {device}: {time / predicted:.1f} × the prediction"
-                figures = f"{launches:>8} {moved / 1e6:>9,.1f} {flops / 1e9:>9,.2f} {time * 1e6:>9,.1f}"
-                yield f"{name:<12} {count:>6} {precision:>8} {figures} {count / time:>13,.0f}  {origin}"
-        yield f"  where it goes, {models[0]} models, tf32:"
-        for w in step_of(experiment, models[0], "tf32"):
-            if w.launches:
-                yield f"    {seconds([w], 'tf32') * 1e6:>8,.1f} µs {w.launches:>4} launches  {w.name}"
+                found = times(step_of(experiment, count, precision), precision)
+                predicted = sum(time.seconds for time in found)
+                taken, origin = predicted, f"predicted: {spent(found)}"
+                if (name, count, precision) in known.steps:
+                    taken, device = known.steps[name, count, precision]
+                    origin = f"MEASURED on {device}: {taken / predicted:.1f} × the prediction"
+                launches = [time.launch for time in found]
+                yield (
+                    f"{name:<12} {count:>6} {precision:>8} {sum(one.count for one in launches):>8} "
+                    f"{sum(one.bytes for one in launches) / 1e6:>9,.1f} {sum(t.memory for t in found) / 1e6:>9,.1f} "
+                    f"{sum(one.flops for one in launches) / 1e9:>9,.2f} {taken * 1e6:>9,.1f} {count / taken:>13,.0f}  "
+                    f"{origin}"
+                )
+        for count in sorted({models[0], ENSEMBLE if ENSEMBLE in models else models[-1]}):
+            yield f"  where it goes, {count} model{'s' * (count > 1)}, {SHOWN}:"
+            found = times(step_of(experiment, count, SHOWN), SHOWN)
+            yield from launch_lines(found, known.kernels.get((name, count, SHOWN), {}))
+        yield ""
+    yield from aim_lines(known)
+
+
+def aim_lines(known: Measured) -> Iterator[str]:
+    """What is aimed at, what comes of it, and what stands between."""
+    yield f"{'aim':<12} {'models':>6} {'products':>8} {'model-steps/s':>13} {'predicted':>9} {'measured':>9}  spent on"
+    for aim in AIMS:
+        found = times(step_of(configurations()[aim.name], aim.models, aim.precision), aim.precision)
+        rate = aim.models / sum(time.seconds for time in found)
+        measured = known.steps.get(aim[:3])
+        shown = f"{aim.models / measured[0]:>9,.0f}" if measured else f"{'not yet':>9}"
+        verdict = "" if rate >= aim.rate else f"; {rate / aim.rate:.0%} of the aim"
+        yield (
+            f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {rate:>9,.0f} {shown}  "
+            f"{spent(found)}{verdict}"
+        )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ python -m benchmarks.tune [--op mlp attention ...] [--models 64] [--seconds N] [
 From an operation's own choice one thing is changed at a time, as long as that gains. A tile counts only if its results
 are as good as PyTorch's at the same precision (error against fp64 at most twice torch's, of gradients three times), and
 no register is spilled. A tile is the same for any number of models, whose sums would otherwise have another order: the
-last of `--models` decides. The table is written after every kernel; after `--seconds` no further one is begun.
+last of `--models` decides. The table is written after every kernel; after `--seconds` no further tile is tried.
 Without a GPU: exit code 1.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,14 +200,14 @@ class Found:
         return self.seconds is not None and (self.own_seconds is None or self.seconds < WORTHWHILE * self.own_seconds)
 
 
-def tune(problem: Problem, name: str, own: Tile, timer: Timer) -> Found:
-    """From `own`, the fastest of the neighbours, and on from there, until none is worthwhile."""
+def tune(problem: Problem, name: str, own: Tile, timer: Timer, deadline: float = math.inf) -> Found:
+    """From `own`, the fastest of the neighbours, and on from there, until none is worthwhile or time is over."""
     own_seconds = seconds_of(problem, name, own, timer)
     found = Found(own, own_seconds, own_seconds, [own])
     while True:
         times: list[tuple[float, Tile]] = []
         for tile in neighbours(found.tile, problem.operation):
-            if tile not in found.tried:
+            if tile not in found.tried and time.monotonic() < deadline:
                 found.tried.append(tile)
                 seconds = seconds_of(problem, name, tile, timer)
                 times += [] if seconds is None else [(seconds, tile)]
@@ -308,7 +309,7 @@ def tune_all(
                     for name, own in own_tiles(problem).items():
                         if time.monotonic() > deadline:
                             return
-                        found = tune(problem, name, own, timer)
+                        found = tune(problem, name, own, timer, deadline)
                         write(out, gpu, name, found)
                         print(f"{name}: {_said(found)}", flush=True)
             except torch.cuda.OutOfMemoryError:

@@ -58,6 +58,17 @@ def test_another_call_adds_to_the_report_and_no_part_begins_without_time(some_pa
     assert "- fails: failed (no time)" in report
 
 
+def test_a_profile_has_a_table_of_its_own(tmp_path):
+    row = {"name": "weights", "calls": 1, "median_us": 7.1, "share": 0.2, "predicted_us": 6.0, "bound": "L2"}
+    sections = {"one model, tf32": [row, {"name": "gaps", "calls": 9, "median_us": 12.0}]}
+    (tmp_path / "gpu-profile-nanda.json").write_text(json.dumps({"title": "nanda profile", "sections": sections}))
+    (tmp_path / "gpu-torn.json").write_text('{"title": ')
+    lines = gpu.tables(tmp_path)
+    assert "## nanda profile: one model, tf32" in lines
+    assert "| weights | 1 | 7.1 | 0.2 | 6.0 | L2 |  |  |" in lines
+    assert "| gaps | 9 | 12.0 |  |  |  |  |  |" in lines
+
+
 def test_each_part_is_a_module_within_five_minutes_and_the_tests_exist():
     assert all((Path(__file__).parent / name).exists() for name in gpu.TESTS)
     for command, seconds in gpu.parts().values():

@@ -8,28 +8,52 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict_step
-from benchmarks.predict_step import H200, LAUNCH, Work, configurations, lines, measurements, seconds, step_of
+from benchmarks.predict_step import AIMS, H200, configurations, lines, measurements, seconds, spent, step_of, times
 from grokfast import EMA, MA, Experiment, backend, tasks
 from grokfast.nn.planned import planned_forward
 from grokfast.nn.transformer_cost import cost
 from grokfast.nn.transformer_step import TransformerStep
+from grokfast.ops.work import Launch, Use
 from grokfast.training.ensemble import Ensemble
 
 
+def launch(size=0, asked=0, flops=0, programs=13_200, **about):
+    """Of an array that nothing else touches; what several programs ask for counts for each."""
+    return Launch("a", "a_kernel", programs, ((Use("x", size, asked),),), flops, **about)
+
+
 def test_what_is_read_again_comes_from_the_cache():
-    read_again = Work("a", 0, 7.2e6, 0, memory=2.4e6)
-    assert seconds([read_again], "tf32") == pytest.approx(7.2e6 / H200.l2)
-    assert seconds([read_again], "tf32", H200._replace(l2=1e15)) == pytest.approx(0.5e-6)
-    exact = Work("a", 0, 0, 67e6 + 989.5e6, 0, bf16=989.5e6)
-    assert seconds([exact], "ieee") == pytest.approx(2e-6)
+    read_again = launch(100_000_000, 400_000_000)
+    assert seconds([read_again], "tf32") == pytest.approx(H200.launch + 400e6 / H200.l2)
+    assert seconds([read_again], "tf32", H200._replace(l2=1e15, port=1e15)) == pytest.approx(
+        H200.launch + 100e6 / 4.8e12
+    )
+    kept = launch(1_000_000, 2_000_000)
+    assert times([kept], "tf32")[0].memory == 0
+    exact = launch(flops=67_000_000 + 989_500_000, bf16=989_500_000)
+    assert seconds([exact], "ieee") == pytest.approx(H200.launch + 2e-6)
 
 
-def test_time_is_the_longer_of_moving_and_multiplying_and_the_launches():
-    moving, multiplying = Work("a", 2, 4.8e6, 0), Work("b", 1, 48, 67e6)
-    assert seconds([moving], "ieee") == pytest.approx(2 * LAUNCH + 1e-6)
-    assert seconds([multiplying], "ieee") == pytest.approx(LAUNCH + 1e-6)
-    assert seconds([moving, multiplying], "ieee") == pytest.approx(3 * LAUNCH + 2e-6)
+def test_time_is_the_longest_of_its_parts_and_the_launches():
+    moving, multiplying = launch(96_000_000, 96_000_000, count=2), launch(flops=670_000_000)
+    assert seconds([moving], "ieee") == pytest.approx(2 * H200.launch + 20e-6)
+    assert seconds([multiplying], "ieee") == pytest.approx(H200.launch + 10e-6)
+    assert seconds([moving, multiplying], "ieee") == pytest.approx(3 * H200.launch + 30e-6)
     assert seconds([multiplying], "tf32") < seconds([multiplying], "ieee")
+    assert [time.bound for time in times([moving, multiplying, launch()], "ieee")] == ["memory", "products", "launch"]
+    assert spent(times([moving, launch()], "ieee")) == "memory 74%, launches 26%"
+
+
+def test_few_programs_wait_for_the_slowest():
+    few = launch(asked=60 * 127_000, programs=60)
+    assert seconds([few], "tf32") == pytest.approx(H200.launch + 1e-6)
+    assert seconds([dataclasses.replace(few, largest=3.0)], "tf32") == pytest.approx(H200.launch + 3e-6)
+    assert seconds([dataclasses.replace(few, programs=120)], "tf32") == pytest.approx(
+        H200.launch + 60 * 127_000 / H200.l2
+    )
+    multiplying = launch(flops=67_000_000, programs=66)
+    assert seconds([multiplying], "ieee") == pytest.approx(H200.launch + 2e-6)
+    assert times([launch(flops=670_000_000, programs=66)], "ieee")[0].bound == "one processor's products"
 
 
 @pytest.mark.parametrize("name", configurations())
@@ -46,16 +70,16 @@ def test_products_of_a_transformer_are_at_least_those_of_its_layers():
     made = Ensemble([experiment])
     with backend.using("reference"), FlopCounterMode(display=False) as counter:
         planned_forward(made.model, made.plans["train"])
-    counted = sum(w.flops for w in step_of(experiment, 1, "ieee"))
+    counted = sum(one.flops for one in step_of(experiment, 1, "ieee"))
     assert 3e9 < 3 * counter.get_total_flops() <= counted  # hidden layers and logits are made anew in the backward
 
 
 def test_the_update_moves_the_streams_of_its_state():
     quick = Experiment.preset("quick").override({"task.p": 11, "model.width": 16})
-    numbers = 1000
 
     def streams(**changes):
-        return predict_step.optimizer_work(dataclasses.replace(quick, **changes), numbers)[1].bytes / (4 * numbers)
+        made = predict_step.optimizer_launches(dataclasses.replace(quick, **changes), 2, {"a": 300, "b": 700})
+        return made[1].bytes / (4 * 2 * 1000)
 
     assert streams() == 7
     assert streams(filter=EMA()) == 9
@@ -64,12 +88,45 @@ def test_the_update_moves_the_streams_of_its_state():
     assert streams(optimizer=dataclasses.replace(quick.optimizer, name="sgd")) == 3
 
 
-def test_a_transformers_cost_is_that_of_a_step_of_as_many_models():
+def test_the_tick_sums_partial_gradients():
+    quick = Experiment.preset("quick")
+    one, several = (predict_step.optimizer_launches(quick, 1, {"a": 4000}, splits)[0] for splits in (1, 3))
+    assert (one.bytes, several.bytes) == (4 * 4000, 4 * 4000 * 4)
+    assert several.programs == 4
+
+
+def test_a_transformers_launches_are_those_of_a_step_of_as_many_models():
     experiment = Experiment.preset("power").override({"task.p": 7, "schedule.batch_size": 10, "device": "cpu"})
     made = Ensemble([experiment, experiment.override({"seed": 1})])
     step = TransformerStep(made.model, made.train_inputs, made.train_targets, precision="tf32")
-    work = step_of(experiment, 2, "tf32")[0]
-    assert (work.bytes, work.flops, work.launches) == cost(step, 10)
+    names = {name for phases in (one.phases for one in cost(step, 10)) for phase in phases for name, *_ in phase}
+    found = step_of(experiment, 2, "tf32")
+    assert found[1:-2] == cost(step, 10)
+    assert [one.name for one in (found[0], *found[-2:])] == ["batch", "tick", "adamw update"]
+    updated = {use.array for use in found[-1].phases[0] if use.stores}
+    assert updated - names <= {"exp_avg", "exp_avg_sq"} | step.shapes.keys()
+    assert {"blocks.0.w_in", "blocks.1.w_out", "unembedding"} <= updated & names
+
+
+@pytest.mark.parametrize("name", ["nanda", "p = 97 MLP"])
+def test_a_model_stays_in_the_cache_and_an_ensemble_does_not(name):
+    experiment = configurations()[name]
+    one, many = (times(step_of(experiment, models, "tf32"), "tf32") for models in (1, 256))
+    assert sum(time.memory for time in one) < 0.2 * sum(time.launch.bytes for time in one)
+    assert sum(time.memory for time in many) > 2 * 256 * sum(time.memory for time in one) / len(one)
+    for time in many:
+        if time.launch.name == "adamw update":
+            assert time.bound == "memory"
+            assert time.memory == time.launch.bytes
+        assert time.memory <= 1.1 * time.launch.bytes
+
+
+@pytest.mark.parametrize("field", ["memory", "l2", "port", "cache"])
+def test_more_of_anything_takes_no_longer(field):
+    for models in (1, 64):
+        step = step_of(configurations()["nanda"], models, "tf32")
+        more = H200._replace(**{field: 4 * getattr(H200, field)})
+        assert seconds(step, "tf32", more) <= seconds(step, "tf32")
 
 
 def test_minibatches_are_counted_by_their_rows():
@@ -90,23 +147,36 @@ def test_a_measurement_takes_the_place_of_its_prediction(tmp_path, monkeypatch):
     content = {"title": "quick training step", "machine": about, "sections": sections}
     (tmp_path / "gpu-quick.json").write_text(json.dumps(content))
     (tmp_path / "gpu-ops.json").write_text(json.dumps({"title": "Operations", "sections": {"mlp": rows}}))
+    (tmp_path / "gpu-torn.json").write_text('{"title": "quick training')
+    kernels = [{"name": "gradient", "median_us": 7.5, "predicted_us": 6.0}, {"name": "memset", "median_us": 1.0}]
+    profile = {"title": "quick profile", "machine": about, "sections": {"one model, tf32": kernels}}
+    (tmp_path / "gpu-profile-quick.json").write_text(json.dumps(profile))
     (tmp_path / "kernel-resources.json").write_text(json.dumps({"rows": []}))
     found = measurements(tmp_path)
-    assert found["quick", 1, "tf32"] == found["quick", 64, "tf32"] == (5e-5, "NVIDIA H200, sm_90")
-    assert [key for key in found if key[0] == "quick"] == [("quick", 1, "tf32"), ("quick", 64, "tf32")]
+    assert found.steps["quick", 1, "tf32"] == found.steps["quick", 64, "tf32"] == (5e-5, "NVIDIA H200, sm_90")
+    assert [key for key in found.steps if key[0] == "quick"] == [("quick", 1, "tf32"), ("quick", 64, "tf32")]
+    assert found.kernels == {("quick", 1, "tf32"): {"gradient": pytest.approx(7.5e-6)}}
     monkeypatch.setattr(predict_step, "configurations", lambda: {"quick": Experiment.preset("quick")})
-    table = [line for line in lines([1, 2], tmp_path) if line.startswith("quick")]
+    monkeypatch.setattr(predict_step, "AIMS", [predict_step.Aim("quick", 64, "tf32", 1e9)])
+    text = list(lines([1, 2], tmp_path))
+    table = [line for line in text if (line.startswith("quick") and " predicted" in line) or " MEASURED" in line]
     measured = [line for line in table if "MEASURED on NVIDIA H200, sm_90" in line]
+    assert len(table) == 8
     assert len(measured) == 1
     assert " 50.0 " in measured[0]
-    assert all("predicted" in line for line in table if line not in measured)
+    assert any(line.startswith("    gradient") and " 7.5 " in line for line in text)
+    assert f"{64 / 5e-5:,.0f}" in text[-1]
+    assert text[-1].endswith("% of the aim")
 
 
-def test_it_says_that_it_is_a_prediction_and_shows_the_resources():
+def test_it_says_that_it_is_a_prediction_and_shows_resources_launches_and_aims():
     text = "\n".join(lines([1], predict_step.RESULTS))
     assert "PREDICTION, not a measurement" in text
+    assert "ASSUMED" in text
     assert "bytes spilled" in text
     assert all(name in text for name in configurations())
+    assert "rows 1, last" in text
+    assert text.count("not yet") == len(AIMS)
 
 
 def test_ceilings_are_those_of_the_datasheet():

@@ -53,6 +53,14 @@ def test_the_fastest_tile_is_found_step_by_step():
     assert len({json.dumps(tile, sort_keys=True) for tile in found.tried}) == len(found.tried)
 
 
+def test_when_time_is_over_the_best_so_far_is_taken(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(tune.time, "monotonic", lambda: next(clock))
+    found = tune.tune(problem(), "a kernel", OWN, distance, deadline=5)
+    assert len(found.tried) == 6
+    assert found.seconds < found.own_seconds
+
+
 def test_a_tile_that_is_wrong_or_cannot_be_had_or_spills_never_wins(monkeypatch):
     class Kernel:
         def __init__(self, n_spills):

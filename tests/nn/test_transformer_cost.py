@@ -1,4 +1,6 @@
 import importlib
+import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from grokfast import Experiment, backend, tasks
 from grokfast.nn import GrokTransformer
+from grokfast.nn.fused.layout import Level
 from grokfast.nn.transformer_cost import cost
 from grokfast.nn.transformer_step import TransformerStep
 
@@ -25,13 +28,14 @@ class Launches(TorchDispatchMode):
 
     def __init__(self, monkeypatch):
         super().__init__()
-        self.names = []
+        self.names, self.programs = [], Counter()
         for name in MODULES:
             module = importlib.import_module(f"grokfast.{name}")
             monkeypatch.setattr(module, "launch", self.launch)
 
     def launch(self, kernel, grid, *arguments, **constants):
         self.names.append(kernel.fn.__name__)
+        self.programs[self.names[-1], math.prod(grid)] += 1
         if self.names[-1] == "choose_kernel":  # whose rows torch looks up
             with _disable_current_modes():
                 arguments[2].zero_()
@@ -75,16 +79,19 @@ def test_launches_are_counted_as_they_are(preset, n_batch, precision, changes, n
         launches = Launches(monkeypatch)
         step.gradient(*arguments)  # what is made once
         launches.names.clear()
+        launches.programs.clear()
         with launches:
             step.gradient(*arguments)
     with backend.using("reference"):  # it looks at shapes only
-        assert cost(step, n_batch).launches == len(launches.names), " ".join(launches.names)
+        counted = cost(step, n_batch)
+    assert sum(one.count for one in counted) == len(launches.names), " ".join(launches.names)
+    assert Counter((one.kernel, one.programs) for one in counted if one.kernel) == launches.programs
 
 
 def test_a_step_is_a_handful_of_launches():
-    assert cost(preset_step("nanda", 1)[1]).launches == 7
+    assert sum(one.count for one in cost(preset_step("nanda", 1)[1])) == 7
     for name in ("power", "grokfast"):
-        assert cost(preset_step(name, 1)[1]).launches == 11
+        assert sum(one.count for one in cost(preset_step(name, 1)[1])) == 11
 
 
 def test_the_counts_of_the_recipes():
@@ -93,16 +100,43 @@ def test_the_counts_of_the_recipes():
     n, d, hidden, classes, table = 3830, 128, 512, 113, 227
     products = n * d * (2 * hidden + classes + d) + table * d * 3 * d
     got = cost(one)
-    assert got.flops == pytest.approx(2 * 3 * products, rel=0.02)
-    assert got.flops == pytest.approx(3.75e9, rel=0.02)
+    flops = sum(launch.flops for launch in got)
+    assert flops == pytest.approx(2 * 3 * products, rel=0.02)
+    assert flops == pytest.approx(3.75e9, rel=0.02)
     _, four = preset_step("nanda", 4)
-    together = cost(four)
-    assert together.flops == 4 * got.flops
-    assert together.bytes <= 4 * got.bytes
-    assert together.launches == got.launches
+    for alone, together in zip(got, cost(four), strict=True):
+        assert together.name == alone.name
+        assert together.flops == 4 * alone.flops
+        assert together.bytes <= 4 * alone.bytes
     exact, three_passes = (cost(preset_step("nanda", 1, precision=precision)[1]) for precision in ("ieee", "tf32x3"))
-    assert exact.flops == got.flops
-    assert three_passes.flops == 3 * exact.flops
+    assert sum(launch.flops for launch in exact) == flops
+    assert sum(launch.flops for launch in three_passes) == 3 * flops
+
+
+def test_all_scratch_is_touched_and_no_more():
+    """What launches touch of a level's rows is what a row has, but for what lies between."""
+    _, step = preset_step("grokfast", 1, norm="pre")
+    sizes = {}
+    for launch in cost(step):
+        for phase in launch.phases:
+            for use in phase:
+                sizes[use.array] = max(use.size, sizes.get(use.array, 0))
+    rows = step.plan.rows()
+    levels = [Level.of(step.config, 0, rows.pairs.pairs.shape[1], 0)]
+    levels += [Level.of(step.config, i, *layer.keys.shape[1:]) for i, layer in enumerate(rows.layers, 1)]
+    for i, level in enumerate(levels):
+        touched = sum(size for array, size in sizes.items() if array.startswith(f"level {i} "))
+        assert 0.97 * 4 * level.n_rows * level.stride < touched <= 4 * level.n_rows * level.stride
+
+
+def test_what_is_touched_is_asked_for():
+    for precision in ("ieee", "tf32"):
+        for launch in cost(preset_step("nanda", 1, precision=precision)[1]):
+            for use in (use for phase in launch.phases for use in phase):
+                assert use.loads or use.stores
+                assert use.size > 0
+                # An index, or an embedding, of which a launch reads some rows only.
+                assert use.size <= use.asked or use.array in ("embedding", "positions")
 
 
 def test_equal_rows_are_not_counted():

@@ -1,5 +1,8 @@
 """PairStep against PairMLP and ops.classify in fp64: its kernels, interpreted without a GPU, and its plain path."""
 
+import importlib
+import math
+
 import pytest
 import torch
 
@@ -361,20 +364,41 @@ def test_bad_tensors_are_named(engine):
 
 def test_costs_are_those_of_the_launches(triton):
     sizes = {"n_tokens": 97, "n_answers": 97, "width": 512}
-    one, many = (plan.cost(models, 4704, precision="tf32", **sizes) for models in (1, 512))
+
+    def cost(models, precision="tf32", **options):
+        return {launch.name: launch for launch in plan.cost(models, 4704, precision=precision, **sizes, **options)}
+
+    one, many = cost(1), cost(512)
     assert (list(one), list(many)) == (["rows", "gradient", "reduce"], ["rows", "gradient"])
     useful = 2 * 3 * 4704 * 97 * 512
     assert useful < sum(c.flops for c in one.values()) < 4 * useful
     splits, parameters = plan.splits_of(1, 4704, "tf32", **sizes), 3 * 97 * 512 + 512 + 97
-    assert plan.cost(1, 4704, precision="tf32", partial=True, **sizes) == {k: one[k] for k in ("rows", "gradient")}
+    assert cost(1, partial=True) == {k: one[k] for k in ("rows", "gradient")}
     assert one["reduce"].bytes == 4 * (splits + 1) * parameters
     assert plan.splits_of(512, 4704, "tf32", **sizes) == 1
     for name in many:
         assert many[name].flops == 512 * one[name].flops
-        assert plan.cost(1, 4704, precision="tf32x3", **sizes)[name].flops > 1.4 * one[name].flops
-        assert one[name].memory < one[name].bytes
-        assert one[name].memory >= 4 * (parameters + 4704 * (3 + 112))  # what there is, and the logits' gradient
-    assert one["rows"].bytes < plan.cost(1, 4704, precision="tf32", minibatch=True, **sizes)["rows"].bytes
+        assert cost(1, "tf32x3")[name].flops > 1.4 * one[name].flops
+        touched = sum(use.size for use in one[name].phases[0])
+        assert touched < one[name].bytes
+        assert touched >= 4 * (parameters + 4704 * (3 + 112))  # what there is, and the logits' gradient
+    assert one["rows"].bytes < cost(1, minibatch=True)["rows"].bytes
+    assert many["gradient"].largest == one["gradient"].largest > 1
+
+
+def test_programs_are_counted_as_they_are(triton, monkeypatch):
+    case, launched = Case(p=7, width=20, n=270), {}
+
+    def launch(kernel, grid, *arguments, **constants):
+        launched[kernel.fn.__name__] = math.prod(grid)
+
+    module = importlib.import_module("grokfast.ops.pair_step.launches")
+    monkeypatch.setattr(module, "launch", launch)
+    grad, loss, correct = outputs(case)
+    case.step("triton").gradient(case.flat(), grad, loss, correct)
+    counted = {one.kernel: one.programs for one in plan.cost(2, 270, precision="ieee", **case.sizes)}
+    assert counted.pop("reduce_kernel") > 0  # of whole rows of all models
+    assert counted == {name: n for name, n in launched.items() if name in counted}
 
 
 def test_scratch_is_counted_as_it_is(triton):
