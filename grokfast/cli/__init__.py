@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = f"grokfast {command}" + (f" --out {out}" if out else "")
             console.print(f"Stopped and saved. Go on with: {command}", highlight=False, soft_wrap=True)
         return 130
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError, MemoryError) as error:
         console.print(f"grokfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except (UsageError, ValueError, TypeError, ImportError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,9 +17,11 @@ from rich.table import Column, Table
 from grokfast import checks
 from grokfast.cli.common import UsageError, output
 from grokfast.store import RunStore, StoredRun, StoredSweep
+from grokfast.store.words import written
 from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
+ENDS = 5  # values of an axis that are said at either end, where there are many
 
 
 def list_runs(
@@ -95,13 +97,25 @@ def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
 
     console, which = output(), found.sweep_id
     result = SweepResult(sweep_id=which, root=root, axes=list(found.grid["axes"]))
-    varied = ", ".join(f"{key} {' '.join(map(str, values))}" for key, values in found.grid["axes"].items())
+    axes = found.grid["axes"]
+    words = {key: written(values, found.base.get(key), _fields(key, axes)) for key, values in axes.items()}
+    varied = "; ".join(f"{key} {', '.join(_ends(of_key))}" for key, of_key in words.items())
     text = f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}"
     (Console(stderr=True) if as_json else console).print(text, highlight=False, markup=False, soft_wrap=True)
     summary = report(result, Console(stderr=True) if as_json else console)
     if as_json:
         print(json_module.dumps({**summary, "base": found.base, "grid": found.grid, "counts": found.counts}))
     return 0
+
+
+def _fields(key: str, axes: Iterable[str]) -> set[str]:
+    """Those of a part that are axes themselves."""
+    return {name.removeprefix(f"{key}.") for name in axes if name.startswith(f"{key}.")}
+
+
+def _ends(words: list[str]) -> list[str]:
+    """Of many only some."""
+    return words if len(words) <= 2 * ENDS + 1 else [*words[:ENDS], "...", *words[-ENDS:]]
 
 
 def _sentence(store: RunStore, run: StoredRun) -> str:

@@ -18,6 +18,7 @@ from grokfast.cli.common import UsageError, base_experiment, output
 from grokfast.cli.pictures import draw
 from grokfast.display import SweepDisplay
 from grokfast.filters import filter_name
+from grokfast.store.words import written
 from grokfast.training import Experiment
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.training.sweep.estimate import estimate
@@ -175,7 +176,7 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
         low, high = cell.probability_interval
         if cell.n and len(cells) < ROWS:
             shown.add_row(
-                *(f"{cell.cell[key]:g}" if isinstance(cell.cell[key], float) else str(cell.cell[key]) for key in axes),
+                *written([cell.cell[key] for key in axes]),
                 f"{cell.generalized} of {cell.n}",
                 f"{cell.probability:.0%} [{low:.0%}, {high:.0%}]",
                 str(cell.t_generalize),

@@ -16,7 +16,11 @@ from grokfast.optim.history import COUNT_KEY, EMA_KEY, RESUM_WINDOWS, RING_KEY, 
 
 
 def filtered(filter: Filter, grad: Tensor, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    """Advance `state` in place by the raw `grad` and return ĝ; arguments as `reference.filter_gradient`."""
+    """Advance `state` in place by the raw `grad` and return ĝ; arguments as `reference.filter_gradient`.
+
+    Or those of E models that have seen equally many gradients: grad, ema and sum [E, P], ring [E, window_size, P],
+    count and `tensors` [E, 1].
+    """
     count = state[COUNT_KEY]
     raw = grad.to(torch.promote_types(grad.dtype, torch.float32))
     is_on = tensors["enabled"] != 0 if "enabled" in tensors else torch.ones_like(count, dtype=torch.bool)
@@ -45,20 +49,25 @@ def _advance_ma(
 ) -> tuple[Tensor, Tensor]:
     """Push `raw` into the window; returns the window's sum and how many gradients it holds."""
     ring, total, window = state[RING_KEY], state[SUM_KEY], filter.window_size
-    rows, flat = in_memory_order(ring, 1), in_memory_order(total, 0)
+    one, raw = count.flatten()[:1], torch.empty_like(total).copy_(raw)
+    rows, flat, own = ring.transpose(0, 1), total, raw  # of E models
+    if count.ndim == 0:
+        rows, flat, own = in_memory_order(ring, 1), in_memory_order(total, 0), in_memory_order(raw, 0)
     seen = (count + 1).clamp(max=window)
-    slot = (count % window).to(ring.device).unsqueeze(0)
-    before, stored = rows.index_select(0, slot)[0], in_memory_order(torch.empty_like(total).copy_(raw), 0).to(ring)
+    slot = (one % window).to(ring.device)
+    before, stored = rows.index_select(0, slot)[0], own.to(ring)
     oldest = torch.where(count >= window, before.to(total), 0)  # a slot not yet written since the history began
     now = torch.where(count == 0, 0, flat) - oldest + stored.to(total)
     rows.index_copy_(0, slot, torch.where(is_on.to(ring.device), stored, before).unsqueeze(0))
 
     # The slice whose turn it is; beyond the end, the last element again and again, to the same value.
-    size = -(-flat.numel() // (RESUM_WINDOWS * window))
-    turn = count % (RESUM_WINDOWS * window)
-    index = (turn * size + torch.arange(size, device=count.device)).clamp(max=flat.numel() - 1)
-    live = torch.arange(window, device=count.device).unsqueeze(1) < seen
-    fresh = torch.where(live, rows.index_select(1, index.to(ring.device)).to(total), 0).sum(0)
-    now.index_copy_(0, index, fresh)
+    n = flat.shape[-1]
+    size = -(-n // (RESUM_WINDOWS * window))
+    turn = one % (RESUM_WINDOWS * window)
+    index = (turn * size + torch.arange(size, device=count.device)).clamp(max=n - 1)
+    live = torch.arange(window, device=count.device).view(-1, *[1] * flat.ndim) < seen
+    slices = torch.where(live, rows.index_select(-1, index.to(ring.device)).to(total), 0)
+    fresh = slices.movedim(0, -1).contiguous().sum(-1)  # along memory: in the same order in any company
+    now.index_copy_(-1, index, fresh)
     flat.copy_(torch.where(is_on, now, flat))
     return total, seen

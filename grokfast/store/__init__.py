@@ -2,7 +2,8 @@
 
 from grokfast.store.errors import CheckpointError, StoreError, StoreFullError, UnknownRunError
 from grokfast.store.records import Record
-from grokfast.store.store import STATUSES, RunStore, StoredRun
+from grokfast.store.run import STATUSES, StoredRun
+from grokfast.store.store import RunStore
 from grokfast.store.sweeps import NewRun, StoredSweep
 
 __all__ = [

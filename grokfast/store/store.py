@@ -9,12 +9,10 @@ What a call has stored when it returns, a killed process does not lose. Any numb
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,39 +20,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from grokfast import checks
+from grokfast.store.chunks import Chunks, curves_of, rows_of
 from grokfast.store.database import Database
 from grokfast.store.errors import StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
 from grokfast.store.owners import Owner
 from grokfast.store.records import Record, now
+from grokfast.store.run import COLUMNS, DONE, ENDED, STATUSES, StoredRun
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import Row, columns_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DONE = ("finished", "diverged")
-_ENDED = (*_DONE, "failed")
-STATUSES = ("pending", "running", "interrupted", *_ENDED)
-
-_COLUMNS = "run_id, created, updated, preset, version, device, status, config, result"
 _PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """One row of the store. `created` and `updated` are ISO 8601 in UTC; `directory` holds the run's files."""
-
-    run_id: str
-    created: str
-    updated: str
-    preset: str
-    version: str
-    device: str
-    status: str
-    config: dict[str, Any]
-    result: dict[str, Any] | None
-    directory: Path
 
 
 _Runs = list[StoredRun]  # inside RunStore `list` is the method
@@ -82,6 +61,7 @@ class RunStore:
             self.root.mkdir(parents=True, exist_ok=True)
         self._db = Database(path)
         self._owner = Owner(self.root / ".owners")
+        self._chunks = Chunks(self._db)
         self.sweeps = Sweeps(self._db, self.root, self._owner)
 
     def __enter__(self) -> RunStore:
@@ -110,7 +90,7 @@ class RunStore:
         try:
             with self._db.transaction():
                 self._db.execute(
-                    f"INSERT INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, NULL)",
+                    f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, NULL)",
                     (directory.name, time, time, preset, version, device, text),
                 )
         except BaseException:
@@ -124,15 +104,15 @@ class RunStore:
         Raises ValueError unless the steps are whole numbers that grow strictly, from the last stored one on (after a
         resume `truncate` first).
         """
-        rows = _rows(records)
+        rows = rows_of(records)
         with self._db.transaction():
             key = self._key(run_id)
             if len(rows) == 0:
                 return
-            [(last,)] = self._db.execute("SELECT max(last_step) FROM chunks WHERE run = ?", (key,))
+            last = self._chunks.last_step(key)
             if last is not None and rows[0, 0] <= last:
                 raise ValueError(f"records must follow the stored step {last} of {run_id}, got step {rows[0, 0]:.0f}")
-            self._insert(key, rows)
+            self._chunks.insert(key, rows)
             self._touch(key)
 
     def truncate(self, run_id: str, step: int) -> None:
@@ -140,13 +120,7 @@ class RunStore:
         checks.integer("step", step, minimum=-1)
         with self._db.transaction():
             key = self._key(run_id)
-            cut = self._db.execute(
-                "SELECT rows FROM chunks WHERE run = ? AND first_step <= ? AND last_step > ?", (key, step, step)
-            )
-            self._db.execute("DELETE FROM chunks WHERE run = ? AND last_step > ?", (key, step))
-            for (blob,) in cut:  # at most one chunk has rows on both sides
-                rows = _matrix(blob)
-                self._insert(key, rows[rows[:, 0] <= step])
+            self._chunks.truncate(key, step)
             self._touch(key)
 
     def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
@@ -164,18 +138,18 @@ class RunStore:
                 "UPDATE runs SET status = coalesce(?, status), result = coalesce(?, result) WHERE key = ?",
                 (status, text, key),
             )
-            if status in _ENDED:
-                self._merge(key)
+            if status in ENDED:
+                self._chunks.merge(key)
             if status not in (None, "running"):
                 self._db.execute("UPDATE runs SET owner = NULL WHERE key = ?", (key,))
             self._touch(key)
-        if status in _DONE:
+        if status in DONE:
             self._checkpoint(run_id).unlink(missing_ok=True)
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
-        return self._stored_run(rows[0]) if rows else self._unknown(run_id)
+        rows = self._db.execute(f"SELECT {COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
+        return StoredRun.of(self.root, rows[0]) if rows else self._unknown(run_id)
 
     def list(
         self,
@@ -193,11 +167,11 @@ class RunStore:
             checks.choice("status", status, STATUSES)
         sweep = None if sweep_id is None else self.sweeps.key(sweep_id)
         wanted = {"status": status, "preset": preset, "sweep": sweep, "limit": -1 if limit is None else limit}
-        query = f"""SELECT {_COLUMNS} FROM runs WHERE (:status IS NULL OR status = :status)
+        query = f"""SELECT {COLUMNS} FROM runs WHERE (:status IS NULL OR status = :status)
                     AND (:preset IS NULL OR preset = :preset)
                     AND (:sweep IS NULL OR key IN (SELECT run FROM members WHERE sweep = :sweep))
                     ORDER BY key DESC LIMIT :limit"""
-        return [self._stored_run(row) for row in self._db.execute(query, wanted)]
+        return [StoredRun.of(self.root, row) for row in self._db.execute(query, wanted)]
 
     def curves(self, run_id: str) -> dict[str, np.ndarray]:
         """The run's records as columns, by the names of Record's fields: `step` in int64, the others in float64."""
@@ -207,12 +181,13 @@ class RunStore:
         )
         if not chunks:
             self._unknown(run_id)
-        return _curves([blob for (blob,) in chunks])
+        return curves_of([blob for (blob,) in chunks])
 
     def table(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """A sweep's runs in its order, or all runs, as columns of one length: `pandas.DataFrame(table)` takes it.
 
-        run_id, status, phase, preset (text); seed, the keys of the sweep's grid, and every other key of the
+        run_id, status, phase, preset (text); seed, the keys of the sweep's grid (a filter as "ema lamb=1": what it has
+        beside its kind's, or the varied experiment's, own values), and every other key of the
         configuration that differs between the runs, by its dotted name (float64 where a number is missing in some runs,
         else int64, float64, bool or text); t_memorize, t_generalize, diverged_at (float64, NaN where it did not happen:
         censored at `steps`), steps, seconds, collapsed, and the final train_loss, test_loss, train_accuracy,
@@ -225,8 +200,11 @@ class RunStore:
                 FROM {source} ORDER BY {order}""",
             parameters,
         )
-        keys = [] if sweep_id is None else self.sweeps.get(sweep_id).grid.get("axes", {})
-        return columns_of([Row(*row) for row in found], keys)
+        rows = [Row(*row) for row in found]
+        if sweep_id is None:
+            return columns_of(rows)
+        sweep = self.sweeps.get(sweep_id)
+        return columns_of(rows, sweep.grid.get("axes", {}), sweep.base)
 
     def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """The curves of all runs of `table(sweep_id)` in one query, long-form: `run` (the row in the table, int64)
@@ -240,7 +218,7 @@ class RunStore:
         keys = np.array([key for key, _, _ in chunks], dtype=np.int64)
         numbers = np.cumsum(np.diff(keys, prepend=keys[:1]) != 0)  # a run's chunks stand together
         lengths = np.array([n or 0 for _, n, _ in chunks], dtype=np.int64)
-        return {"run": np.repeat(numbers, lengths), **_curves([blob for _, _, blob in chunks])}
+        return {"run": np.repeat(numbers, lengths), **curves_of([blob for _, _, blob in chunks])}
 
     def directory(self, run_id: str) -> Path:
         """The directory of the run's files."""
@@ -331,55 +309,5 @@ class RunStore:
         ids = [row[0] for row in self._db.execute("SELECT run_id FROM runs ORDER BY key DESC")]
         raise UnknownRunError(f"{self.root} has no run {run_id!r}{checks.nearest(run_id, ids)}")
 
-    def _insert(self, key: int, rows: np.ndarray) -> None:
-        first, last = int(rows[0, 0]), int(rows[-1, 0])
-        self._db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (key, first, last, len(rows), rows.tobytes()))
-
-    def _merge(self, key: int) -> None:
-        chunks = self._db.execute("SELECT rows FROM chunks WHERE run = ? ORDER BY first_step", (key,))
-        if len(chunks) > 1:
-            self._db.execute("DELETE FROM chunks WHERE run = ?", (key,))
-            self._insert(key, _matrix(b"".join(blob for (blob,) in chunks)))
-
     def _touch(self, key: int) -> None:
         self._db.execute("UPDATE runs SET updated = ? WHERE key = ?", (now(), key))
-
-    def _stored_run(self, row: tuple[Any, ...]) -> StoredRun:
-        run_id, created, updated, preset, version, device, status, config, result = row
-        return StoredRun(
-            run_id=run_id,
-            created=created,
-            updated=updated,
-            preset=preset,
-            version=version,
-            device=device,
-            status=status,
-            config=json.loads(config),
-            result=None if result is None else json.loads(result),
-            directory=self.root / run_id,
-        )
-
-
-def _rows(records: Sequence[Record]) -> np.ndarray:
-    """The records as a matrix, or ValueError unless they have Record's fields and steps that can follow each other."""
-    if len(records) == 0:
-        return np.empty((0, len(Record._fields)))
-    rows = np.array(records, dtype="<f8")
-    if rows.ndim != 2 or rows.shape[1] != len(Record._fields):
-        raise ValueError(f"records must have the fields {', '.join(Record._fields)}, got an array of {rows.shape}")
-    steps = rows[:, 0]
-    accepted = (steps == np.floor(steps)) & (steps >= 0) & (steps < 2**53) & (np.diff(steps, prepend=-1) > 0)
-    if not accepted.all():
-        index = int(np.argmin(accepted))
-        raise ValueError(f"records must have whole, strictly growing steps, got {steps[index]} at position {index}")
-    return rows
-
-
-def _matrix(rows: bytes) -> np.ndarray:
-    return np.frombuffer(rows, dtype="<f8").reshape(-1, len(Record._fields))
-
-
-def _curves(blobs: Iterable[bytes | None]) -> dict[str, np.ndarray]:
-    rows = _matrix(b"".join(blob or b"" for blob in blobs))
-    columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
-    return columns | {"step": columns["step"].astype(np.int64)}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grokfast.store.records import Record
+from grokfast.store.words import written
 
 TIMES = ("t_memorize", "t_generalize", "diverged_at")
 ALWAYS = ("seed",)  # a column, also where it does not differ
@@ -23,11 +24,16 @@ class Row:
         self.result: dict[str, Any] = {} if result is None else json.loads(result)
 
 
-def columns_of(rows: Sequence[Row], keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case."""
+def columns_of(
+    rows: Sequence[Row], keys: Iterable[str] = (), base: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case.
+
+    `base` is the configuration that was varied.
+    """
     table = {name: _text([getattr(row, name) for row in rows]) for name in ("run_id", "status", "preset")}
     wanted = [*keys, *ALWAYS]
-    configs = _with_parts([row.config for row in rows], wanted)
+    configs = _with_parts([row.config for row in rows], wanted, base or {})
     for key in _varying(configs, wanted):
         table[key] = _column([config.get(key) for config in configs])
     results = [row.result for row in rows]
@@ -54,31 +60,20 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _with_parts(configs: list[dict[str, Any]], wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """With a wanted part, such as the filter, in words: its kind, and those of its fields that tell two apart.
-
-    A field that is wanted itself is not among them.
-    """
+def _with_parts(configs: list[dict[str, Any]], wanted: Sequence[str], base: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """With a wanted part, such as the filter, in words, but for those of its fields that are wanted themselves."""
     for key in wanted:
         if not any(f"{key}.kind" in config for config in configs):
             continue
-        first: dict[Any, dict[str, Any]] = {}  # of each kind
-        differ: dict[Any, set[str]] = {}
-        for config in configs:
-            kind = config.get(f"{key}.kind")
-            own = {name: v for name, v in config.items() if name.startswith(f"{key}.") and name not in wanted}
-            other = first.setdefault(kind, own)
-            differ.setdefault(kind, set()).update(name for name in own if own[name] != other.get(name))
-        configs = [{**config, key: _in_words(config, key, differ)} for config in configs]
+        prefix = f"{key}."
+        parts = [
+            {name.removeprefix(prefix): value for name, value in config.items() if name.startswith(prefix)} or None
+            for config in configs
+        ]
+        without = {name.removeprefix(prefix) for name in wanted if name.startswith(prefix)}
+        words = written(parts, base.get(key), without)
+        configs = [{**config, key: own} for config, own in zip(configs, words)]
     return configs
-
-
-def _in_words(config: dict[str, Any], key: str, differ: dict[Any, set[str]]) -> str:
-    kind = config.get(f"{key}.kind")
-    if kind is None:
-        return "none"
-    fields = [f"{name.rpartition('.')[2]}={value}" for name, value in config.items() if name in differ[kind]]
-    return kind.lower() + (f"({', '.join(fields)})" if fields else "")
 
 
 def _varying(configs: Sequence[dict[str, Any]], wanted: Sequence[str]) -> list[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from grokfast import backend
+from grokfast.filters import MA
 from grokfast.nn import PairMLPConfig, TransformerConfig
 from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.ops.pair_step import cpu as pair_rows
+from grokfast.optim.device import dtypes
 from grokfast.tasks import TaskData
 from grokfast.training.experiment import Experiment
 
@@ -41,24 +43,32 @@ def choose(experiment: Experiment, device: torch.device, data: TaskData) -> Choi
 
     Raises ValueError where products are asked for that a CPU does not have.
     """
-    wish, kernels = experiment.products, backend.device_kernels(device)
+    wish, is_plain = experiment.products, experiment.engine == "reference" or backend.current() == "reference"
+    kernels = None if is_plain else backend.device_kernels(device)
     if device.type == "cpu" and wish != "ieee" and kernels is None:
         raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
-    name, reason = _ladder(experiment, device, kernels, data)
-    why_not = ""
-    if device.type == "cpu" and kernels is None:
-        why_not = "a CPU has no graphs"
-    elif isinstance(experiment.model, TransformerConfig) and experiment.model.dropout:
-        why_not = "dropout draws its masks on the host"
+    name, reason = (PLAIN, "asked for") if is_plain else _ladder(experiment, device, kernels, data)
     has_kernels = kernels == "triton" and name == FUSED
     if wish != "ieee" and not has_kernels:
         reason = f"{reason}; no {wish} products"
-    return Choice(name, reason, wish if has_kernels else "ieee", has_kernels, why_not)
+    return Choice(
+        name, reason, wish if has_kernels else "ieee", has_kernels, _why_no_replay(experiment, device, kernels)
+    )
+
+
+def _why_no_replay(experiment: Experiment, device: torch.device, kernels: str | None) -> str:
+    """What of a step would need the host, which a graph cannot ask."""
+    if device.type != "cuda" and kernels is None:
+        return "a CPU has no graphs" if device.type == "cpu" else f"no graphs on {device.type}"
+    if isinstance(experiment.model, TransformerConfig) and experiment.model.dropout:
+        return "dropout draws its masks on the host"
+    is_on_host = isinstance(experiment.filter, MA) and experiment.filter.ring == "host" and device.type == "cuda"
+    if is_on_host and (kernels is None or getattr(torch, experiment.precision) not in dtypes(device)):
+        return "plain PyTorch takes the filter's window in host memory by way of the host"
+    return ""
 
 
 def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, data: TaskData) -> tuple[str, str]:
-    if experiment.engine == "reference" or backend.current() == "reference":
-        return PLAIN, "asked for"
     if device.type == "cpu" and kernels is None:
         if backend.extension() is None:
             return PLAIN, backend.why_no_extension()

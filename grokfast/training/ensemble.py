@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -311,15 +311,18 @@ class Ensemble:
         """All that run i needs to go on to the same bits, given its experiment and the number of steps."""
         return {"parameters": self.flat[i], **{name: tensor[i] for name, tensor in self.optimizer.state.items()}}
 
-    @torch.no_grad()
-    def restore(self, i: int, tensors: dict[str, Tensor], steps: int) -> None:
-        """Take up `checkpoint`'s tensors; ValueError, nothing changed, where they do not fit this experiment."""
-        own = self.checkpoint(i)
-        shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
-        accepted = {name: (tuple(t.shape), t.dtype) for name, t in own.items()}
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless the tensors are such as `checkpoint` gives of any run."""
+        own = self.checkpoint(0)
+        shapes, accepted = ({name: (tuple(t.shape), t.dtype) for name, t in of.items()} for of in (tensors, own))
         if shapes != accepted:
             raise ValueError(f"the checkpoint holds {shapes}, accepted is {accepted}")
-        for name, tensor in own.items():
+
+    @torch.no_grad()
+    def restore(self, i: int, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take up `checkpoint`'s tensors; ValueError, nothing changed, where they do not fit this experiment."""
+        self.check(tensors)
+        for name, tensor in self.checkpoint(i).items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None
 

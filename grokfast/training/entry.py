@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, overload
 
-import torch
-
 from grokfast import backend, checks
 from grokfast.store import RunStore
-from grokfast.store.records import records_of
 from grokfast.training.ensemble import Ensemble, check_together, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.interrupt import stop_requests
@@ -19,9 +16,9 @@ from grokfast.training.loop import Loop
 from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
 from grokfast.training.result import RunResult
-from grokfast.training.run import Run
+from grokfast.training.run import Run, stored_state
 from grokfast.training.version import version
-from grokfast.training.waves import at_once, split
+from grokfast.training.waves import first_wave
 
 
 @overload
@@ -70,27 +67,18 @@ def train(
     MemoryError, which says how much is needed, where one run alone is too large.
     """
     todo = [experiments] if isinstance(experiments, Experiment) else list(experiments)
-    if not todo:
-        raise ValueError("experiments must name at least one, got an empty sequence")
     for experiment in todo:
         if not isinstance(experiment, Experiment):
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
-    checks.real("checkpoint_every", checkpoint_every, minimum=0)
-    if max_together is not None:
-        checks.integer("max_together", max_together, minimum=1)
-    check_together(todo)
+    _check(todo, checkpoint_every, max_together)
     keep_freed_memory()
     with _engine(todo[0]), stop_requests() as stop:
-        size = min(at_once(todo), max_together or len(todo))
-        try:
-            ensemble = Ensemble(split(todo, size)[0])
-        except torch.OutOfMemoryError:
-            ensemble = None
+        ensemble, wave = first_wave(todo, max_together)
         runs = [Run(number=i, experiment=e, store=store) for i, e in enumerate(todo)]
         for run in runs:
             if store is not None:
                 run.run_id = _create(store, run.experiment)
-        results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=size).run()
+        results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -101,7 +89,7 @@ def resume(
 
     The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
     Raises ValueError where the run has ended already or its checkpoint does not fit, CheckpointError where the
-    checkpoint is corrupt, StoreError for an unknown run; nothing is changed then.
+    checkpoint is corrupt, StoreError for an unknown run, MemoryError as `train`; nothing is changed then.
     """
     stored = store.get(run_id)
     if stored.status in ("finished", "diverged"):
@@ -117,34 +105,53 @@ def go_on(
     *,
     observers: Sequence[Observer] = (),
     checkpoint_every: float = 10.0,
+    max_together: int | None = None,
     keep_weights: bool = True,
 ) -> list[RunResult]:
-    """Train runs that the store has, from their checkpoints, to their ends, as an ensemble.
+    """Train runs that the store has, from their checkpoints, to their ends, as `train` does: in waves.
 
-    They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do.
+    They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do,
+    and where a run does not fit before any is changed.
     """
     experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
-    check_together(experiments)
+    _check(experiments, checkpoint_every, max_together)
     keep_freed_memory()
     with _engine(experiments[0]), stop_requests() as stop:
-        ensemble = Ensemble(experiments)
-        runs = []
-        for i, (run_id, experiment) in enumerate(zip(run_ids, experiments)):
-            run = Run(number=i, experiment=experiment, store=store, run_id=run_id)
-            tensors, meta = store.load_checkpoint(run_id) if store.has_checkpoint(run_id) else ({}, {})
-            steps = int(meta.get("steps", 0))
-            if i > 0 and steps != ensemble.steps:
-                raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {ensemble.steps}")
-            if tensors:
-                ensemble.restore(i, tensors, steps)
-                run.seconds_before = float(meta["seconds"])
-            store.truncate(run_id, steps if tensors else -1)
-            for record in records_of(store.curves(run_id)):
-                run.record(record)
-            run.stored = len(run.records)
+        ensemble, wave = first_wave(experiments, max_together)
+        runs = [
+            Run(number=i, experiment=experiment, store=store, run_id=run_id)
+            for i, (run_id, experiment) in enumerate(zip(run_ids, experiments))
+        ]
+        taken = [_steps_taken(store, run_id, ensemble) for run_id in run_ids]  # of all, before any is changed
+        for run_id, steps in zip(run_ids, taken):
+            if steps != taken[0]:
+                raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {taken[0]}")
+        for run in runs:
             run.set_status("running")
-            runs.append(run)
-        return Loop(ensemble, runs, store, observers, checkpoint_every, stop, keep_weights=keep_weights).run()
+        loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave, keep_weights=keep_weights)
+        return loop.run()
+
+
+def _check(experiments: Sequence[Experiment], checkpoint_every: float, max_together: int | None) -> None:
+    """What is wrong with arguments is said before anything is stored."""
+    if not experiments:
+        raise ValueError("experiments must name at least one, got an empty sequence")
+    checks.real("checkpoint_every", checkpoint_every, minimum=0)
+    if max_together is not None:
+        checks.integer("max_together", max_together, minimum=1)
+    check_together(experiments)
+
+
+def _steps_taken(store: RunStore, run_id: str, ensemble: Ensemble) -> int:
+    """Those of the run's checkpoint; ValueError where it does not fit an ensemble of such runs."""
+    state = stored_state(store, run_id)
+    if state is None:
+        return 0
+    try:
+        ensemble.check(state.tensors)
+    except ValueError as error:
+        raise ValueError(f"run {run_id}: {error}") from error
+    return state.steps
 
 
 def _create(store: RunStore, experiment: Experiment) -> str:

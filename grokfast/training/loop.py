@@ -12,38 +12,42 @@ from torch import Tensor
 
 from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
-from grokfast.training.ensemble import Ensemble, resolve_device
+from grokfast.training.ensemble import Ensemble
 from grokfast.training.interrupt import Interrupted
 from grokfast.training.observer import Observer
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
-from grokfast.training.run import Begin, Run
-from grokfast.training.waves import bytes_per_run, free_bytes, split, too_large
+from grokfast.training.run import Run, State
+from grokfast.training.waves import forget, split, too_large
 
 FLUSH_EVERY = 1.0  # seconds between writes of new evaluations to the store
 FULL = 0.75  # share of a replayed ensemble's runs that must go on, or it is made anew of these only
 
 
 class Loop:
-    """Trains runs to their ends, `wave` of them at a time; the first are `ensemble`, if there is one yet."""
+    """Trains runs, from where they were saved, to their ends, `wave` of them at a time.
+
+    `ensemble` is that of the first wave, not yet stepped or restored. Runs of a wave have taken the same steps.
+    """
 
     def __init__(
         self,
-        ensemble: Ensemble | None,
+        ensemble: Ensemble,
         runs: list[Run],
         store: RunStore | None,
         observers: Sequence[Observer],
         checkpoint_every: float,
         stop: threading.Event,
         *,
-        wave: int | None = None,
+        wave: int,
         keep_weights: bool = True,
     ) -> None:
         self.stop, self.runs, self.keep_weights = stop, runs, keep_weights
-        self.living, *self.later = split(runs, wave or len(runs))
+        self.living, *self.later = split(runs, wave)
         self.store, self.observers, self.checkpoint_every = store, observers, checkpoint_every
         self.begun = self.flushed = self.saved = time.monotonic()
-        self.made: Ensemble | None = ensemble
+        self.fresh: Ensemble | None = ensemble
+        self.made: Ensemble | None = None
         self.replay: Replay | None = None
         self.window: Window | None = None  # under way, or not yet read
 
@@ -73,10 +77,7 @@ class Loop:
         """Train the living to their ends; False where memory ran out."""
         self.begun = time.monotonic()
         try:
-            if self.made is None:
-                self.made = self._ensemble()
-            for row, run in enumerate(self.living):
-                run.row = row
+            self.made = self._ensemble()
             if not self.living[0].is_announced:
                 for observer in self.observers:
                     observer.started(self.ensemble, [run.run_id for run in self.living])
@@ -92,12 +93,13 @@ class Loop:
         return True
 
     def _ensemble(self) -> Ensemble:
-        """That of the living, each as it was."""
-        ensemble = Ensemble([run.experiment for run in self.living])
-        for i, run in enumerate(self.living):
-            if run.begin is not None:
-                ensemble.restore(i, run.begin.tensors, run.begin.steps)
-                ensemble.diverged_at[i] = run.begin.diverged_at
+        """That of the living, each as it was saved."""
+        ensemble, self.fresh = self.fresh or Ensemble([run.experiment for run in self.living]), None
+        for row, run in enumerate(self.living):
+            run.row, state = row, run.take_up()
+            if state is not None:
+                ensemble.restore(row, state.tensors, state.steps)
+                ensemble.diverged_at[row] = state.diverged_at
         return ensemble
 
     def _halve(self) -> None:
@@ -105,27 +107,17 @@ class Loop:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # steps since the last evaluation may be under way
         self._take()
-        for run in self.living:
-            if self.made is not None:
+        if self.made is not None:
+            if not self.ensemble.optimizer.is_torn:  # in the middle of an update: from where they were saved before
+                self._save()
+            for run in self.living:
                 run.seconds_before = self._seconds(run)
-                self._remember(run)
         self.made = self.replay = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        forget()
         if len(self.living) == 1:
-            experiment = self.living[0].experiment
-            device = resolve_device(experiment.device)
-            free = free_bytes(device) if device.type == "cuda" else 0
-            raise MemoryError(f"{experiment.name} {too_large(bytes_per_run(experiment), device, free)}")
+            raise too_large(self.living[0].experiment)
         if self.living:
             self.later[:0] = split(self.living, -(-len(self.living) // 2))
-
-    def _remember(self, run: Run) -> None:
-        if self.ensemble.optimizer.is_torn:  # in the middle of an update: from the beginning, to the same bits
-            run.restart()
-            return
-        tensors = {name: t.cpu().clone() for name, t in self.ensemble.checkpoint(run.row).items()}
-        run.begin = Begin(self.ensemble.steps, tensors, int(self.ensemble.diverged_at[run.row]))
 
     def _step_by_step(self) -> None:
         ensemble = self.ensemble
@@ -163,7 +155,7 @@ class Loop:
             if is_sparse or self._is_to_be_saved():
                 self._take()
                 if self.living and self._is_to_be_saved():
-                    self._checkpoint()
+                    self._save()
             if self.living and is_sparse:
                 step, models = self.replay.step, [run.row for run in self.living]
                 self._shrink()
@@ -225,7 +217,7 @@ class Loop:
         if time.monotonic() - self.flushed >= FLUSH_EVERY:
             self._flush()
         if self._is_to_be_saved():
-            self._checkpoint()
+            self._save()
 
     def _is_to_be_saved(self) -> bool:
         return self.store is not None and time.monotonic() - self.saved >= self.checkpoint_every
@@ -235,9 +227,11 @@ class Loop:
             run.flush()
         self.flushed = time.monotonic()
 
-    def _checkpoint(self) -> None:
+    def _save(self) -> None:
+        diverged_at = self.ensemble.diverged_at.tolist()
         for run in self.living:
-            run.save(self.ensemble.steps, self.ensemble.checkpoint(run.row), self._seconds(run))
+            tensors = self.ensemble.checkpoint(run.row)
+            run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
         self.flushed = self.saved = time.monotonic()
 
     def _seconds(self, run: Run) -> float:
@@ -251,10 +245,7 @@ class Loop:
     def _interrupt(self) -> None:
         if self.store is None:
             raise KeyboardInterrupt
-        self._checkpoint()
-        for run in (run for wave in self.later for run in wave):
-            if run.begin is not None:
-                run.save(run.begin.steps, run.begin.tensors, run.seconds_before)
+        self._save()
         left = [run for run in self.runs if run.result is None]
         for run in left:
             run.set_status("interrupted")

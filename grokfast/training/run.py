@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from grokfast.store import RunStore
-from grokfast.store.records import Record
+from grokfast.store import CheckpointError, RunStore
+from grokfast.store.records import Record, records_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult, result_of
 
 
-@dataclass
-class Begin:
-    """The state that a run goes on from, where it is not the beginning, in CPU memory."""
+@dataclass(frozen=True)
+class State:
+    """A run after `steps` steps and `seconds`: `Ensemble.checkpoint`'s tensors; diverged_at is -1 where it has not."""
 
     steps: int
-    tensors: dict[str, Tensor]
-    diverged_at: int
+    seconds: float
+    tensors: Mapping[str, Tensor]
+    diverged_at: int = -1
+
+
+def stored_state(store: RunStore, run_id: str) -> State | None:
+    """That of a run's checkpoint; None: there is none. Raises CheckpointError where it is damaged."""
+    if not store.has_checkpoint(run_id):
+        return None
+    tensors, meta = store.load_checkpoint(run_id)
+    try:
+        return State(int(meta["steps"]), float(meta["seconds"]), tensors, int(meta.get("diverged_at", -1)))
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint of {run_id} does not say its steps: {meta!r}") from error
 
 
 @dataclass
@@ -37,7 +49,7 @@ class Run:
     seconds_before: float = 0.0
     result: RunResult | None = None
     row: int = 0  # in the ensemble
-    begin: Begin | None = None
+    kept: State | None = None  # where there is no store to keep it
     is_announced: bool = False
 
     def __post_init__(self) -> None:
@@ -54,11 +66,20 @@ class Run:
         early = schedule.stop_after is not None and t_generalize is not None
         return steps >= schedule.steps or (early and steps >= t_generalize + schedule.stop_after)  # type: ignore[operator]
 
-    def restart(self) -> None:
-        """Go on from the beginning."""
-        self.begin, self.records, self.outcome, self.stored = None, [], Outcome(self.experiment.criteria), 0
+    def take_up(self) -> State | None:
+        """The state to go on from, the one saved last; None: the beginning. Evaluations after it are forgotten."""
+        state, records = self.kept, self.records
         if self.store is not None and self.run_id is not None:
-            self.store.truncate(self.run_id, -1)
+            state = stored_state(self.store, self.run_id)
+            self.store.truncate(self.run_id, -1 if state is None else state.steps)
+            records = records_of(self.store.curves(self.run_id))
+        records = [record for record in records if state is not None and record.step <= state.steps]
+        self.records, self.outcome, self.stored = [], Outcome(self.experiment.criteria), len(records)
+        for record in records:
+            self.record(record)
+        if state is not None:  # what came after it took its time, too
+            self.seconds_before = max(self.seconds_before, state.seconds)
+        return state
 
     def set_status(self, status: str) -> None:
         """Tell the store."""
@@ -71,11 +92,17 @@ class Run:
             self.store.append(self.run_id, self.records[self.stored :])
             self.stored = len(self.records)
 
-    def save(self, steps: int, tensors: Mapping[str, Tensor], seconds: float) -> None:
-        """Curves first, then the checkpoint: on resuming, the store never lacks what came before it."""
+    def save(self, state: State) -> None:
+        """Be able to go on from a state: the store's checkpoint, or without a store a copy in CPU memory.
+
+        Curves first, then the checkpoint: on resuming, the store never lacks what came before it.
+        """
+        if self.store is None or self.run_id is None:
+            self.kept = replace(state, tensors={name: t.cpu().clone() for name, t in state.tensors.items()})
+            return
         self.flush()
-        if self.store is not None and self.run_id is not None:
-            self.store.save_checkpoint(self.run_id, tensors, {"steps": steps, "seconds": seconds})
+        meta = {"steps": state.steps, "seconds": state.seconds, "diverged_at": state.diverged_at}
+        self.store.save_checkpoint(self.run_id, state.tensors, meta)
 
     def end(
         self, weights: dict[str, Tensor], diverged_at: int | None, seconds: float, *, keep_weights: bool

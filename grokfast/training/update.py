@@ -191,16 +191,10 @@ class FlatOptimizer:
         filter, clock = self.filters[0], self.clock
         if filter is None:
             return grad
-        if isinstance(filter, EMA):  # all models at once
-            tensors = {"alpha": clock.column(10), "lamb": clock.column(11)}
-            return filtered(filter, grad, {EMA_KEY: self.state["ema"], COUNT_KEY: clock.counts[:, None]}, tensors)
-        ring, total = self.state["ring"], self.state["sum"]
-        parts = [
-            filtered(own, grad[e], {RING_KEY: ring[e], SUM_KEY: total[e], COUNT_KEY: clock.counts[e]}, {})
-            for e, own in enumerate(self.filters)
-            if own is not None
-        ]
-        return torch.stack(parts)
+        keys = {EMA_KEY: "ema", RING_KEY: "ring", SUM_KEY: "sum"}
+        state = {key: self.state[name] for key, name in keys.items() if name in self.state}
+        tensors = {"alpha": clock.column(10), "lamb": clock.column(11)}
+        return filtered(filter, grad, {**state, COUNT_KEY: clock.counts[:, None]}, tensors)
 
 
 def state_names(config: OptimizerConfig, filter: Filter | None) -> list[str]:

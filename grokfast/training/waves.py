@@ -1,8 +1,9 @@
-"""How many runs fit into a device's memory at once."""
+"""How many runs fit into a device's memory at once, and the first of them as an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from grokfast.nn.transformer_memory import memory
 from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
 from grokfast.training.choice import choose
-from grokfast.training.ensemble import ALIGNMENT, resolve_device
+from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
 from grokfast.training.update import state_names
@@ -112,11 +113,28 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def first_wave(experiments: Sequence[Experiment], most: int | None = None) -> tuple[Ensemble, int]:
+    """The ensemble of the first of the waves in which these runs train, and how many a wave has, `most` at most.
+
+    As many as fit into memory; where it runs out after all, half as many. Raises MemoryError where one run alone is
+    too large.
+    """
+    size = min(at_once(experiments), most or len(experiments))
+    while True:
+        first = split(list(experiments), size)[0]
+        with suppress(torch.OutOfMemoryError):
+            return Ensemble(first), size
+        forget()
+        if len(first) == 1:
+            raise too_large(first[0])
+        size = -(-len(first) // 2)
+
+
 def at_once(experiments: Sequence[Experiment], free: int | None = None) -> int:
     """How many of these runs, which an ensemble can hold, to train together: as many as fit into `free` bytes.
 
-    None stands for the free memory of a GPU; on a CPU all go together then. Raises ValueError where one run alone holds
-    more than there is.
+    None stands for the free memory of a GPU; on a CPU all go together then. Raises MemoryError where one run alone
+    holds more than there is.
     """
     device = resolve_device(experiments[0].device)
     if free is None:
@@ -125,16 +143,26 @@ def at_once(experiments: Sequence[Experiment], free: int | None = None) -> int:
         free = free_bytes(device)
     need = bytes_per_run(experiments[0], among=experiments)
     if need.held > free:
-        raise ValueError(f"experiments[0] {too_large(need, device, free)}")
+        raise too_large(experiments[0], among=experiments, free=free)
     return max(1, min(len(experiments), int(SHARE * free) // need.total))
 
 
-def too_large(need: Need, device: torch.device, free: int) -> str:
-    """How much is needed, in words."""
-    return (
-        f"needs {need.total / 1e9:.3g} GB for one run ({need.held / 1e9:.3g} GB throughout, {need.passing / 1e9:.3g} "
-        f"GB in a step), {free / 1e9:.3g} GB are free on {device}: choose a smaller model, batch or filter window"
+def too_large(experiment: Experiment, among: Sequence[Experiment] = (), free: int | None = None) -> MemoryError:
+    """The error that says how much one run needs (see `bytes_per_run`), and how much is free, if that is known."""
+    need, device = bytes_per_run(experiment, among), resolve_device(experiment.device)
+    if free is None and device.type == "cuda":
+        free = free_bytes(device)
+    there = "" if free is None else f", {free / 1e9:.3g} GB are free on {device}"
+    return MemoryError(
+        f"{experiment.name} needs {need.total / 1e9:.3g} GB for one run ({need.held / 1e9:.3g} GB throughout, "
+        f"{need.passing / 1e9:.3g} GB in a step){there}: choose a smaller model, batch or filter window"
     )
+
+
+def forget() -> None:
+    """Give memory that torch holds unused on GPUs back to them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def split(items: list, size: int) -> list[list]:

@@ -10,6 +10,8 @@ import pytest
 from grokfast.cli import COMMANDS, main
 from grokfast.store import NewRun, RunStore
 from grokfast.training import PRESETS
+from grokfast.training.ensemble import Ensemble
+from tests.training.common import short_of_memory
 
 QUICK = ["run", "quick", "--task.p", "13", "--model.width", "32", "--steps", "40"]
 
@@ -185,6 +187,16 @@ def test_a_path_that_is_a_file_is_a_message(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([*QUICK, "--out", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_too_little_memory_is_a_message(out, capsys, monkeypatch):
+    short_of_memory(monkeypatch, Ensemble, "__init__", 0)
+    assert main([*QUICK, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("grokfast: quick needs ")
+    assert "GB for one run" in said
+    with RunStore(out, create=False) as store:
+        assert store.list() == []
 
 
 def test_doctor_names_backends_and_reasons(capsys, monkeypatch):

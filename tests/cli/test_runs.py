@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from grokfast import Experiment, RunStore, sweep, train
+from grokfast import EMA, Experiment, RunStore, sweep, train
 from grokfast.cli import main
 from grokfast.training.sweep import InProcess, plan
 
@@ -51,12 +51,25 @@ def test_show_tells_a_run_and_a_sweep(filled, capsys):
     assert '"weight_decay": 0.1' in said
     assert main(["show", sweep_id, "--out", str(root)]) == 0
     said = capsys.readouterr().out
-    assert "2 runs, 2 finished; optimizer.weight_decay 0.1 1.0" in said
+    assert "2 runs, 2 finished; optimizer.weight_decay 0.1, 1\n" in said
     assert "0 of 1" in said
     assert main(["show", sweep_id, "--json", "--out", str(root)]) == 0
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
     assert main(["show", one, "--json", "--out", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "finished"
+
+
+def test_filters_are_said_as_they_were_written(tmp_path, capsys):
+    base = TINY.override({"filter": EMA(alpha=0.9)})
+    filters = ["none", "ema", {"kind": "ema", "lamb": 1}, {"kind": "ma", "window_size": 7}]
+    swept = plan(base, {"filter": filters, "seed": range(20)}, store=tmp_path)
+    assert main(["show", swept.sweep_id, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "filter none, ema, ema lamb=1, ma window_size=7; seed 0, 1, 2, 3, 4, ..., 15, 16, 17, 18, 19\n" in said
+    assert "{" not in said
+    swept = plan(TINY, {"filter": ["ema", "ma"], "filter.lamb": [1, 2]}, store=tmp_path)
+    assert main(["show", swept.sweep_id, "--out", str(tmp_path)]) == 0
+    assert "filter ema, ma; filter.lamb 1, 2\n" in capsys.readouterr().out
 
 
 def test_show_of_a_sweep_that_has_not_begun_draws_nothing(tmp_path, capsys):

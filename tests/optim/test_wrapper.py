@@ -202,6 +202,8 @@ def test_a_default_device_or_dtype_does_not_mislead(each_backend):
         params = start(BIG_AND_SMALL)
         grads = [gradient(p.shape, 5) for p in params]
         inner = [SGD(params, lr=0.1, momentum=0.9), AdamW(params[:2], foreach=False)]
+        if each_backend == "reference":  # before torch 2.13 a new AdamW itself counts steps on the default device
+            steps(inner[1], params[:2], 1)
         opts = [GrokFast(optimizer, filter) for optimizer, filter in zip(inner, (MA(2), EMA()))]
         torch.set_default_dtype(dtype)
         try:

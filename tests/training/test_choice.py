@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grokfast import Experiment, backend, doctor, tasks
+from grokfast import MA, Experiment, backend, doctor, tasks
 from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
 from grokfast.training.ensemble import Ensemble
 
@@ -50,6 +50,35 @@ def test_on_a_gpu_the_kernels_are_taken_where_they_fit(gpu, base, change, name, 
     assert found.products == "ieee"
     assert bool(found.why_no_replay) == bool(change.get("model.dropout"))
     assert str(found).startswith(f"{name} (")
+
+
+HOST = {"filter": MA(ring="host")}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_replayed"),
+    [
+        (HOST, True),  # the kernels read and write it from the device
+        ({**HOST, "model.depth": 2}, True),
+        ({**HOST, "engine": "reference"}, False),
+        ({**HOST, "precision": "float64"}, False),
+        ({"filter": MA(ring="bfloat16"), "engine": "reference"}, True),
+        ({"engine": "reference"}, True),
+        ({"precision": "float64"}, True),
+    ],
+)
+def test_a_window_in_host_memory_that_plain_pytorch_moves_cannot_be_in_a_graph(gpu, change, is_replayed):
+    gpu(9, 0)
+    found = choice(QUICK.override(change), GPU)
+    assert (found.why_no_replay == "") == is_replayed
+    if not is_replayed:
+        assert "one step at a time: plain PyTorch takes the filter's window in host memory" in str(found)
+    with backend.using("reference"):
+        assert (choice(QUICK.override(change), GPU).why_no_replay == "") == (change.get("filter") != HOST["filter"])
+
+
+def test_devices_without_graphs_go_step_by_step(monkeypatch):
+    assert choice(QUICK, torch.device("meta")).why_no_replay == "no graphs on meta"
 
 
 def test_an_old_gpu_falls_back_and_says_so(gpu):

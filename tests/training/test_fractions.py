@@ -3,7 +3,6 @@
 import dataclasses
 import signal
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from grokfast.training.ensemble import Ensemble, check_together
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.training.waves import bytes_per_run
+from tests.training.common import same_result
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 33})
 SMALL = {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24}
@@ -48,26 +48,6 @@ def advance(experiments, steps):
     for _ in range(steps):
         made.step()
     return made
-
-
-def same_result(one, other):
-    leave_out = ("run_id", "seconds", "directory")
-    assert {n: v for n, v in one.summary().items() if n not in leave_out} == {
-        n: v for n, v in other.summary().items() if n not in leave_out
-    }
-    for name, tensor in one.weights.items():
-        assert torch.equal(tensor, other.weights[name]), name
-    for name, column in one.curves.items():
-        np.testing.assert_array_equal(column, other.curves[name])
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Plain PyTorch, replayed on any device."""
-    choose = ensemble.choose
-    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), why_no_replay=""))
-    with backend.using("reference"):
-        yield
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])

@@ -1,5 +1,4 @@
 import dataclasses
-import os
 import signal
 import sqlite3
 import subprocess
@@ -13,9 +12,10 @@ import torch
 
 from grokfast import EMA, Experiment, backend, train
 from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
-from grokfast.training import Interrupted, Observer, ensemble, resume
+from grokfast.training import Interrupted, ensemble, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.replay import Replay, Window
+from tests.training.common import StopAt, same_result
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -24,32 +24,6 @@ TINY = Experiment.preset("quick").override(
 GROKS = TINY.override(
     {"task.p": 29, "model.width": 128, "task.train_fraction": 0.8, "schedule.steps": 3000, "schedule.stop_after": 50}
 )
-
-
-def same_result(one, other):
-    assert {n: v for n, v in one.summary().items() if n not in ("run_id", "seconds", "directory")} == {
-        n: v for n, v in other.summary().items() if n not in ("run_id", "seconds", "directory")
-    }
-    for name, tensor in one.weights.items():
-        assert torch.equal(tensor, other.weights[name]), name
-    for name, column in one.curves.items():
-        np.testing.assert_array_equal(column, other.curves[name])
-
-
-class StopAt(Observer):
-    """Does something once, after a given number of steps."""
-
-    def __init__(self, steps, action):
-        self.steps, self.action, self.is_done = steps, action, False
-
-    def stepped(self, steps):
-        if steps >= self.steps and not self.is_done:  # on a GPU not after every step
-            self.is_done = True
-            self.action()
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_same_seed_same_bits():
@@ -140,7 +114,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, change):
     experiment = TINY.override(change)
     with RunStore(tmp_path) as store:
         with pytest.raises(Interrupted) as stopped:
-            train(experiment, store=store, observers=[StopAt(33, interrupt)])
+            train(experiment, store=store, observers=[StopAt(33)])
         (run_id,) = stopped.value.run_ids
         assert store.get(run_id).status == "interrupted"
         resumed = resume(run_id, store)
@@ -154,14 +128,14 @@ def test_an_interrupted_ensemble_resumes_run_by_run(tmp_path):
     experiments = [TINY, TINY.override({"seed": 1})]
     with RunStore(tmp_path) as store:
         with pytest.raises(Interrupted) as stopped:
-            train(experiments, store=store, observers=[StopAt(33, interrupt)])
+            train(experiments, store=store, observers=[StopAt(33)])
         for run_id, experiment in zip(stopped.value.run_ids, experiments):
             same_result(resume(run_id, store), train(experiment))
 
 
 def test_interrupted_without_a_store_is_a_keyboard_interrupt():
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(TINY, observers=[StopAt(3, interrupt)])
+        train(TINY, observers=[StopAt(3)])
     assert not isinstance(stopped.value, Interrupted)
 
 
@@ -242,7 +216,7 @@ def test_resuming_what_has_ended_is_refused(tmp_path):
 def test_a_corrupt_checkpoint_is_refused_and_nothing_changes(tmp_path):
     with RunStore(tmp_path) as store:
         with pytest.raises(Interrupted) as stopped:
-            train(TINY, store=store, observers=[StopAt(33, interrupt)])
+            train(TINY, store=store, observers=[StopAt(33)])
         (run_id,) = stopped.value.run_ids
         path = store.directory(run_id) / "checkpoint.safetensors"
         data = bytearray(path.read_bytes())

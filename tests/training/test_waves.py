@@ -1,24 +1,21 @@
 """How many runs go together, and what happens where memory runs out after all."""
 
-import dataclasses
-import os
-import signal
 import weakref
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
-from grokfast.training import Interrupted, Observer, ensemble, entry, resume
+from grokfast.training import Interrupted, resume, waves
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.training.update import FlatOptimizer
 from grokfast.training.waves import at_once, bytes_per_run, split
+from tests.training.common import Waves, interrupt, same_result, short_of_memory
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 11, "model.width": 32, "schedule.steps": 40, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -27,26 +24,6 @@ NANDA = Experiment.preset("nanda").override({"task.p": 11, "model.d_model": 16, 
 POWER = Experiment.preset("power").override({"task.p": 11, "model.d_model": 16, "model.d_mlp": 24})
 SMALL_BATCH = {"schedule.batch_size": 10, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
 SEEDS = [TINY.override({"seed": seed}) for seed in range(5)]
-
-
-@pytest.fixture(params=["step by step", "replayed"])
-def how(request, monkeypatch):
-    if request.param == "replayed":
-        choose = ensemble.choose
-        monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), why_no_replay=""))
-    with backend.using("reference"):
-        yield request.param
-
-
-def same_result(one, other):
-    leave_out = ("run_id", "seconds", "directory")
-    assert {n: v for n, v in one.summary().items() if n not in leave_out} == {
-        n: v for n, v in other.summary().items() if n not in leave_out
-    }
-    for name, tensor in one.weights.items():
-        np.testing.assert_array_equal(tensor, other.weights[name])
-    for name, column in one.curves.items():
-        np.testing.assert_array_equal(column, other.curves[name])
 
 
 def memory_of(experiment, models):
@@ -136,84 +113,56 @@ def test_as_many_as_fit_go_together():
 def test_a_run_that_holds_more_than_there_is_is_refused_with_how_much_it_needs():
     experiment = TINY.override({"filter": MA(1_000_000)})
     need = bytes_per_run(experiment)
-    with pytest.raises(ValueError, match=rf"experiments\[0\] needs {need.total / 1e9:.3g} GB .* 1 GB are free on cpu"):
+    with pytest.raises(MemoryError, match=rf"quick needs {need.total / 1e9:.3g} GB .* 1 GB are free on cpu"):
         at_once([experiment] * 3, free=10**9)
 
 
-class Waves(Observer):
-    """The sizes of the ensembles that were begun, and where they were at each evaluation."""
-
-    def __init__(self):
-        self.sizes, self.records = [], []
-
-    def started(self, ensemble, run_ids):
-        self.sizes.append(len(run_ids))
-
-    def recorded(self, run, record, outcome):
-        self.records.append((run, record.step))
-
-
 def test_waves_give_each_run_its_own_result(how, tmp_path):
-    waves = Waves()
+    seen = Waves()
     with RunStore(tmp_path) as store:
-        results = train(SEEDS, store=store, observers=[waves], max_together=2)
+        results = train(SEEDS, store=store, observers=[seen], max_together=2)
         assert [store.get(r.run_id).status for r in results] == ["finished"] * 5
-    assert waves.sizes == [1, 2, 2]
+    assert seen.sizes == [1, 2, 2]
     for result, expected in zip(results, train(SEEDS)):
         same_result(result, expected)
 
 
 def test_the_waves_are_those_that_fit(how, monkeypatch):
-    monkeypatch.setattr(entry, "at_once", lambda experiments: 3)
-    waves = Waves()
-    train(SEEDS, observers=[waves])
-    assert waves.sizes == [2, 3]
+    monkeypatch.setattr(waves, "at_once", lambda experiments: 3)
+    seen = Waves()
+    train(SEEDS, observers=[seen])
+    assert seen.sizes == [2, 3]
 
 
-def short_of_memory(monkeypatch, owner, name, most, when=lambda self: True):
-    """`owner.name` raises where an ensemble of more than `most` runs comes to it; returns the sizes that came."""
-    original, seen = getattr(owner, name), []
-
-    def call(self, *args, **kwargs):
-        size = len(args[0])
-        if size > most and when(self):
-            seen.append(size)
-            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(owner, name, call)
-    return seen
-
-
-@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 10, "filter": MA(4)}])
+@pytest.mark.parametrize(("is_stored", "change"), [(True, {}), (False, {"schedule.batch_size": 10, "filter": MA(4)})])
 @pytest.mark.parametrize(
     ("owner", "name", "step", "raised"),
     [
-        (Ensemble, "__init__", None, 2),  # 5; 5 once more in the loop; then 2 and 3, 3 in halves again
-        (FlatOptimizer, "_reference", 17, 2),  # in the middle of an update: from the beginning
+        (Ensemble, "__init__", None, 2),  # 5; then 2 and 3, 3 in halves again
+        (FlatOptimizer, "_reference", 17, 2),  # in the middle of an update: from the state before
         (FlatOptimizer, "step", 0, 2),
         (FlatOptimizer, "step", 17, 2),
         (FlatOptimizer, "keep", None, 0),
     ],
 )
 def test_out_of_memory_halves_the_wave_and_nothing_is_lost(
-    how, monkeypatch, tmp_path, owner, name, step, raised, change
+    how, monkeypatch, tmp_path, owner, name, step, raised, change, is_stored
 ):
     experiments = [e.override(change) for e in SEEDS]
     expected = [train(e) for e in experiments]
     when = (lambda self: True) if step is None else (lambda self: self.steps == step)
-    seen = short_of_memory(monkeypatch, owner, name, 2, when)
-    waves = Waves()
+    raises = short_of_memory(monkeypatch, owner, name, 2, when)
+    seen = Waves()
     with RunStore(tmp_path) as store:
-        results = train(experiments, store=store, observers=[waves])
-        for result in results:
+        results = train(experiments, store=store if is_stored else None, observers=[seen])
+        for result in results if is_stored else []:
             assert store.get(result.run_id).status == "finished"
             assert store.curves(result.run_id)["step"].tolist() == list(range(0, 41, 5))
-    assert len(seen) >= raised
+    assert len(raises) >= raised
     for result, alone in zip(results, expected):
         same_result(result, alone)
     if name == "step":
-        assert len(waves.records) == len(set(waves.records))  # no evaluation was made twice
+        assert len(seen.records) == len(set(seen.records))  # no evaluation was made twice
 
 
 def test_out_of_memory_while_the_ensemble_shrinks(how, monkeypatch):
@@ -247,7 +196,7 @@ def test_interrupted_in_a_wave_all_runs_can_be_resumed(how, tmp_path):
     class Stop(Waves):
         def recorded(self, run, record, outcome):
             if run == 2 and record.step == 20:
-                os.kill(os.getpid(), signal.SIGINT)
+                interrupt()
 
     with RunStore(tmp_path) as store:
         with pytest.raises(Interrupted) as stopped:

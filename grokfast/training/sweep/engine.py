@@ -81,6 +81,40 @@ class Plan:
         return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """How a sweep's runs are trained: arguments of `sweep`, checked."""
+
+    runner: Runner | None
+    ensemble: int | None
+    checkpoint_every: float
+    keep_weights: bool
+
+    def __post_init__(self) -> None:
+        checks.real("checkpoint_every", self.checkpoint_every, minimum=0)
+        checks.boolean("keep_weights", self.keep_weights)
+        if self.ensemble is not None:
+            checks.integer("ensemble", self.ensemble, minimum=1)
+
+    def plan(self, store: RunStore, sweep_id: str, experiments: Sequence[Experiment]) -> Plan:
+        """What is left to do of a stored sweep of these experiments."""
+        statuses = store.sweeps.statuses(sweep_id)
+        runs = dict(zip(statuses, experiments))
+        groups = make_groups(
+            {run_id: experiment for run_id, experiment in runs.items() if statuses[run_id] not in DONE},
+            ensemble=self.ensemble, checkpoint_every=self.checkpoint_every, keep_weights=self.keep_weights,
+        )  # fmt: skip
+        return Plan(
+            sweep_id=sweep_id,
+            root=store.root,
+            axes=list(store.sweeps.get(sweep_id).grid["axes"]),
+            runs=runs,
+            statuses=statuses,
+            groups=groups,
+            runner=_runner(groups) if self.runner is None else self.runner,
+        )
+
+
 def sweep(
     experiment: Experiment,
     grid: Mapping[str, Sequence[Any]],
@@ -134,7 +168,7 @@ def plan(
         raise TypeError(f"experiment must be an Experiment, got {experiment!r} ({type(experiment).__name__})")
     cells = expand(experiment, grid, zip=zip, random=random, seeds=seeds)
     experiments = [_placed(cell.experiment) for cell in cells]
-    _check(ensemble, checkpoint_every)
+    training = _Training(runner=runner, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
     axes = {key: [to_plain(value) for value in values] for key, values in axes_of(experiment, grid).items()}
     if seeds is not None:
         axes["seed"] = [experiment.seed + i for i in range(seeds)]
@@ -145,7 +179,7 @@ def plan(
     how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
     with _opened(store) as opened:
         sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)
-        return _plan(opened, sweep_id, experiments, runner, ensemble, checkpoint_every, keep_weights)
+        return training.plan(opened, sweep_id, experiments)
 
 
 def plan_stored(
@@ -158,7 +192,7 @@ def plan_stored(
     keep_weights: bool = True,
 ) -> Plan:
     """What is left to do of a stored sweep. Raises as `sweep`, and StoreError where there is none with this id."""
-    _check(ensemble, checkpoint_every)
+    training = _Training(runner=runner, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
     with _opened(store, create=False) as opened:
         found = {run.run_id: run for run in opened.list(sweep_id=sweep_id)}
         runs = [found[run_id] for run_id in opened.sweeps.statuses(sweep_id)]
@@ -166,38 +200,7 @@ def plan_stored(
         if others:
             warnings.warn(f"sweep {sweep_id} was begun with {', '.join(others)}, this is {version()}", stacklevel=2)
         experiments = [Experiment.from_dict(run.config) for run in runs]
-        return _plan(opened, sweep_id, experiments, runner, ensemble, checkpoint_every, keep_weights)
-
-
-def _plan(
-    store: RunStore,
-    sweep_id: str,
-    experiments: Sequence[Experiment],
-    runner: Runner | None,
-    ensemble: int | None,
-    checkpoint_every: float,
-    keep_weights: bool,
-) -> Plan:
-    statuses = store.sweeps.statuses(sweep_id)
-    runs = dict(zip(statuses, experiments))
-    todo = {run_id: experiment for run_id, experiment in runs.items() if statuses[run_id] not in DONE}
-    groups = make_groups(todo, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
-    axes = list(store.sweeps.get(sweep_id).grid["axes"])
-    return Plan(
-        sweep_id=sweep_id,
-        root=store.root,
-        axes=axes,
-        runs=runs,
-        statuses=statuses,
-        groups=groups,
-        runner=_runner(groups) if runner is None else runner,
-    )
-
-
-def _check(ensemble: int | None, checkpoint_every: float) -> None:
-    checks.real("checkpoint_every", checkpoint_every, minimum=0)
-    if ensemble is not None:
-        checks.integer("ensemble", ensemble, minimum=1)
+        return training.plan(opened, sweep_id, experiments)
 
 
 def _runner(groups: Sequence[Group]) -> Runner:

@@ -6,14 +6,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from grokfast import backend
-from grokfast.training.ensemble import Ensemble
 from grokfast.training.experiment import Experiment
+from grokfast.training.waves import first_wave, forget, too_large
 
 SECONDS = 0.5  # spent on timing, if that is more than STEPS
 STEPS = 3
@@ -28,7 +29,19 @@ class Estimate:
 
 
 def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
-    """Time and memory of these experiments in one ensemble, with one thread on a CPU."""
+    """Time and memory of these experiments, as many of them together as fit, with one thread on a CPU.
+
+    Raises MemoryError where one alone is too large.
+    """
+    with suppress(torch.OutOfMemoryError):
+        return _measured(experiments, device)
+    forget()
+    if len(experiments) == 1:
+        raise too_large(experiments[0])
+    return estimate(experiments[: len(experiments) // 2], device)
+
+
+def _measured(experiments: Sequence[Experiment], device: str) -> Estimate:
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
@@ -36,7 +49,7 @@ def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
         torch.cuda.reset_peak_memory_stats()
     try:
         with backend.using("reference" if experiments[0].engine == "reference" else backend.current()):
-            ensemble = Ensemble(experiments)
+            ensemble, _ = first_wave(experiments)
             ensemble.step()
             evaluation = _timed(ensemble.evaluate)
             steps: list[float] = []
@@ -46,7 +59,7 @@ def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
         torch.set_num_threads(threads)
     seconds = statistics.median(steps) + evaluation / experiments[0].schedule.eval_every
     return Estimate(
-        seconds / len(experiments), torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
+        seconds / len(ensemble.experiments), torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
     )
 
 

@@ -17,6 +17,7 @@ from grokfast.training.entry import go_on
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult
+from grokfast.training.run import stored_state
 from grokfast.training.sweep.runner import Event, Group, Report
 
 DONE = ("finished", "diverged")
@@ -29,7 +30,7 @@ def train_group(group: Group, root: Path, report: Report) -> None:
     """Train the group's runs to their ends, from their checkpoints where there are; ended ones are left alone.
 
     A run that another process is training is waited for. An exception of the training (a bad device) marks the runs
-    failed, is reported, and is not raised; where a GPU's memory is too small, the runs train in two halves.
+    failed, is reported, and is not raised. Of a group that memory cannot hold, waves train one after the other.
     Raises StoreError where the store fails, Interrupted (a KeyboardInterrupt) on SIGTERM or Ctrl-C: then all is saved.
     """
     with RunStore(root, create=False) as store, _threads(group.device):
@@ -77,14 +78,7 @@ def _train(store: RunStore, run_ids: Sequence[str], group: Group, report: Report
     except StoreError:
         raise
     except Exception as error:
-        rest = [run_id for run_id in run_ids if store.get(run_id).status not in DONE]
-        if isinstance(error, torch.OutOfMemoryError) and len(rest) > 1:
-            torch.cuda.empty_cache()
-            for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
-                for together in _by_steps(store, store.sweeps.claim(half)):
-                    _train(store, together, group, report)
-            return
-        for run_id in rest:
+        for run_id in [run_id for run_id in run_ids if store.get(run_id).status not in DONE]:
             store.update(run_id, status="failed")
             report(Event(run_id=run_id, status="failed", error=f"{type(error).__name__}: {error}"))
 
@@ -93,14 +87,13 @@ def _by_steps(store: RunStore, run_ids: Sequence[str]) -> list[list[str]]:
     """The runs by the steps that they have taken, the farthest last; a damaged checkpoint is the beginning again."""
     steps: dict[int, list[str]] = {}
     for run_id in run_ids:
-        taken = 0
-        if store.has_checkpoint(run_id):
-            try:
-                taken = int(store.load_checkpoint(run_id)[1]["steps"])
-            except CheckpointError as error:
-                warnings.warn(f"run {run_id} begins again: {error}", stacklevel=2)
-                store.drop_checkpoint(run_id)
-        steps.setdefault(taken, []).append(run_id)
+        state = None
+        try:
+            state = stored_state(store, run_id)
+        except CheckpointError as error:
+            warnings.warn(f"run {run_id} begins again: {error}", stacklevel=2)
+            store.drop_checkpoint(run_id)
+        steps.setdefault(0 if state is None else state.steps, []).append(run_id)
     return [steps[taken] for taken in sorted(steps)]
 
 
@@ -113,7 +106,7 @@ class _Teller(Observer):
         self._said: dict[int, tuple[str, float]] = {}
 
     def started(self, ensemble: Ensemble, run_ids: Sequence[str | None]) -> None:
-        for run_id in self.run_ids:
+        for run_id in filter(None, run_ids):  # a wave of the group
             self.report(Event(run_id=run_id, status="running", steps=ensemble.steps))
 
     def recorded(self, run: int, record: Record, outcome: Outcome) -> None:

@@ -10,7 +10,10 @@ import torch
 
 from grokfast import EMA, RunStore, sweep
 from grokfast.store import StoreError, StoreFullError
+from grokfast.training.ensemble import Ensemble
 from grokfast.training.sweep import Group, InProcess, Processes, SweepObserver, plan, plan_stored, worker
+from grokfast.training.sweep.estimate import estimate
+from tests.training.common import short_of_memory
 from tests.training.sweep.common import GRID, TINY, Watch, bits
 
 
@@ -110,19 +113,31 @@ def test_a_run_that_diverges_or_fails_leaves_the_others_alone(tmp_path, monkeypa
     assert mended.errors == {}
 
 
-def test_too_little_memory_halves_the_ensemble(tmp_path, monkeypatch):
-    tried, go_on = [], worker.go_on
-
-    def small(run_ids, store, **options):
-        tried.append(len(run_ids))
-        if len(run_ids) > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return go_on(run_ids, store, **options)
-
-    monkeypatch.setattr(worker, "go_on", small)
-    result = sweep(TINY, {"seed": range(5)}, store=tmp_path, runner=InProcess(), ensemble=5)
+def test_a_group_that_memory_cannot_hold_trains_in_waves(tmp_path, monkeypatch):
+    raised = short_of_memory(monkeypatch, Ensemble, "__init__", 2)
+    watch = Watch()
+    grid = {"seed": range(5)}
+    result = sweep(TINY, grid, store=tmp_path, runner=InProcess(), ensemble=5, observers=[watch])
     assert set(result.table()["status"]) == {"finished"}
-    assert tried == [5, 2, 3, 1, 2]
+    assert raised == [5, 3]
+    assert [run_id for run_id, _ in watch.begun()] == result.table()["run_id"].tolist()  # each once
+
+
+def test_runs_that_are_too_large_alone_fail_and_say_how_much_they_need(tmp_path, monkeypatch):
+    short_of_memory(monkeypatch, Ensemble, "__init__", 0)
+    result = sweep(TINY, {"seed": range(2)}, store=tmp_path, runner=InProcess(), ensemble=2)
+    assert set(result.table()["status"]) == {"failed"}
+    assert all(said.startswith("MemoryError: quick needs ") for said in result.errors.values())
+
+
+@pytest.mark.parametrize("name", ["__init__", "step"])
+def test_what_a_sweep_takes_is_estimated_of_as_many_as_fit(monkeypatch, name):
+    raised = short_of_memory(monkeypatch, Ensemble, name, 2)
+    assert estimate([TINY] * 5, "cpu").seconds_per_step > 0
+    assert raised == [5]
+    short_of_memory(monkeypatch, Ensemble, name, 0)
+    with pytest.raises(MemoryError, match=r"quick needs .* GB for one run"):
+        estimate([TINY] * 2, "cpu")
 
 
 def test_a_reader_sees_a_running_sweep(tmp_path):

@@ -1,0 +1,77 @@
+"""What is replayed needs nothing of the host: here on torch's "meta" device, whose tensors cannot be read, in the place
+of a GPU whose graph is being captured."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from grokfast import EMA, MA, Experiment, backend
+from grokfast.training import replay as replay_module
+from grokfast.training import update
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.outcome import Outcome
+from grokfast.training.replay import Replay
+
+MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3, "device": "meta"})
+SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24, "device": "meta"}
+NANDA, POWER, GROKFAST = (
+    Experiment.preset(name).override({**SMALL, "schedule.eval_every": 3}) for name in ("nanda", "power", "grokfast")
+)
+BATCH = {"schedule.batch_size": 5}
+MOMENTUM = {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.nesterov": True}
+
+
+class Captured(TorchDispatchMode):
+    """Refuses what meets a tensor of the host: a copy from or to it, which a graph would repeat or cannot hold."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for t in tree_leaves((args, kwargs, out)):
+            assert not isinstance(t, torch.Tensor) or t.is_meta, f"{function} has a tensor of the host"
+        return out
+
+
+def perform(experiments):
+    """All that graphs would hold: steps, and an evaluation."""
+    with backend.using("reference"):
+        replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
+        if replay.batches is not None:
+            replay.batches.prepare(0, 3)
+        with Captured():
+            replay._do(replay_module._Part((None if replay.batches is None else 5,) * 3, True, False))
+        assert replay.ensemble.steps == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        BATCH,
+        {"filter": EMA(), "optimizer.warmup": 2, "loss": "mse"},
+        {"filter": MA(4), "optimizer.name": "adam", **BATCH},
+        {"filter": MA(4, filter_type="sum", warmup=False, ring="bfloat16"), "optimizer.name": "lion"},
+        {"filter": EMA(), **MOMENTUM, "task.label_noise": 0.2},
+        {"optimizer.name": "sgd", "optimizer.lr": 0.1, **BATCH, "loss": "mse"},
+    ],
+)
+@pytest.mark.parametrize(("precision", "models"), [("float32", 1), ("float64", 3)])
+@pytest.mark.parametrize("base", [MLP, MLP.override({"model.depth": 2}), NANDA, POWER, GROKFAST])
+def test_every_option_can_be_captured(base, change, precision, models):
+    experiment = base.override({"precision": precision, **change})
+    fractions = [0.5, 0.4, 0.6] if change.get("loss") else [0.5]  # of different sizes, too
+    perform([
+        experiment.override({"seed": i, "task.train_fraction": fractions[i % len(fractions)]}) for i in range(models)
+    ])  # fmt: skip
+
+
+def on_host(flat, filter):
+    return torch.zeros(len(flat), filter.window_size, flat.shape[1], device="cpu")
+
+
+def test_what_is_announced_indeed_cannot(monkeypatch):
+    monkeypatch.setattr(update, "_new_ring", on_host)
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        perform([MLP.override({"filter": MA(4, ring="host")})])
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        perform([NANDA.override({"model.dropout": 0.1})])
