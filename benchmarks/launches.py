@@ -147,18 +147,18 @@ class _Zeros(TorchDispatchMode):
 
 
 @contextmanager
-def recording(capability: int) -> Iterator[list[Launch]]:
-    """Launches of Triton kernels in a block of code on CPU tensors: noted, not made."""
-    noted: list[Launch] = []
+def taking(capability: int, take: Callable[[Launch, dict[str, Any]], Any]) -> Iterator[None]:
+    """Launches of Triton kernels in a block of code on CPU tensors go to `take`, with their arguments by name."""
 
-    def run(kernel: JITFunction, *args: Any, grid: Sequence[int], warmup: bool, **kwargs: Any) -> None:
+    def run(kernel: JITFunction, *args: Any, grid: Sequence[int], warmup: bool, **kwargs: Any) -> Any:
         target_of = kernel.device_caches[0]
         backend_, binder = target_of[-2], target_of[-1]
         kwargs["debug"] = False
         bound, specialization, options = binder(*args, **kwargs)
         parsed, signature, constants, attributes = kernel._pack_args(backend_, kwargs, bound, specialization, options)
-        noted.append(
-            Launch(kernel.module, kernel.__name__, tuple(grid), signature, constants, attributes, parsed.__dict__)
+        return take(
+            Launch(kernel.module, kernel.__name__, tuple(grid), signature, constants, attributes, parsed.__dict__),
+            bound,
         )
 
     before = JITFunction.run, backend._device_kernels, backend._load, driver._active
@@ -167,10 +167,17 @@ def recording(capability: int) -> Iterator[list[Launch]]:
     backend._device_kernels = lambda device, wish: (None, "asked for") if wish == "reference" else ("triton", "")
     driver.set_active(_Driver(capability))
     try:
-        with _Zeros():
-            yield noted
+        yield
     finally:
         JITFunction.run, backend._device_kernels, backend._load, driver._active = before
+
+
+@contextmanager
+def recording(capability: int) -> Iterator[list[Launch]]:
+    """Launches of Triton kernels in a block of code on CPU tensors: noted, not made."""
+    noted: list[Launch] = []
+    with taking(capability, lambda launch, _: noted.append(launch)), _Zeros():
+        yield noted
 
 
 def scenes() -> dict[str, Callable[[], Any]]:

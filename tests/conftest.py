@@ -9,7 +9,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton: its kernels then run on CPU tensors
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton: its kernels then run on CPU tensors
 
 from grokfast import backend
 

@@ -50,7 +50,7 @@ def pair_embed_fwd_kernel(
     store_tile(p_out, rows, columns, H, n_rows, H, out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_models", "start_model", "items_model"])  # the same code for any number of models
 def pair_embed_bwd_kernel(
     p_grad, p_own, p_other, p_index, p_bias, p_start, p_items, p_partial, n_own, n_other, n_models, n_splits,
     grad_model, grad_row, own_model, other_model, bias_model, index_model, index_row, start_model, items_model,
@@ -172,7 +172,7 @@ def shipped() -> list[dict[str, Any]]:
                     "kernel": kernel,
                     "signature": {t: kinds.get(t, kind) for t in tensors} | dict.fromkeys(numbers, "i32"),
                     "constants": {"H": width, "ACTIVATION": activation, "BIAS": True, **tile},
-                    "ones": [n for n in ("pairs_side", "n_models", "n_splits") if n in numbers],
+                    "ones": [n for n in ("pairs_side", "n_splits") if n in numbers],
                     "aligned": [n for n in (*strides, *backward_strides) if n in numbers and width % 16 == 0],
                     "num_warps": warps,
                 }
