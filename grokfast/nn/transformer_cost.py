@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from grokfast.nn.fused import layout
 from grokfast.nn.fused.layout import Level, padded
 from grokfast.nn.transformer_step import TransformerStep
@@ -17,19 +20,25 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
 
     FLOPs are those of the products and of attention, without padding; a product in three passes counts three times.
     Bytes are those that every program asks for: a matrix once for every tile of rows; what one product reads again,
-    block after block, is taken to be in the program's own cache, not what another wrote there.
+    block after block, and a row of the table that several of a tile's rows attend to, are taken to be in the program's
+    own cache from then on, not what another phase wrote. Who attends to what is taken from the first model.
     Arrays have the names of parameters, or those of `layout` with their level. Counts for the kernels, whatever device
     the step is on.
     Raises ValueError where rows of the data set are equal, which takes other launches.
     """
     config, n_models = step.config, step.n_models
-    rows = step.plan.rows() if n_batch is None else step.plan.rows(step.targets.new_zeros(n_models, n_batch))
+    batch = None
+    if n_batch is not None:  # rows all over the data set
+        spread = torch.arange(n_batch, device=step.targets.device) * step.targets.shape[1] // n_batch
+        batch = spread.expand(n_models, -1)
+    rows = step.plan.rows(batch)
     if rows.output is not None:
         raise ValueError("step must have a data set whose rows are different, or more rows in a batch")
     entering = (rows.pairs.pairs if isinstance(rows.pairs, PairIndex) else rows.pairs).shape[1]
     levels = [Level.of(config, 0, entering, 0)]
     levels += [Level.of(config, i + 1, *layer.keys.shape[1:]) for i, layer in enumerate(rows.layers)]
-    count = _Count(step, levels, [layer.own is not None for layer in rows.layers])
+    indices = [(layer.keys.index[0], None if layer.own is None else layer.own.index[0]) for layer in rows.layers]
+    count = _Count(step, levels, indices)
     if n_batch is not None:
         count.choose(n_batch)
         for i, layer in enumerate(rows.layers, 1):
@@ -46,6 +55,16 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
         count.rows(i, "back" if i else "entering", ABOVE=True, BACK=i > 0)
     count.finish(count.weights())
     return count.launches
+
+
+def distinct(index: Tensor, height: int) -> int:
+    """How many different entries the tiles of `height` rows of an index [R, ...] have, together; -1 is none."""
+    entries = index.flatten(1) if index.ndim > 1 else index[:, None]
+    padding = entries.new_full((-len(entries) % height, entries.shape[1]), -1)
+    ordered = torch.cat([entries, padding]).view(-1, height * entries.shape[1]).sort(1).values
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return int((is_first & (ordered >= 0)).sum())
 
 
 class _Part:
@@ -85,8 +104,9 @@ class _Part:
 class _Count:
     """The launches so far."""
 
-    def __init__(self, step: TransformerStep, levels: list[Level], owns: list[bool]) -> None:
-        self.step, self.config, self.levels, self.owns = step, step.config, levels, owns
+    def __init__(self, step: TransformerStep, levels: list[Level], indices: list[tuple[Tensor, Tensor | None]]) -> None:
+        """indices: of each layer, one model's keys [R, S] and own rows [R]."""
+        self.step, self.config, self.levels, self.indices = step, step.config, levels, indices
         self.launches: list[Launch] = []
         self.tiles = {
             name: layout.tiles(name, step.precision, step.config, step.n_outputs)
@@ -184,7 +204,9 @@ class _Count:
         part.load(f"readers {i + 1}", (reads + 2 * slots) * INDEX)
         part.load(self.place(i + 1, "OF_HEADS"), n * d, reads * d)
         part.load(self.place(i + 1, "WEIGHTS"), 2 * reads * heads)
-        part.load(self.place(i, "QKV"), table.n_rows * d, reads * d)
+        own = self.indices[i][1]
+        queries = table.n_rows if own is None else distinct(own, n)
+        part.load(self.place(i, "QKV"), queries * d, min(reads, slots * queries) * d)
         part.load(self.place(i + 1, "OF_QUERY"), n * d)
         if self.config.residual:
             part.load(self.place(i + 1, "OF_Y"), n * d)
@@ -247,7 +269,8 @@ class _Rows:
 
     def __init__(self, count: _Count, i: int) -> None:
         self.count, self.i, self.level, self.config = count, i, count.levels[i], count.config
-        self.n, self.tiles, self.part = self.level.n_rows, -(-self.level.n_rows // count.height(i)), _Part()
+        self.n, self.height, self.part = self.level.n_rows, count.height(i), _Part()
+        self.tiles = -(-self.n // self.height)
         self.d, self.block = self.config.d_model, f"blocks.{i - 1}"
         self.has_norm, self.norm = self.config.norm != "none", self.config.norm
         self.is_one_pass = count.tiles["rows"]["BU"] > 0  # of the MLP: the hidden layer is written, and not read again
@@ -292,9 +315,17 @@ class _Rows:
     def attend(self, products: int) -> None:
         """What both directions read: queries, keys and values of the table, and which."""
         table, reads = self.count.levels[self.i - 1], self.n * self.level.seq_len
+        keys, own = self.count.indices[self.i - 1]
+        of_table = 2 * distinct(keys, self.height) + self.own_rows()
+        size = 2 * table.n_rows + self.own_rows(self.n)
         self.part.phase(products * reads * self.d)
-        self.part.load(f"keys {self.i}", (reads + self.n * self.count.owns[self.i - 1]) * INDEX)
-        self.part.load(self.count.place(self.i - 1, "QKV"), table.n_rows * 3 * self.d, (self.n + 2 * reads) * self.d)
+        self.part.load(f"keys {self.i}", (reads + (0 if own is None else self.n)) * INDEX)
+        self.part.load(self.count.place(self.i - 1, "QKV"), size * self.d, of_table * self.d)
+
+    def own_rows(self, height: int | None = None) -> int:
+        """Different rows of the table that are a row's own, of every tile."""
+        own = self.count.indices[self.i - 1][1]
+        return self.n if own is None else distinct(own, self.height if height is None else height)
 
     def stats(self) -> tuple[str, int]:
         return self.count.place(self.i, "STATS"), self.n * 2 * self.config.n_heads
@@ -306,8 +337,7 @@ class _Rows:
         self.product("HEADS", "Y", f"{self.block}.w_o")
         if self.config.residual:
             skip = "X" if self.norm == "pre" else "INNER"
-            table = self.count.levels[self.i - 1].n_rows
-            self.part.load(self.count.place(self.i - 1, skip), table * self.d, self.n * self.d)
+            self.part.load(self.count.place(self.i - 1, skip), self.own_rows(self.n) * self.d, self.own_rows() * self.d)
         self.normalise("Y", "MLP_IN")
         skips = ["MLP_IN" if self.norm == "post" else "Y"] * self.config.residual
         self.mlp("MLP_IN", "Z", "X", f"{self.block}.w_in", f"{self.block}.w_out", [], skips)

@@ -3,6 +3,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from grokfast import Experiment, backend, tasks
 from grokfast.nn import GrokTransformer
 from grokfast.nn.fused.layout import Level
-from grokfast.nn.transformer_cost import cost
+from grokfast.nn.transformer_cost import cost, distinct
 from grokfast.nn.transformer_step import TransformerStep
 
 pytest.importorskip("triton")
@@ -137,6 +138,56 @@ def test_what_is_touched_is_asked_for():
                 assert use.size > 0
                 # An index, or an embedding, of which a launch reads some rows only.
                 assert use.size <= use.asked or use.array in ("embedding", "positions")
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """Bytes of different addresses that the interpreter's loads and stores have moved, in a list of one."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    if torch.cuda.is_available():
+        pytest.skip("counts what Triton's interpreter does")
+    total = [0]
+    for name, place in (("create_masked_load", 1), ("create_masked_store", 2)):
+        original = getattr(interpreter.InterpreterBuilder, name)
+
+        def counting(builder, *arguments, original=original, place=place, **options):
+            pointers, mask = arguments[0], arguments[place].data
+            size = pointers.get_element_ty().primitive_bitwidth // 8
+            total[0] += size * len(np.unique(pointers.data[np.broadcast_to(mask != 0, pointers.data.shape)]))
+            return original(builder, *arguments, **options)
+
+        monkeypatch.setattr(interpreter.InterpreterBuilder, name, counting)
+    return total
+
+
+def test_bytes_are_those_that_the_kernels_move(moved, monkeypatch):
+    """Where no product is made in blocks that read something again."""
+    model, step = preset_step("nanda", 1, p=17, d_model=16, n_heads=2, d_mlp=32)
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(f"grokfast.{name}")
+
+        def launch(kernel, grid, *arguments, original=module.launch, **constants):
+            moved[0] = 0
+            original(kernel, grid, *arguments, **constants)
+            found[kernel.fn.__name__, math.prod(grid)] = moved[0]
+
+        monkeypatch.setattr(module, "launch", launch)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    with backend.using("triton"):
+        step.gradient(flat, torch.empty_like(flat), flat.new_empty(1), flat.new_empty(1))
+    with backend.using("reference"):
+        counted = {(one.kernel, one.programs): one.bytes for one in cost(step)}
+    assert counted.keys() <= found.keys()  # others make an index once
+    for kind, size in counted.items():
+        if kind[0] != "finish_kernel":  # which at these sizes mostly reads what it is to do
+            assert size == pytest.approx(found[kind], rel=0.05)
+
+
+def test_different_entries_are_counted_tile_by_tile():
+    index = torch.tensor([[3, 3], [-1, 4], [3, 5], [5, -1], [-1, -1]])
+    assert [distinct(index, height) for height in (1, 2, 3, 5, 64)] == [5, 4, 4, 3, 3]
+    assert distinct(index[:, 0], 2) == 3
 
 
 def test_equal_rows_are_not_counted():
