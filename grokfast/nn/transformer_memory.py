@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops.mlp.kept import PRECISIONS
 from grokfast.ops.read_rows import n_slots
 from grokfast.ops.rows import PairIndex
+
+if TYPE_CHECKING:
+    from grokfast.nn.fused.model import Model
 
 INDEX = 8  # bytes of a row's number
 PARTIALS = 128 * 64 * 128  # numbers: as many programs as share a sum over rows, each with a tile of so many weights
@@ -40,8 +43,12 @@ def memory(
     every = plan.rows()
     layout = INDEX * (n_rows * (3 * seq_len + 1) + _entering(every) * 2)  # of batches of one size
     held = layout + INDEX * n_rows * 2 * seq_len + _indices(every) + 8 * n_rows + 4 * n_parameters
-    widest = max(_layer(config, layer, n_table, precision).widest for layer, n_table in _chain(every))
-    measure = 4 * (widest + 8 * n_rows)
+    model = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_outputs, seq_len=seq_len)
+    if plan.shares_output(n_rows):
+        widest = max(_layer(config, layer, n_table, precision).widest for layer, n_table in _chain(every))
+        measure = 4 * (widest + 8 * n_rows)
+    else:
+        measure = _evaluation_scratch(model, every, n_rows, precision)
     if not trains:
         return Memory(held, 0, measure)
     n, rows, passing = n_rows, every, 0
@@ -52,7 +59,6 @@ def memory(
         held += layout + INDEX * n * 2 * seq_len
         passing = _indices(rows) + _readers(rows) + 6 * INDEX * n
     if not plan.shares_output(n):
-        model = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_outputs, seq_len=seq_len)
         return Memory(held + _scratch(model, rows, n, n_parameters, precision), passing, measure)
     sizes = [_layer(config, layer, n_table, precision) for layer, n_table in _chain(rows)]
     kept = sum(size.kept for size in sizes) + (2 + (rows.output is not None)) * n * d + 8 * n
@@ -63,12 +69,24 @@ def memory(
 
 def _scratch(model: GrokTransformer, rows: EnsembleRows, n_batch: int, n_columns: int, precision: str) -> int:
     """Bytes of the fused launches' scratch, which stays."""
-    from grokfast.nn.fused.launches import Model, Scratch
+    from grokfast.nn.fused.scratch import GradientScratch
+
+    scratch = GradientScratch(_kind(model, precision), rows, n_batch, n_columns, torch.device("meta"))
+    return sum(t.nbytes for t in (scratch.memory, scratch.products, scratch.finish))
+
+
+def _evaluation_scratch(model: GrokTransformer, rows: EnsembleRows, n_rows: int, precision: str) -> int:
+    """Bytes of that of an evaluation, which is given back."""
+    from grokfast.nn.fused.scratch import Scratch
+
+    return Scratch(_kind(model, precision), rows, n_rows, torch.device("meta")).memory.nbytes
+
+
+def _kind(model: GrokTransformer, precision: str) -> Model:
+    from grokfast.nn.fused.model import Model
 
     shapes = {name: p.shape[1:] for name, p in model.named_parameters()}
-    kind = Model(model.config, shapes, model.n_outputs, "cross_entropy", precision)
-    scratch = Scratch(kind, rows, n_batch, n_columns, torch.device("meta"))
-    return sum(t.nbytes for t in (scratch.memory, scratch.products, scratch.finish))
+    return Model(model.config, shapes, model.n_outputs, "cross_entropy", precision)
 
 
 class _Layer(NamedTuple):

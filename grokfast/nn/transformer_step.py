@@ -152,7 +152,8 @@ class TransformerStep:
 
     def _fused(self) -> Launches:
         if self._launches is None:
-            from grokfast.nn.fused.launches import Launches, Model
+            from grokfast.nn.fused.launches import Launches
+            from grokfast.nn.fused.model import Model
 
             model = Model(self.config, self.shapes, self.n_outputs, self.loss, self.precision)
             self._launches = Launches(model, self._sinusoids)
@@ -160,10 +161,17 @@ class TransformerStep:
 
     @torch.no_grad()
     def measure(self, flat: Tensor, loss: Tensor, correct: Tensor) -> None:
-        """Write each model's loss [E] on its whole data set, and how many rows it has right, correct [E]."""
+        """Write each model's loss [E] on its whole data set, and how many rows it has right, correct [E].
+
+        In the forward launches of `gradient`, unless `why_not_fused`; scratch is given back.
+        """
         self._check(flat, None, loss, correct)
         rows = self._all_rows(flat.dtype)
-        sum_up(*self._losses(self._leaves(flat), rows), rows, loss, correct)
+        if self.why_not_fused(flat):
+            values, right = self._losses(self._leaves(flat), rows)
+        else:
+            values, right = self._fused().losses(flat.detach(), self.plan.rows(), rows)
+        sum_up(values, right, rows, loss, correct)
 
     def _check(self, flat: Tensor, grad: Tensor | None, loss: Tensor, correct: Tensor) -> None:
         n_models, device = self.n_models, self.targets.device

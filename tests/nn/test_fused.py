@@ -76,6 +76,53 @@ def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, m
         assert torch.equal(one[0], two[0])
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "post", "n_layers": 2}, {"norm": "pre", "n_layers": 2, "tied": True}], ids=str
+)
+def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkeypatch):
+    """Rows that fill neither two tiles of 32 nor three of 16."""
+    monkeypatch.setattr(layout, "HEIGHT", 16)
+    model, *data = problem(replace(TINY, **changes), 1, n_rows=37, n_tokens=7)
+    results = []
+    for height in (16, 32):
+        monkeypatch.setattr(layout, "height", lambda *_, height=height: height)
+        results.append(gradient(model, *data, precision="tf32"))
+    assert all(torch.equal(low, tall) for low, tall in zip(*results))
+    agrees(model, data, judge, precision="tf32")
+
+
+def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(poisoned, monkeypatch):
+    monkeypatch.setattr(layout, "HEIGHT", 16)
+    monkeypatch.setattr(layout, "PROCESSORS", 1)
+    assert [layout.height("bf16", 6, 37, models) for models in (2, 1)] == [32, 16]
+    model, tokens, targets = problem(replace(TINY, norm="replace"), 2, n_rows=37, n_tokens=7)
+    step = TransformerStep(model, tokens, targets, precision="bf16", backend="triton")
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    grad = torch.full_like(flat, torch.nan)
+    kept = grad[1:].clone()
+    with using("triton"):
+        step.gradient(flat, grad, flat.new_empty(2), flat.new_empty(2))
+        step.keep([1]).gradient(flat[1:], kept, flat.new_empty(1), flat.new_empty(1))
+    assert torch.equal(kept, grad[1:])
+
+
+def test_tiles_are_tall_where_they_fill_the_processors_all_the_same():
+    models = [layout.height("tf32", 128, 3830, n) for n in (1, 17, 18, 1024)]
+    assert models == [64, 64, 128, 128]  # 30 tiles each, four for each of 132 processors
+    of_products = [layout.height(precision, 128, 3830, 1024) for precision in ("ieee", "tf32x3", "bf16")]
+    assert of_products == [64, 64, 128]
+    assert layout.height("tf32", 512, 3830, 1024) == 64
+
+
+@pytest.mark.parametrize("height", [16, 64, 128])
+def test_rows_are_summed_in_blocks_that_no_height_above_64_changes(height):
+    tile, low = (layout.tiles("rows", "tf32", TransformerConfig(), 113, rows) for rows in (height, 64))
+    assert tile["BM"] == height
+    for name in ("BR", "BL", "BA"):
+        assert tile[name] == min(low[name], height)
+        assert height % tile[name] == 0
+
+
 def test_a_gradient_that_is_no_row_of_adjacent_numbers_is_written_too(poisoned):
     model, tokens, targets = problem(TINY, 1, n_rows=6)
     expected = gradient(model, tokens, targets)
@@ -93,10 +140,11 @@ def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monke
 
     def narrow(kernel, *args, **kwargs):
         tile = whole(kernel, *args, **kwargs)
-        return tile | {name: 16 for name in ("BN", "BV", "BO", "BU", "BM") if tile.get(name)} | {"BR": 8, "BA": 4}
+        return tile | {name: 16 for name in ("BN", "BV", "BO", "BU") if tile.get(name)} | {"BR": 8, "BA": 4}
 
     whole = layout.tiles
     monkeypatch.setattr(layout, "tiles", narrow)
+    monkeypatch.setattr(layout, "HEIGHT", 16)
     config = replace(TINY, d_model=20, n_heads=4, d_mlp=37, norm="pre", n_layers=2, activation="gelu")
     model, *data = problem(config, 1, n_rows=19, n_answers=20)
     agrees(model, data, judge, precision=precision)

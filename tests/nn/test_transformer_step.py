@@ -251,6 +251,53 @@ def test_measure_is_the_loss_of_the_whole_data_set():
     assert correct.tolist() == expected[1].tolist()
 
 
+@pytest.mark.parametrize(
+    ("variant", "data", "precision"),
+    [
+        (PRESETS["nanda"], "a b", "ieee"),
+        (PRESETS["power"], "a b", "tf32"),
+        (PRESETS["grokfast"], "a b", "tf32x3"),
+        (VARIANTS[-3], "nothing shared", "tf32"),
+        (VARIANTS[-2], "a b", "ieee"),
+        (PRESETS["nanda"], "some equal rows", "tf32"),
+    ],
+    ids=str,
+)
+def test_measure_in_the_kernels_is_as_good_as_torch(variant, data, precision, judge, poisoned):
+    """Data sets of different lengths, each model's loss as it is alone, and in memory that is given back."""
+    config, (tokens, targets), n_rows = replace(SMALL, **variant), DATA[data], [DATA[data][0].shape[1], 5]
+    single, double = (build(config, tokens, 2, dtype) for dtype in (torch.float32, torch.float64))
+    step = TransformerStep(single, tokens, targets, n_rows=n_rows, precision=precision, backend="triton")
+    flat = flatten(single.parameters(), padding=3)
+    loss, alone = (torch.full((n,), torch.nan, device=DEVICE) for n in (2, 1))
+    correct = torch.full((2,), -1, dtype=torch.int32, device=DEVICE)
+    with using("triton"):
+        assert ("equal" in step.why_not_fused(flat)) == (data == "some equal rows")
+        step.measure(flat, loss, correct)
+        step.keep([1]).measure(flat[1:], alone, correct[1:].clone())
+    assert step._launches is None or not step._launches._scratch
+    for e, n in enumerate(n_rows):
+        of_torch, exact = (by_autograd(m, tokens[:, :n], targets[:, :n]) for m in (single, double))
+        judge(loss[e], of_torch[0][e], exact[0][e])
+        assert correct[e] == exact[1][e]
+    assert torch.equal(alone, loss[1:])
+
+
+@pytest.mark.parametrize(("preset", "launches"), [("nanda", 3), ("power", 4)])
+def test_an_evaluation_is_a_launch_for_each_level_and_one_for_the_sums(preset, launches, monkeypatch):
+    tokens, targets = DATA["a b"]
+    model = build(replace(SMALL, **PRESETS[preset]), tokens, 2, torch.float32)
+    step, flat = TransformerStep(model, tokens, targets), flatten(model.parameters())
+    launched = []
+    for name in ("nn.fused.launches", "ops.batch.kernels"):
+        monkeypatch.setattr(f"grokfast.{name}.launch", lambda kernel, *_, **__: launched.append(kernel))
+    with using("triton"):
+        for _ in range(2):  # at first the plan is made
+            launched.clear()
+            step.measure(flat, flat.new_empty(2), flat.new_empty(2))
+    assert len(launched) == launches
+
+
 class Waits(TorchDispatchMode):
     """Raises where a GPU would have to be waited for, or a shape depends on numbers."""
 

@@ -72,7 +72,8 @@ def enter_kernel(
 def rows_kernel(
     p_flat, p_table, p_rows, p_keys, p_own, p_target, p_share, p_logits, p_loss, p_right, p_parts,
     n_rows, n_table, flat_model, keys_model, own_model,
-    FORWARD: tl.constexpr, PROJECT: tl.constexpr, CLASSIFY: tl.constexpr, ABOVE: tl.constexpr, BACK: tl.constexpr,
+    FORWARD: tl.constexpr, PROJECT: tl.constexpr, CLASSIFY: tl.constexpr, TURN: tl.constexpr, ABOVE: tl.constexpr,
+    BACK: tl.constexpr,
     W_O: tl.constexpr, B_O: tl.constexpr, GAIN_Y: tl.constexpr, W_IN: tl.constexpr, B_IN: tl.constexpr,
     W_OUT: tl.constexpr, B_OUT: tl.constexpr, GAIN: tl.constexpr, W_QKV: tl.constexpr, B_QKV: tl.constexpr,
     UNEMBEDDING: tl.constexpr,
@@ -85,11 +86,12 @@ def rows_kernel(
     VS: tl.constexpr, SCALE: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, OWN: tl.constexpr,
     ACTIVATION: tl.constexpr, LOSS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    BU: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr, BA: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
+    BU: tl.constexpr, BR: tl.constexpr, BL: tl.constexpr, BA: tl.constexpr, BD: tl.constexpr, BH: tl.constexpr,
+    BC: tl.constexpr,
 ):  # fmt: skip
     """A tile of a level's rows, as far as the flags say: FORWARD from the table of the level below to X and INNER,
-    PROJECT to the QKV of the layer above or CLASSIFY to the loss; gradients from ABOVE or from the loss down to X,
-    and BACK to the queries and scores. The names are those of `layout`; a place of -1: there is none.
+    PROJECT to the QKV of the layer above or CLASSIFY to the loss; gradients from ABOVE, or TURN from the loss, down to
+    X, and BACK to the queries and scores. The names are those of `layout`; a place of -1: there is none.
     """
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(1).to(tl.int64)
     p_flat += i_model * flat_model
@@ -97,7 +99,7 @@ def rows_kernel(
     p_keys += i_model * keys_model + i_row * S
     p_own += i_model * own_model + (i_row if OWN else 0)
     p_row = p_rows + (i_model * n_rows + i_row) * STRIDE
-    p_parts += (i_model * tl.num_programs(0) + tl.program_id(0)) * (4 * D)
+    p_parts += (i_model * tl.cdiv(n_rows, BR) + tl.program_id(0) * (BM // BR)) * (4 * D)
     at = i_model * n_rows + i_row
     p_logits += at * VS
     left = (n_rows - i_row).to(tl.int32)
@@ -145,8 +147,9 @@ def rows_kernel(
     if CLASSIFY:
         phases.classify(
             p_row, INNER, p_flat + UNEMBEDDING, p_target + at, p_share + at, p_logits, p_loss + at, p_right + at, left,
-            STRIDE, D, V, VS, LOSS, PRECISION, BM, BV, BK,
+            STRIDE, D, V, VS, LOSS, TURN, PRECISION, BM, BL, BV, BK,
         )  # fmt: skip
+    if TURN:
         tl.debug_barrier()
         phases.back_from_logits(
             p_row, OF_INNER, p_flat + UNEMBEDDING, p_logits, left, STRIDE, D, V, VS, PRECISION, BM, BN, BK
@@ -159,7 +162,7 @@ def rows_kernel(
         )  # fmt: skip
         tl.debug_barrier()
     if OF_X != OF_INNER:
-        if ABOVE or CLASSIFY:
+        if ABOVE or TURN:
             phases.normalise_back(
                 p_row, X, OF_INNER, OF_X, OF_QKV + 3 * D, p_flat + GAIN, p_parts, left, STRIDE, D,
                 ABOVE and RESIDUAL and NORM == "pre", BM, BR, BD,
@@ -283,7 +286,8 @@ def finish_kernel(
     """What is left to sum, a line of p_programs each, whose first number says what.
 
     0, 1: a row of the embedding, or the positions, over the rows that read it; 2: numbers of the gradient over the
-    splits; 3: a gain and bias of LayerNorm over the tiles; 4: a model's loss and right answers, and zeros as padding.
+    splits; 3: a gain and bias of LayerNorm over blocks of rows; 4: a model's loss and right answers, and zeros as
+    padding.
     """
     i_model = tl.program_id(1).to(tl.int64)
     p = p_programs + tl.program_id(0) * FINISH

@@ -17,6 +17,11 @@ from grokfast.nn.transformer import TransformerConfig
 MAX_CHUNKS = 8  # of rows, in the gradients of weights
 LEAST_ROWS = 128  # of a chunk, but for the last ones
 PROCESSORS = 132
+FLAGS = ("FORWARD", "PROJECT", "CLASSIFY", "TURN", "ABOVE", "BACK")  # what rows_kernel may do
+LAST = ("FORWARD",), ("CLASSIFY", "TURN"), ("BACK",)  # of the last level
+WAY_BACK = ("ABOVE",), ("BACK",)  # of the others
+HEIGHT = 64  # rows of a tile, of few models
+ENTERING = 16  # of level 0, which has few rows and a short way
 
 
 def padded(n: int) -> int:
@@ -38,7 +43,8 @@ class Level:
             and, as a skip connection, to the row itself (OF_QKV); HEADS, STATS (largest score and sum), Y (attention
             and skip connection), MLP_IN, Z (hidden layer before its activation), X (what leaves the layer) and INNER
             (what the layer above or the unembedding reads); OF_ and a name: its gradient; WEIGHTS of attention and
-            gradients of scores. Where there is no LayerNorm between two, they have one place.
+            gradients of scores. Where there is no LayerNorm between two, they have one place; what only a backward
+            reads, an evaluation has not, and what it reads no more makes room.
     """
 
     n_rows: int
@@ -60,6 +66,28 @@ class Level:
         if not is_table:
             widths |= {"OF_Z": config.d_mlp, "OF_MLP_IN": d, "OF_Y": d if has_norm else "OF_MLP_IN"}
             widths |= {"OF_HEADS": d, "OF_QUERY": d, "WEIGHTS": 2 * seq_len * heads}
+        return cls._placed(n_rows, seq_len, widths)
+
+    @classmethod
+    def of_evaluation(
+        cls, config: TransformerConfig, level: int, n_rows: int, seq_len: int, *, has_hidden: bool
+    ) -> Level:
+        """has_hidden: the MLP's two products are one after the other, and Z between them."""
+        d, has_norm = config.d_model, config.norm != "none"
+        widths: dict[str, int | str] = {}
+        if level == 0:
+            widths |= {"X": d, "INNER": d if config.norm in ("pre", "replace") else "X"}
+        else:
+            widths |= {"HEADS": d, "Y": d, "MLP_IN": d if has_norm else "Y"}
+            widths |= {"Z": config.d_mlp} if has_hidden else {}
+            widths |= {"X": "HEADS", "INNER": "MLP_IN" if has_norm else "X"}
+        if level < config.n_layers:
+            widths["QKV"] = 3 * d
+        return cls._placed(n_rows, seq_len, widths)
+
+    @classmethod
+    def _placed(cls, n_rows: int, seq_len: int, widths: Mapping[str, int | str]) -> Level:
+        """Numbers one after the other, or where another name has its own."""
         places: dict[str, int] = {}
         stride = 0
         for name, width in widths.items():
@@ -123,13 +151,33 @@ def n_splits(chunks: int, tiles: int, n_models: int) -> int:
     return chunks if tiles * n_models < 4 * PROCESSORS else 1
 
 
+def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
+    """Rows of a tile, which reads all weights once: few while processors would idle otherwise, else as many as do not
+    spill. The same bits: what is summed in a row, or over rows, is summed in blocks of at most HEIGHT rows.
+    """
+    tall = 2 * HEIGHT
+    is_exact = precision in ("ieee", "tf32x3")
+    return HEIGHT if is_exact or d > 128 or -(-n_rows // tall) * n_models < 4 * PROCESSORS else tall
+
+
+def launches(height: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
+    """What each launch of a level does of these phases, in tiles of that height: all in one where none spills."""
+    together = [[flag for flags in phases for flag in flags]] if height <= HEIGHT else phases
+    return [dict.fromkeys(flags, True) for flags in together]
+
+
 def rows_per_chunk(n_rows: int, chunks: int, rows: int) -> int:
     """Whole tiles of `rows` rows."""
     return -(-n_rows // (chunks * rows)) * rows
 
 
-def tiles(kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1) -> dict[str, int]:
-    """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register."""
+def tiles(
+    kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1, height: int = HEIGHT
+) -> dict[str, int]:
+    """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register.
+
+    `height` is that of the tiles of "rows".
+    """
     d, is_exact = config.d_model, precision in ("ieee", "tf32x3")
     width = max(16, _power_of_2(d))
     if kernel == "enter":
@@ -138,19 +186,21 @@ def tiles(kernel: str, precision: str, config: TransformerConfig, n_outputs: int
     if kernel == "weights":
         side = min(64 if is_exact else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
-    head, heads = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads)
+    head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height > HEIGHT
     return {
-        "BM": 64,
-        "BN": min(64 if is_exact or d > 128 else 128, max(width, 16)),
+        "BM": height,
+        "BN": min(64 if is_exact or d > 128 or is_tall else 128, max(width, 16)),
         "BK": min(16 if is_exact else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
         "BU": 0
         if is_exact or d > 128
-        else min(16 if config.norm == "post" else 32, max(16, _power_of_2(config.d_mlp))),
-        "BR": min(64, max(1, 8192 // width)),
+        else min(16 if config.norm == "post" or is_tall else 32, max(16, _power_of_2(config.d_mlp))),
+        # Rows of a block of LayerNorm, of the loss, and of attention.
+        "BR": min(height, HEIGHT, max(1, 8192 // width)),
+        "BL": min(height, HEIGHT),
+        "BA": min(height, HEIGHT, max(1, 4096 // (head * heads))),
         "BD": width,
-        "BA": min(64, max(1, 4096 // (head * heads))),
         "BH": heads,
         "BC": head,
         "num_warps": 8,

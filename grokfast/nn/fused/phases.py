@@ -59,11 +59,11 @@ def project_back(
 
 @triton.jit
 def mlp(
-    p_row, X, Z, OUT, SKIP_FROM, p_w_in, p_b_in, p_w_out, p_b_out, left,
+    p_row, X, Z: tl.constexpr, OUT, SKIP_FROM, p_w_in, p_b_in, p_w_out, p_b_out, left,
     STRIDE: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
     SKIP: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BU: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Z = X w_inᵀ + b_in and OUT = act(Z) w_outᵀ + b_out + SKIP_FROM, BU hidden units at a time."""
+    """Z = X w_inᵀ + b_in and OUT = act(Z) w_outᵀ + b_out + SKIP_FROM, BU hidden units at a time; no Z below 0."""
     rows, columns = tl.arange(0, BM), tl.arange(0, BD)
     x = load_tile(p_row + X, rows, columns, STRIDE, left, D)
     acc = tl.zeros([BM, BD], tl.float32)
@@ -74,7 +74,8 @@ def mlp(
         z = dot(x, tl.trans(w_in), tl.zeros([BM, BU], tl.float32), PRECISION)
         if BIAS:
             z += load_vector(p_b_in, units, HIDDEN)[None, :]
-        store_tile(p_row + Z, rows, units, STRIDE, left, HIDDEN, z)
+        if Z >= 0:
+            store_tile(p_row + Z, rows, units, STRIDE, left, HIDDEN, z)
         acc = dot(activate(z, ACTIVATION), tl.trans(w_out), acc, PRECISION)
     if BIAS:
         acc += load_vector(p_b_out, columns, D)[None, :]
@@ -125,25 +126,27 @@ def normalise_back(
     p_row, X, GRAD, OUT, OTHER, p_gain, p_parts, left, STRIDE: tl.constexpr, D: tl.constexpr, SKIP: tl.constexpr,
     BM: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """OUT = the gradient of X by that of LayerNorm(X), plus OTHER if SKIP; p_parts [2, D]: those of gain and bias."""
+    """OUT = the gradient of X by that of LayerNorm(X), plus OTHER if SKIP.
+
+    p_parts [BM / BR, 4 D]: for each block of BR rows the gradients of gain and bias.
+    """
     columns = tl.arange(0, BD)
     gain = load_vector(p_gain, columns, D)
-    of_gain, of_bias = tl.zeros([BR, BD], tl.float32), tl.zeros([BR, BD], tl.float32)
     for i in range(0, BM, BR):
         rows = i + tl.arange(0, BR)
         x = load_tile(p_row + X, rows, columns, STRIDE, left, D)
         grad = load_tile(p_row + GRAD, rows, columns, STRIDE, left, D)
         normal, scale = _normalise(x, rows, left, columns, EPS, D)
-        of_gain += grad * normal
-        of_bias += grad
+        mask = (columns < D) & (i < left)
+        tl.store(p_parts + columns, tl.sum(grad * normal, 0), mask=mask)
+        tl.store(p_parts + D + columns, tl.sum(grad, 0), mask=mask)
+        p_parts += 4 * D
         grad *= gain[None, :]
         grad -= (tl.sum(grad, 1) / D)[:, None] + normal * (tl.sum(grad * normal, 1) / D)[:, None]
         grad *= scale[:, None]
         if SKIP:
             grad += load_tile(p_row + OTHER, rows, columns, STRIDE, left, D)
         store_tile(p_row + OUT, rows, columns, STRIDE, left, D, grad)
-    tl.store(p_parts + columns, tl.sum(of_gain, 0), mask=columns < D)
-    tl.store(p_parts + D + columns, tl.sum(of_bias, 0), mask=columns < D)
 
 
 @triton.jit
@@ -161,11 +164,11 @@ def _gather(p, row, columns, mask):
 
 @triton.jit
 def attend(
-    p_table, p_row, p_keys, p_own, i_row, left, HEADS, STATS,
+    p_table, p_row, p_keys, p_own, i_row, left, HEADS, STATS: tl.constexpr,
     TABLE: tl.constexpr, STRIDE: tl.constexpr, H: tl.constexpr, DH: tl.constexpr, S: tl.constexpr, OWN: tl.constexpr,
     SCALE: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Each head's mean of values; largest score and sum of exp(score - largest) of each head.
+    """Each head's mean of values; if STATS >= 0, largest score and sum of exp(score - largest) of each head.
 
     p_table points to queries, keys and values of the table's first row, whose rows are TABLE long.
     """
@@ -196,10 +199,11 @@ def attend(
         mask = exists[:, None, None] & is_column[None, :, :]
         at = rows * STRIDE
         tl.store(p_row + HEADS + at[:, None, None] + columns[None, :, :], acc / total[:, :, None], mask=mask)
-        mask = exists[:, None] & (heads < H)[None, :]
-        at = at[:, None] + STATS + heads[None, :]
-        tl.store(p_row + at, largest, mask=mask)
-        tl.store(p_row + H + at, total, mask=mask)
+        if STATS >= 0:
+            mask = exists[:, None] & (heads < H)[None, :]
+            at = at[:, None] + STATS + heads[None, :]
+            tl.store(p_row + at, largest, mask=mask)
+            tl.store(p_row + H + at, total, mask=mask)
 
 
 @triton.jit
@@ -242,60 +246,61 @@ def attend_back(
 @triton.jit
 def classify(
     p_row, X, p_weight, p_target, p_share, p_logits, p_loss, p_right, left,
-    STRIDE: tl.constexpr, D: tl.constexpr, V: tl.constexpr, VS: tl.constexpr, LOSS: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+    STRIDE: tl.constexpr, D: tl.constexpr, V: tl.constexpr, VS: tl.constexpr, LOSS: tl.constexpr, GRAD: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BL: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Loss and rightness of rows; p_logits [rows, VS] gets the gradient of the logits, times the row's share.
+    """Loss and rightness of rows; if GRAD, p_logits [rows, VS] gets the gradient of the logits, times the row's share.
 
     Where one block has all classes, the logits stay on the chip; else p_logits holds them at first.
     """
-    rows = tl.arange(0, BM)
-    exists = rows < left
-    target = tl.load(p_target + rows, mask=exists, other=0)
-    share = load_vector(p_share, rows, left)[:, None]
-    largest, total = tl.full([BM], float("-inf"), tl.float32), tl.zeros([BM], tl.float32)
-    best, at_target = tl.zeros([BM], tl.int32), tl.zeros([BM], tl.float32)
-    for i in range(0, VS, BV):
-        classes = i + tl.arange(0, BV)
-        z = matmul_nt(p_row + X, rows, STRIDE, left, p_weight, classes, D, V, D, BK, PRECISION)  # [BM, BV]
-        is_class = (classes < V)[None, :]
-        is_target = classes[None, :] == target[:, None]
-        at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
-        z_or_inf = tl.where(is_class, z, float("-inf"))
-        block_largest = tl.max(z_or_inf, 1)
-        first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
-        best = tl.where(block_largest > largest, first, best)
-        now = tl.maximum(largest, block_largest)
-        if LOSS == "cross_entropy":
-            total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
-        elif LOSS == "stablemax":
-            total += tl.sum(tl.where(is_class, _stable(z), 0.0), 1)
-        else:
-            error = z - tl.where(is_target, 1.0, 0.0)
-            total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
-        largest = now
-        if VS > BV:
-            store_tile(p_logits, rows, classes, VS, left, VS, z)
-        else:
-            grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
-            store_tile(p_logits, rows, classes, VS, left, VS, tl.where(is_class, grad, 0.0))
-    if LOSS == "cross_entropy":
-        loss = tl.log(total) - (at_target - largest)
-    elif LOSS == "stablemax":
-        loss = tl.log(total) - tl.log(_stable(at_target))
-    else:
-        loss = total / V
-    tl.store(p_loss + rows, loss, mask=exists)
-    tl.store(p_right + rows, tl.where(best == target, 1.0, 0.0), mask=exists)
-    if VS > BV:
+    for i_row in range(0, BM, BL):
+        rows = i_row + tl.arange(0, BL)
+        exists = rows < left
+        target = tl.load(p_target + rows, mask=exists, other=0)
+        share = load_vector(p_share, rows, left)[:, None]
+        largest, total = tl.full([BL], float("-inf"), tl.float32), tl.zeros([BL], tl.float32)
+        best, at_target = tl.zeros([BL], tl.int32), tl.zeros([BL], tl.float32)
         for i in range(0, VS, BV):
             classes = i + tl.arange(0, BV)
-            tl.debug_barrier()  # written by other threads
-            z = load_tile(p_logits, rows, classes, VS, left, VS)
-            tl.debug_barrier()
+            z = matmul_nt(p_row + X, rows, STRIDE, left, p_weight, classes, D, V, D, BK, PRECISION)  # [BL, BV]
+            is_class = (classes < V)[None, :]
             is_target = classes[None, :] == target[:, None]
-            grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
-            store_tile(p_logits, rows, classes, VS, left, VS, tl.where((classes < V)[None, :], grad, 0.0))
+            at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
+            z_or_inf = tl.where(is_class, z, float("-inf"))
+            block_largest = tl.max(z_or_inf, 1)
+            first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
+            best = tl.where(block_largest > largest, first, best)
+            now = tl.maximum(largest, block_largest)
+            if LOSS == "cross_entropy":
+                total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
+            elif LOSS == "stablemax":
+                total += tl.sum(tl.where(is_class, _stable(z), 0.0), 1)
+            else:
+                error = z - tl.where(is_target, 1.0, 0.0)
+                total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
+            largest = now
+            if GRAD and VS > BV:
+                store_tile(p_logits, rows, classes, VS, left, VS, z)
+            elif GRAD:
+                grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
+                store_tile(p_logits, rows, classes, VS, left, VS, tl.where(is_class, grad, 0.0))
+        if LOSS == "cross_entropy":
+            loss = tl.log(total) - (at_target - largest)
+        elif LOSS == "stablemax":
+            loss = tl.log(total) - tl.log(_stable(at_target))
+        else:
+            loss = total / V
+        tl.store(p_loss + rows, loss, mask=exists)
+        tl.store(p_right + rows, tl.where(best == target, 1.0, 0.0), mask=exists)
+        if GRAD and VS > BV:
+            for i in range(0, VS, BV):
+                classes = i + tl.arange(0, BV)
+                tl.debug_barrier()  # written by other threads
+                z = load_tile(p_logits, rows, classes, VS, left, VS)
+                tl.debug_barrier()
+                is_target = classes[None, :] == target[:, None]
+                grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
+                store_tile(p_logits, rows, classes, VS, left, VS, tl.where((classes < V)[None, :], grad, 0.0))
 
 
 @triton.jit

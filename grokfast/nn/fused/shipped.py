@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from grokfast.nn.fused import kernels, layout
-from grokfast.nn.fused.launches import Model
 from grokfast.nn.fused.layout import Level
+from grokfast.nn.fused.model import Model
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops.dispatch import PRECISIONS
 
@@ -17,17 +18,11 @@ _ODD = {"d_model": 100, "n_heads": 5, "d_mlp": 200, "norm": "pre", "residual": F
 # Changes to the default model, tokens, answers, positions, loss, precisions
 _MODELS: list[tuple[str, dict[str, Any], int, int, int, str, tuple[str, ...]]] = [
     ("nanda", {}, 114, 113, 3, "cross_entropy", PRECISIONS),
-    ("power", _POWER, 99, 97, 4, "cross_entropy", ("ieee", "tf32")),
-    ("grokfast", _GROKFAST, 99, 97, 4, "cross_entropy", ("tf32x3", "bf16")),
-    ("odd", _ODD, 99, 97, 64, "mse", ("ieee",)),
-    ("wide", _WIDE, 2200, 2000, 5, "stablemax", ("tf32",)),
+    ("power", _POWER, 99, 97, 4, "cross_entropy", PRECISIONS),
+    ("grokfast", _GROKFAST, 99, 97, 4, "cross_entropy", PRECISIONS),
+    ("odd", _ODD, 99, 97, 64, "mse", ("ieee", "tf32")),
+    ("wide", _WIDE, 2200, 2000, 5, "stablemax", ("ieee", "tf32x3", "tf32")),
 ]
-_LEVELS = {
-    "forward": {"FORWARD": True, "PROJECT": True},
-    "last": {"FORWARD": True, "CLASSIFY": True, "BACK": True},
-    "back": {"ABOVE": True, "BACK": True},
-    "entering": {"ABOVE": True},
-}
 
 
 def _signature(kernel: Any, constants: dict[str, Any], whole: tuple[str, ...]) -> dict[str, str]:
@@ -48,25 +43,22 @@ def shipped() -> list[dict[str, Any]]:
         row = {"name": f"fused {name}", "kernel": kernel, "signature": signature, "constants": known, **options}
         configs.append({**row, "aligned": [n for n in aligned if n in signature]})
 
+    flat, index = ("flat_model", "positions_model", "grad_model", "n_split", "n_model"), ("p_keys", "p_own", "p_target")
     for name, changes, n_tokens, n_answers, seq_len, loss, precisions in _MODELS:
         config = TransformerConfig(**changes)
         transformer = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=seq_len)
         shapes = {n: p.shape[1:] for n, p in transformer.named_parameters()}
-        n_layers = config.n_layers
-        levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(n_layers + 1)]
-        flat = ("flat_model", "positions_model", "grad_model", "n_split", "n_model")
         for precision in precisions:
             model = Model(config, shapes, n_answers, loss, precision)
             title = f"{name}, {precision}"
+            levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(config.n_layers + 1)]
             add(f"enter, {title}", kernels.enter_kernel, model.enter_constants(levels[0]), ("p_pairs",), flat)
-            for what, flags in _LEVELS.items():
-                if what in ("forward", "back") and n_layers == 1:
-                    continue
-                i = {"last": n_layers, "entering": 0}.get(what, 1)
-                does = dict.fromkeys(("FORWARD", "PROJECT", "CLASSIFY", "ABOVE", "BACK"), False) | flags
-                constants = model.rows_constants(i, levels) | does | {"OWN": i == 1}
-                index = ("p_keys", "p_own", "p_target")
-                add(f"rows {what}, {title}", kernels.rows_kernel, constants, index, flat)
+            heights = sorted({layout.height(precision, config.d_model, 1000, n) for n in (1, 1024)})
+            for i, height, trains, does in _launches(config.n_layers, heights):
+                constants = model.rows_constants(i, levels if trains else model.evaluation_levels(levels), height)
+                constants |= dict.fromkeys(layout.FLAGS, False) | does | {"OWN": i in (1, config.n_layers)}
+                what = " ".join(n.lower() for n in does) + ("" if trains else ", evaluation")
+                add(f"rows {what}, {height} a tile, {title}", kernels.rows_kernel, constants, index, flat)
             for chunks in (1, layout.MAX_CHUNKS):
                 constants = model.weights_constants(chunks)
                 add(f"weights, {chunks} chunks, {title}", kernels.weights_kernel, constants, ("p_programs",), flat)
@@ -74,3 +66,17 @@ def shipped() -> list[dict[str, Any]]:
         finish = model.finish_constants(config.d_model, layout.MAX_CHUNKS)
         add(f"finish, {name}", kernels.finish_kernel, finish, whole, flat)
     return configs
+
+
+def _launches(n_layers: int, heights: list[int]) -> Iterator[tuple[int, int, bool, dict[str, bool]]]:
+    """Level, rows of a tile, whether it is a gradient's, and flags, of each kind of launch."""
+    inner = {"FORWARD": True, "PROJECT": True}
+    for height in heights:
+        if n_layers > 1:
+            yield 1, height, True, inner
+            yield from ((1, height, True, does) for does in layout.launches(height, *layout.WAY_BACK))
+        yield from ((n_layers, height, True, does) for does in layout.launches(height, *layout.LAST))
+    if n_layers > 1:
+        yield 1, layout.HEIGHT, False, inner
+    yield n_layers, layout.HEIGHT, False, {"FORWARD": True, "CLASSIFY": True}
+    yield 0, layout.ENTERING, True, {"ABOVE": True}
