@@ -61,8 +61,8 @@ def parts() -> dict[str, tuple[list[str], int]]:
             "nanda", "--models", "256", "64", "--steps", "40", "--rounds", "3", name="nanda-many", seconds=180
         ),
         "step": module(
-            "benchmarks.bench_step_gpu", "--models", "256", "1024", "64", "--seconds", "60",
-            "--out", "{out}/gpu-step.json", seconds=170,
+            "benchmarks.bench_step_gpu", "--models", "256", "1024", "64", "--seconds", "100",
+            "--out", "{out}/gpu-step.json", seconds=240,
         ),
         "profile": module("benchmarks.profile_step", "--seconds", "50", "--out", "{out}", seconds=120),
         "power": replay("power", "--models", "1", "64", "--rounds", "3", seconds=150),

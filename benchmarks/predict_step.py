@@ -251,14 +251,14 @@ def resources(results: Path) -> list[str]:
 def launch_lines(found: Sequence[Time], measured: Mapping[str, float]) -> Iterator[str]:
     """Where a step's time goes, launch by launch."""
     yield (
-        f"    {'':<18} {'launches':>8} {'programs':>9} {'MB asked':>9} {'of memory':>9} {'GFLOP':>8} {'µs':>9} "
+        f"    {'':<34} {'launches':>8} {'programs':>9} {'MB asked':>9} {'of memory':>9} {'GFLOP':>8} {'µs':>9} "
         f"{'measured':>9}  bound by"
     )
     for time in found:
         launch = time.launch
         known = f"{measured[launch.name] * 1e6:>9,.1f}" if launch.name in measured else f"{'':>9}"
         yield (
-            f"    {launch.name:<18} {launch.count:>8} {launch.programs:>9,} {launch.bytes / 1e6:>9,.1f} "
+            f"    {launch.name:<34} {launch.count:>8} {launch.programs:>9,} {launch.bytes / 1e6:>9,.1f} "
             f"{time.memory / 1e6:>9,.1f} {launch.flops / 1e9:>8,.2f} {time.seconds * 1e6:>9,.1f} {known}  {time.bound}"
         )
 

@@ -173,7 +173,7 @@ def section(experiment: Experiment, models: int, products: str, steps: int) -> l
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """As text."""
-    head = f"  {'':<26} {'calls':>5} {'µs':>9} {'share':>6} {'predicted':>9} {'TB/s asked':>10} {'memory':>7}"
+    head = f"  {'':<34} {'calls':>5} {'µs':>9} {'share':>6} {'predicted':>9} {'TB/s asked':>10} {'memory':>7}"
     yield f"{head} {'TFLOP/s':>8}"
     for row in rows:
         cells = [f"{row['share']:>6.0%}" if "share" in row else f"{'':>6}"]
@@ -182,7 +182,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         ):  # fmt: skip
             cells.append(f"{row[name]:>{width}.{digits}f}" if name in row else " " * width)
         bound = f"  {row['bound']}" if "bound" in row else ""
-        yield f"  {row['name'][:26]:<26} {row['calls']:>5} {row['median_us']:>9.1f} {' '.join(cells)}{bound}".rstrip()
+        yield f"  {row['name'][:34]:<34} {row['calls']:>5} {row['median_us']:>9.1f} {' '.join(cells)}{bound}".rstrip()
         if row.get("not_seen"):
             yield f"  not seen: {', '.join(row['not_seen'])}"
 

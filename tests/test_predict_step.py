@@ -175,7 +175,7 @@ def test_it_says_that_it_is_a_prediction_and_shows_resources_launches_and_aims()
     assert "ASSUMED" in text
     assert "bytes spilled" in text
     assert all(name in text for name in configurations())
-    assert "rows 1, last" in text
+    assert "rows 1, forward" in text
     assert text.count("not yet") == len(AIMS)
 
 

@@ -63,7 +63,12 @@ def test_launches_of_one_kernel_are_told_apart_by_their_order():
     later = match(["unknown_kernel", *names], LAUNCHES)  # where torch has no more than the launches that are counted
     assert later[0].launch.name == "batch"
     of_rows = [one.launch.name for one in later.values() if one.launch.kernel == "rows_kernel"]
-    assert of_rows == ["rows 1, forward", "rows 2, last", "rows 1, back", "rows 0, entering"]
+    assert of_rows == [
+        "rows 1, forward-project",
+        "rows 2, forward-classify-turn-back",
+        "rows 1, above-back",
+        "rows 0, above",
+    ]
     assert match(["unknown_kernel"], [one for one in LAUNCHES if one.launch.kernel]) == {}
 
 

@@ -3,13 +3,16 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from grokfast import Experiment, backend, tasks
 from grokfast.nn import GrokTransformer
+from grokfast.nn.fused import layout
 from grokfast.nn.fused.layout import Level
+from grokfast.nn.rows_cost import distinct
 from grokfast.nn.transformer_cost import cost
 from grokfast.nn.transformer_step import TransformerStep
 
@@ -57,6 +60,7 @@ def preset_step(name, n_models, p=None, precision="tf32", **changes):
     return model, TransformerStep(model, tokens, targets, precision=precision, backend="triton")
 
 
+@pytest.mark.parametrize("processors", [0, layout.PROCESSORS])  # 0: as if there were many models
 @pytest.mark.parametrize("n_models", [1, 2])
 @pytest.mark.parametrize(
     ("preset", "n_batch", "precision", "changes"),
@@ -69,7 +73,8 @@ def preset_step(name, n_models, p=None, precision="tf32", **changes):
         ("power", 10, "tf32", {"tied": True}),  # too few rows for tables of tokens
     ],
 )
-def test_launches_are_counted_as_they_are(preset, n_batch, precision, changes, n_models, monkeypatch):
+def test_launches_are_counted_as_they_are(preset, n_batch, precision, changes, n_models, processors, monkeypatch):
+    monkeypatch.setattr(layout, "PROCESSORS", processors)
     small = {"d_model": 16, "n_heads": 2, "d_mlp": 32}
     model, step = preset_step(preset, n_models, p=11, precision=precision, **small, **changes)
     flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
@@ -92,6 +97,16 @@ def test_a_step_is_a_handful_of_launches():
     assert sum(one.count for one in cost(preset_step("nanda", 1)[1])) == 7
     for name in ("power", "grokfast"):
         assert sum(one.count for one in cost(preset_step(name, 1)[1])) == 11
+
+
+def test_tall_tiles_read_fewer_weights_in_more_launches(monkeypatch):
+    _, step = preset_step("nanda", 1)
+    few = cost(step)
+    monkeypatch.setattr(layout, "PROCESSORS", 0)
+    many = cost(step)
+    assert len(many) == len(few) + 2
+    assert sum(one.bytes for one in many) < 0.9 * sum(one.bytes for one in few)
+    assert sum(one.flops for one in many) == sum(one.flops for one in few)
 
 
 def test_the_counts_of_the_recipes():
@@ -137,6 +152,57 @@ def test_what_is_touched_is_asked_for():
                 assert use.size > 0
                 # An index, or an embedding, of which a launch reads some rows only.
                 assert use.size <= use.asked or use.array in ("embedding", "positions")
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """Bytes of different addresses that the interpreter's loads and stores have moved, in a list of one."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    if torch.cuda.is_available():
+        pytest.skip("counts what Triton's interpreter does")
+    total = [0]
+    for name, place in (("create_masked_load", 1), ("create_masked_store", 2)):
+        original = getattr(interpreter.InterpreterBuilder, name)
+
+        def counting(builder, *arguments, original=original, place=place, **options):
+            pointers, mask = arguments[0], arguments[place].data
+            size = pointers.get_element_ty().primitive_bitwidth // 8
+            total[0] += size * len(np.unique(pointers.data[np.broadcast_to(mask != 0, pointers.data.shape)]))
+            return original(builder, *arguments, **options)
+
+        monkeypatch.setattr(interpreter.InterpreterBuilder, name, counting)
+    return total
+
+
+@pytest.mark.parametrize("processors", [0, layout.PROCESSORS])
+def test_bytes_are_those_that_the_kernels_move(processors, moved, monkeypatch):
+    """Where no product is made in blocks that read something again."""
+    monkeypatch.setattr(layout, "PROCESSORS", processors)
+    model, step = preset_step("nanda", 1, p=17, d_model=16, n_heads=2, d_mlp=32)
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(f"grokfast.{name}")
+
+        def launch(kernel, grid, *arguments, original=module.launch, **constants):
+            moved[0] = 0
+            original(kernel, grid, *arguments, **constants)
+            found.setdefault(kernel.fn.__name__, []).append(moved[0])
+
+        monkeypatch.setattr(module, "launch", launch)
+    flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
+    with backend.using("triton"):
+        step.gradient(flat, torch.empty_like(flat), flat.new_empty(1), flat.new_empty(1))
+    with backend.using("reference"):
+        counted = cost(step)
+    for one in counted:
+        if one.kernel != "finish_kernel":  # which at these sizes mostly reads what it is to do
+            assert one.bytes == pytest.approx(found[one.kernel].pop(0), rel=0.05), one.name
+
+
+def test_different_entries_are_counted_tile_by_tile():
+    index = torch.tensor([[3, 3], [-1, 4], [3, 5], [5, -1], [-1, -1]])
+    assert [distinct(index, height) for height in (1, 2, 3, 5, 64)] == [5, 4, 4, 3, 3]
+    assert distinct(index[:, 0], 2) == 3
 
 
 def test_equal_rows_are_not_counted():
