@@ -140,7 +140,7 @@ class Rows:
         """What both directions read: queries, keys and values of the table, and which."""
         table, reads = self.sizes.levels[self.i - 1], self.n * self.level.seq_len
         keys, own = self.sizes.indices[self.i - 1]
-        of_table = 2 * distinct(keys, self.height) + self.own_rows()
+        of_table = 2 * distinct(keys, self.tile["BA"]) + self.own_rows(self.tile["BA"])
         size = 2 * table.n_rows + self.own_rows(self.n)
         self.part.phase(products * reads * self.d)
         self.part.load(f"keys {self.i}", (reads + (0 if own is None else self.n)) * INDEX)

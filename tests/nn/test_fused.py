@@ -56,10 +56,10 @@ def test_chunks_of_rows_have_one_sum_however_they_are_shared(changes, judge, poi
     monkeypatch.setattr(layout, "LEAST_ROWS", 8)
     model, *data = problem(replace(TINY, **changes), 2)
     results = []
-    for processors in (0, 132):  # a program for all chunks, or for each
+    for processors in (1, 132):  # a program for all chunks, or for each
         monkeypatch.setattr(layout, "PROCESSORS", processors)
         results.append(gradient(model, *data))
-        assert layout.n_splits(layout.n_chunks(24), 5, 2) == (3 if processors else 1)
+        assert layout.n_splits(layout.n_chunks(24), 5, 2) == (3 if processors > 1 else 1)
     assert all(torch.equal(one, many) for one, many in zip(*results))
     agrees(model, data, judge)
 
@@ -80,20 +80,20 @@ def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, m
     "changes", [{}, {"norm": "post", "n_layers": 2}, {"norm": "pre", "n_layers": 2, "tied": True}], ids=str
 )
 def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkeypatch):
-    """Rows that fill neither two tiles of 32 nor three of 16."""
-    monkeypatch.setattr(layout, "HEIGHT", 16)
+    """Rows that fill no tile; only the tallest takes several launches."""
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 32, 64))
     model, *data = problem(replace(TINY, **changes), 1, n_rows=37, n_tokens=7)
     results = []
-    for height in (16, 32):
+    for height in (16, 32, 64):
         monkeypatch.setattr(layout, "height", lambda *_, height=height: height)
         results.append(gradient(model, *data, precision="tf32"))
-    assert all(torch.equal(low, tall) for low, tall in zip(*results))
+    assert all(torch.equal(low, other) for other_ones in results[1:] for low, other in zip(results[0], other_ones))
     agrees(model, data, judge, precision="tf32")
 
 
 def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(poisoned, monkeypatch):
-    monkeypatch.setattr(layout, "HEIGHT", 16)
-    monkeypatch.setattr(layout, "PROCESSORS", 1)
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 16, 32))
+    monkeypatch.setattr(layout, "READERS", 4)
     assert [layout.height("bf16", 6, 37, models) for models in (2, 1)] == [32, 16]
     model, tokens, targets = problem(replace(TINY, norm="replace"), 2, n_rows=37, n_tokens=7)
     step = TransformerStep(model, tokens, targets, precision="bf16", backend="triton")
@@ -106,17 +106,19 @@ def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(poisoned,
     assert torch.equal(kept, grad[1:])
 
 
-def test_tiles_are_tall_where_they_fill_the_processors_all_the_same():
-    models = [layout.height("tf32", 128, 3830, n) for n in (1, 17, 18, 1024)]
-    assert models == [64, 64, 128, 128]  # 30 tiles each, four for each of 132 processors
-    of_products = [layout.height(precision, 128, 3830, 1024) for precision in ("ieee", "tf32x3", "bf16")]
-    assert of_products == [64, 64, 128]
-    assert layout.height("tf32", 512, 3830, 1024) == 64
+def test_tiles_are_as_tall_as_keeps_the_processors_or_the_cache_at_work():
+    def heights(precision, d=128, rows=3830):
+        return [layout.height(precision, d, rows, n) for n in (1, 2, 1024)]
+
+    assert heights("tf32", rows=500) == [32, 32, 128]  # 16 tiles, 32: each processor reads for itself
+    assert heights("tf32") == heights("bf16") == [64, 128, 128]  # 60, 60: more would wait for the cache
+    assert heights("ieee") == heights("tf32x3") == [32, 64, 64]  # 120, 120: all 132 processors multiply
+    assert heights("tf32", d=512) == [64, 64, 64]
 
 
-@pytest.mark.parametrize("height", [16, 64, 128])
-def test_rows_are_summed_in_blocks_that_no_height_above_64_changes(height):
-    tile, low = (layout.tiles("rows", "tf32", TransformerConfig(), 113, rows) for rows in (height, 64))
+@pytest.mark.parametrize("height", [16, 32, 64, 128])
+def test_rows_are_summed_in_blocks_that_no_height_from_32_on_changes(height):
+    tile, low = (layout.tiles("rows", "tf32", TransformerConfig(), 113, rows) for rows in (height, 32))
     assert tile["BM"] == height
     for name in ("BR", "BL", "BA"):
         assert tile[name] == min(low[name], height)
@@ -140,11 +142,15 @@ def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monke
 
     def narrow(kernel, *args, **kwargs):
         tile = whole(kernel, *args, **kwargs)
-        return tile | {name: 16 for name in ("BN", "BV", "BO", "BU") if tile.get(name)} | {"BR": 8, "BA": 4}
+        return (
+            tile
+            | {name: 16 for name in ("BN", "BV", "BO", "BU") if tile.get(name)}
+            | {n: b for n, b in {"BR": 8, "BA": 4}.items() if n in tile}
+        )
 
     whole = layout.tiles
     monkeypatch.setattr(layout, "tiles", narrow)
-    monkeypatch.setattr(layout, "HEIGHT", 16)
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 16, 32))
     config = replace(TINY, d_model=20, n_heads=4, d_mlp=37, norm="pre", n_layers=2, activation="gelu")
     model, *data = problem(config, 1, n_rows=19, n_answers=20)
     agrees(model, data, judge, precision=precision)

@@ -17,10 +17,12 @@ from grokfast.nn.transformer import TransformerConfig
 MAX_CHUNKS = 8  # of rows, in the gradients of weights
 LEAST_ROWS = 128  # of a chunk, but for the last ones
 PROCESSORS = 132
+READERS = 76  # processors that keep the L2 cache busy
 FLAGS = ("FORWARD", "PROJECT", "CLASSIFY", "TURN", "ABOVE", "BACK")  # what rows_kernel may do
 LAST = ("FORWARD",), ("CLASSIFY", "TURN"), ("BACK",)  # of the last level
 WAY_BACK = ("ABOVE",), ("BACK",)  # of the others
-HEIGHT = 64  # rows of a tile, of few models
+HEIGHTS = 32, 64, 128  # rows of a tile; the last only where nothing spills
+WEIGHTS = 64  # rows of a tile that move as many bytes as the weights that it reads, about
 ENTERING = 16  # of level 0, which has few rows and a short way
 
 
@@ -152,17 +154,23 @@ def n_splits(chunks: int, tiles: int, n_models: int) -> int:
 
 
 def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
-    """Rows of a tile, which reads all weights once: few while processors would idle otherwise, else as many as do not
-    spill. The same bits: what is summed in a row, or over rows, is summed in blocks of at most HEIGHT rows.
+    """Rows of a tile: that with which the processors, or the L2 cache that they read from, are done first.
+
+    A tile takes as long as it moves bytes. A model has the same bits at any height: what is summed in a row, or over
+    rows, is summed in blocks of HEIGHTS[0] rows.
     """
-    tall = 2 * HEIGHT
-    is_exact = precision in ("ieee", "tf32x3")
-    return HEIGHT if is_exact or d > 128 or -(-n_rows // tall) * n_models < 4 * PROCESSORS else tall
+    is_exact = precision in ("ieee", "tf32x3")  # whose products take longer than their bytes
+
+    def time(rows: int) -> float:
+        tiles = -(-n_rows // rows) * n_models
+        return max(-(-tiles // PROCESSORS), 0 if is_exact else tiles / READERS) * (rows + WEIGHTS)
+
+    return min(reversed(HEIGHTS[:2] if is_exact or d > 128 else HEIGHTS), key=time)
 
 
 def launches(height: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
     """What each launch of a level does of these phases, in tiles of that height: all in one where none spills."""
-    together = [[flag for flags in phases for flag in flags]] if height <= HEIGHT else phases
+    together = [[flag for flags in phases for flag in flags]] if height < HEIGHTS[2] else phases
     return [dict.fromkeys(flags, True) for flags in together]
 
 
@@ -172,7 +180,7 @@ def rows_per_chunk(n_rows: int, chunks: int, rows: int) -> int:
 
 
 def tiles(
-    kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1, height: int = HEIGHT
+    kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1, height: int = HEIGHTS[1]
 ) -> dict[str, int]:
     """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register.
 
@@ -186,7 +194,7 @@ def tiles(
     if kernel == "weights":
         side = min(64 if is_exact else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
-    head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height > HEIGHT
+    head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
     return {
         "BM": height,
         "BN": min(64 if is_exact or d > 128 or is_tall else 128, max(width, 16)),
@@ -197,9 +205,9 @@ def tiles(
         if is_exact or d > 128
         else min(16 if config.norm == "post" or is_tall else 32, max(16, _power_of_2(config.d_mlp))),
         # Rows of a block of LayerNorm, of the loss, and of attention.
-        "BR": min(height, HEIGHT, max(1, 8192 // width)),
-        "BL": min(height, HEIGHT),
-        "BA": min(height, HEIGHT, max(1, 4096 // (head * heads))),
+        "BR": min(height, HEIGHTS[0], max(1, 8192 // width)),
+        "BL": min(height, HEIGHTS[0]),
+        "BA": min(height, HEIGHTS[0], max(1, 2048 // (head * heads))),
         "BD": width,
         "BH": heads,
         "BC": head,

@@ -59,7 +59,7 @@ class Model:
 
     def evaluation_levels(self, levels: Sequence[Level]) -> list[Level]:
         """Those of an evaluation, with as many rows."""
-        has_hidden = self.rows_tile(layout.HEIGHT)["BU"] == 0
+        has_hidden = self.rows_tile(layout.HEIGHTS[1])["BU"] == 0
         return [
             Level.of_evaluation(self.config, i, level.n_rows, level.seq_len, has_hidden=has_hidden)
             for i, level in enumerate(levels)

@@ -34,7 +34,7 @@ class Scratch:
         sizes = [(entering, 0), *(layer.keys.shape[1:] for layer in rows.layers)]
         self.levels = [Level.of(model.config, i, *size) for i, size in enumerate(sizes)]
         self.levels = self.levels if trains else model.evaluation_levels(self.levels)
-        self.heights = [layout.ENTERING] + [layout.HEIGHT] * (len(self.levels) - 1)
+        self.heights = [layout.ENTERING] + [layout.HEIGHTS[1]] * (len(self.levels) - 1)
         self._end = 0
         self.at = [self._reserve(self.n_models, level.n_rows, level.stride) for level in self.levels]
         self._of_rows = [self._reserve(self.n_models, n_batch) for _ in range(2)]

@@ -53,7 +53,7 @@ def shipped() -> list[dict[str, Any]]:
             title = f"{name}, {precision}"
             levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(config.n_layers + 1)]
             add(f"enter, {title}", kernels.enter_kernel, model.enter_constants(levels[0]), ("p_pairs",), flat)
-            heights = sorted({layout.height(precision, config.d_model, 1000, n) for n in (1, 1024)})
+            heights = sorted({layout.height(precision, config.d_model, 1000, n) for n in range(1, 64)})
             for i, height, trains, does in _launches(config.n_layers, heights):
                 constants = model.rows_constants(i, levels if trains else model.evaluation_levels(levels), height)
                 constants |= dict.fromkeys(layout.FLAGS, False) | does | {"OWN": i in (1, config.n_layers)}
@@ -77,6 +77,6 @@ def _launches(n_layers: int, heights: list[int]) -> Iterator[tuple[int, int, boo
             yield from ((1, height, True, does) for does in layout.launches(height, *layout.WAY_BACK))
         yield from ((n_layers, height, True, does) for does in layout.launches(height, *layout.LAST))
     if n_layers > 1:
-        yield 1, layout.HEIGHT, False, inner
-    yield n_layers, layout.HEIGHT, False, {"FORWARD": True, "CLASSIFY": True}
+        yield 1, layout.HEIGHTS[1], False, inner
+    yield n_layers, layout.HEIGHTS[1], False, {"FORWARD": True, "CLASSIFY": True}
     yield 0, layout.ENTERING, True, {"ABOVE": True}
