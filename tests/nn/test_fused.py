@@ -170,6 +170,31 @@ def test_numbers_of_a_row_do_not_overlap(norm):
             assert end - start >= widths.get(name, 16)
 
 
+@pytest.mark.parametrize("has_hidden", [False, True])
+@pytest.mark.parametrize("norm", ["none", "pre", "post", "replace"])
+def test_an_evaluation_overwrites_only_what_is_read_no_more(norm, has_hidden):
+    config = replace(TINY, norm=norm, n_layers=2, d_model=16, d_mlp=80)
+    for i in range(3):
+        level = Level.of_evaluation(config, i, 7, 3 if i else 0, has_hidden=has_hidden)
+        at = level.places
+        assert all(start % 16 == 0 for start in [*at.values(), level.stride])
+        assert ("Z" in at) == (has_hidden and i > 0)
+        assert ("QKV" in at) == (i < 2)
+        width = dict.fromkeys(at, 16) | {"Z": 80, "QKV": 48}
+
+        def apart(a, b, at=at, width=width):
+            return at[a] + width[a] <= at[b] or at[b] + width[b] <= at[a]
+
+        together = [("INNER", "QKV"), ("X", "QKV")] if i < 2 else []
+        if i:  # in, out and what is added, of one phase after the other
+            together += [("HEADS", "Y"), ("MLP_IN", "X"), ("MLP_IN" if norm == "post" else "Y", "X")]
+            together += [("Z", "MLP_IN"), ("Z", "X")] if has_hidden else []
+            together += [("Z", "Y")] if has_hidden and norm != "post" else []
+            together += [("Y", "MLP_IN"), ("X", "INNER")] if norm != "none" else []
+        assert [pair for pair in together if not apart(*pair)] == []
+        assert max(at[name] + width[name] for name in at if name != "IN_TURN") <= level.stride
+
+
 def test_every_chunk_is_whole_tiles_and_all_rows_are_in_one():
     for n in (1, 100, 227, 3830, 100_000):
         chunks = layout.n_chunks(n)

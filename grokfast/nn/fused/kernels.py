@@ -203,20 +203,28 @@ def rows_kernel(
 
 @triton.jit
 def _chunk(
-    p_grad, p_x, grad_row, x_row, n_rows, n_out, n_in, outputs, columns,
+    p_grad, p_x, grad_row, x_row, n_rows, n_out, n_in, outputs, columns, is_first,
     ACTIVATION: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """gradᵀ act(x) over a chunk of rows, [BO, BN], and the sum of grad [BO]."""
+    """gradᵀ act(x) over a chunk of rows, [BO, BN], and, of the first columns, the sum of grad [BO].
+
+    Each has its own loop: of a tile that is used twice, Triton keeps one copy too few for a product that is under way
+    on sm_90, where the next copy would overwrite what it reads.
+    """
     acc, of_bias = tl.zeros([BO, BN], tl.float32), tl.zeros([BM, BO], tl.float32)
     rows = tl.arange(0, BM)
+    if BIAS:
+        if is_first:
+            p = p_grad
+            for i in range(0, n_rows, BM):
+                of_bias += load_tile(p, rows, outputs, grad_row, n_rows - i, n_out)
+                p += BM * grad_row
     for i in range(0, n_rows, BM):
         left = n_rows - i
         grad = load_tile(p_grad, rows, outputs, grad_row, left, n_out)  # [BM, BO]
         x = activate(load_tile(p_x, rows, columns, x_row, left, n_in), ACTIVATION)  # [BM, BN]
         acc = dot(tl.trans(grad), x, acc, PRECISION)
-        if BIAS:
-            of_bias += grad
         p_grad += BM * grad_row
         p_x += BM * x_row
     return acc, tl.sum(of_bias, 0)
@@ -254,12 +262,14 @@ def weights_kernel(
         p_g, p_i = p_grad + begin * grad_row, p_x + begin * x_row
         if is_hidden:
             part, part_b = _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, ACTIVATION, BIAS, PRECISION, BM, BO, BN
-            )
+                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, first_column == 0,
+                ACTIVATION, BIAS, PRECISION, BM, BO, BN,
+            )  # fmt: skip
         else:
             part, part_b = _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, "identity", BIAS, PRECISION, BM, BO, BN
-            )
+                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, first_column == 0,
+                "identity", BIAS, PRECISION, BM, BO, BN,
+            )  # fmt: skip
         total += part
         of_bias += part_b
     store_tile(p_out + tl.load(p + 14), outputs, columns, n_in, n_out, n_in, total)

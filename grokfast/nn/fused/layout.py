@@ -54,6 +54,10 @@ class Level:
     places: Mapping[str, int]
     stride: int
 
+    @property
+    def has_gradients(self) -> bool:
+        return "OF_X" in self.places
+
     @classmethod
     def of(cls, config: TransformerConfig, level: int, n_rows: int, seq_len: int) -> Level:
         d, heads, has_norm = config.d_model, config.n_heads, config.norm != "none"
@@ -75,16 +79,16 @@ class Level:
         cls, config: TransformerConfig, level: int, n_rows: int, seq_len: int, *, has_hidden: bool
     ) -> Level:
         """has_hidden: the MLP's two products are one after the other, and Z between them."""
-        d, has_norm = config.d_model, config.norm != "none"
+        d, norm, is_last = config.d_model, config.norm, level == config.n_layers
         widths: dict[str, int | str] = {}
         if level == 0:
-            widths |= {"X": d, "INNER": d if config.norm in ("pre", "replace") else "X"}
-        else:
-            widths |= {"HEADS": d, "Y": d, "MLP_IN": d if has_norm else "Y"}
-            widths |= {"Z": config.d_mlp} if has_hidden else {}
-            widths |= {"X": "HEADS", "INNER": "MLP_IN" if has_norm else "X"}
-        if level < config.n_layers:
-            widths["QKV"] = 3 * d
+            widths = {"X": d, "INNER": d if norm in ("pre", "replace") else "X", "QKV": 3 * d}
+            return cls._placed(n_rows, seq_len, widths)
+        in_turn = {"Y": (norm == "post") * d, "Z": has_hidden * config.d_mlp, "QKV": (not is_last) * 3 * d}
+        widths = {"HEADS": d, "IN_TURN": max(in_turn.values())} | {name: "IN_TURN" for name, n in in_turn.items() if n}
+        widths |= {"Y": widths.get("Y", d)}  # which the MLP's result is added to, except where norm is "post"
+        widths |= {"MLP_IN": "Y" if norm == "none" else d, "X": "HEADS"}
+        widths |= {"INNER": "X" if norm == "none" else "MLP_IN"}
         return cls._placed(n_rows, seq_len, widths)
 
     @classmethod
@@ -180,11 +184,16 @@ def rows_per_chunk(n_rows: int, chunks: int, rows: int) -> int:
 
 
 def tiles(
-    kernel: str, precision: str, config: TransformerConfig, n_outputs: int = 1, height: int = HEIGHTS[1]
+    kernel: str,
+    precision: str,
+    config: TransformerConfig,
+    n_outputs: int = 1,
+    height: int = HEIGHTS[1],
+    trains: bool = True,
 ) -> dict[str, int]:
     """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register.
 
-    `height` is that of the tiles of "rows".
+    Those of "rows" have `height` rows; not `trains`: they are an evaluation's.
     """
     d, is_exact = config.d_model, precision in ("ieee", "tf32x3")
     width = max(16, _power_of_2(d))
@@ -195,9 +204,10 @@ def tiles(
         side = min(64 if is_exact else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
+    is_narrow = is_exact or d > 128 or is_tall or not trains
     return {
         "BM": height,
-        "BN": min(64 if is_exact or d > 128 or is_tall else 128, max(width, 16)),
+        "BN": min(64 if is_narrow else 128, max(width, 16)),
         "BK": min(16 if is_exact else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.

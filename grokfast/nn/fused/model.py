@@ -54,8 +54,8 @@ class Model:
             **{name: level.places[name] for name in ("X", "INNER", "QKV")}, **self.tiles["enter"],
         }  # fmt: skip
 
-    def rows_tile(self, height: int) -> dict[str, int]:
-        return layout.tiles("rows", self.precision, self.config, self.n_outputs, height)
+    def rows_tile(self, height: int, trains: bool = True) -> dict[str, int]:
+        return layout.tiles("rows", self.precision, self.config, self.n_outputs, height, trains)
 
     def evaluation_levels(self, levels: Sequence[Level]) -> list[Level]:
         """Those of an evaluation, with as many rows."""
@@ -68,7 +68,7 @@ class Model:
     def rows_constants(self, i: int, levels: list[Level], height: int) -> dict[str, Any]:
         """Those of level i in tiles of so many rows, without what it does."""
         config, below, above = self.config, f"blocks.{i - 1}", f"blocks.{i}"
-        d_head, tile = config.d_model // config.n_heads, self.rows_tile(height)
+        d_head, tile = config.d_model // config.n_heads, self.rows_tile(height, levels[i].has_gradients)
         weights = {
             "W_O": f"{below}.w_o", "B_O": f"{below}.b_o", "W_IN": f"{below}.w_in", "B_IN": f"{below}.b_in",
             "W_OUT": f"{below}.w_out", "B_OUT": f"{below}.b_out", "W_QKV": f"{above}.w_qkv", "B_QKV": f"{above}.b_qkv",
