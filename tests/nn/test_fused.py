@@ -10,6 +10,7 @@ from grokfast.nn import GrokTransformer, TransformerConfig
 from grokfast.nn.fused import layout
 from grokfast.nn.fused.layout import Level
 from grokfast.nn.transformer_step import TransformerStep
+from tests.tf32 import torch_at
 
 pytest.importorskip("triton")
 TINY = TransformerConfig(d_model=6, n_heads=2, d_mlp=10)
@@ -46,7 +47,8 @@ def by_torch(model, tokens, targets, dtype):
 
 def agrees(model, data, judge, **options):
     got = gradient(model, *data, **options)
-    single = by_torch(model, *data, torch.float32)
+    with torch_at(options.get("precision", "ieee")):
+        single = by_torch(model, *data, torch.float32)
     for ours, theirs, exact in zip(got, single, by_torch(model, *data, torch.float64), strict=True):
         judge(ours, theirs, exact)
 

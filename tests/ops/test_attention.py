@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from grokfast import backend
 from grokfast.ops import attention
 from grokfast.ops.attention import _attention, _attention_backward
+from tests.tf32 import torch_at
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -54,11 +55,9 @@ def test_odd_heads(d_head, precision, triton, judge, poisoned):
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_low_precision_is_as_good_as_torch_at_it(precision, triton, judge, poisoned):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
-    for shape in ((7, 4, 5, 32), (1, 2, 40, 32)):
-        compare(inputs(*shape), judge, precision=precision)
-    torch.set_float32_matmul_precision(before)
+    with torch_at(precision):
+        for shape in ((7, 4, 5, 32), (1, 2, 40, 32)):
+            compare(inputs(*shape), judge, precision=precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -10,6 +10,7 @@ from grokfast import backend
 from grokfast.ops import linear_cross_entropy
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH, _linear_cross_entropy, _linear_cross_entropy_backward
 from grokfast.ops.linear_cross_entropy.reference import LOSSES
+from tests.tf32 import torch_at
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -71,10 +72,8 @@ def test_odd_sizes(n, d, classes, loss, triton, judge, poisoned):
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_low_precision_is_as_good_as_torch_at_it(precision, triton, judge, poisoned):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
-    compare(inputs(63, 32, 48), judge, precision=precision)
-    torch.set_float32_matmul_precision(before)
+    with torch_at(precision):
+        compare(inputs(63, 32, 48), judge, precision=precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
