@@ -9,7 +9,7 @@ static const std::vector<Operation>& all_operations() {
     static const std::vector<Operation> all = [] {
         std::vector<Operation> found = {
             {"bra", nullptr, BRANCH, {}}, {"ret", nullptr, EXIT, {}}, {"bar.sync", nullptr, BARRIER, {4}}};
-        add_arithmetic(found), add_memory(found), add_warp(found);
+        add_arithmetic(found), add_memory(found), add_warp(found), add_warpgroup(found);
         return found;
     }();
     return all;
@@ -71,11 +71,12 @@ static void run_program(Program& p, u32 id, std::mt19937_64& random) {
     const Launch& launch = *p.launch;
     p.id = id, p.is_ordered = false, p.interval++;
     for (size_t i = 0; i < p.shared.size(); i++) p.shared[i] = POISON[i & 1];
-    for (Cell& c : p.cells) c.in_flight = 0;
+    for (Cell& c : p.cells) c = {};
     const s32 n_x = launch.grid[0], n_y = launch.grid[1];
     for (Warp& w : p.warps) {
         w.live = ALL, w.waits = false, w.paths = {{0, ALL}};
-        w.open.clear(), w.groups.clear();
+        w.open.clear(), w.groups.clear(), w.products.clear(), w.product_groups.clear();
+        w.fenced = 0;
         const u32 special[] = {id % n_x, id / n_x % n_y, id / n_x / n_y};  // after tid.x, which never changes
         for (int i = 0; i < 3; i++) std::fill_n(w.reg<u32>((1 + i) * 4 * LANES), LANES, special[i]);
     }

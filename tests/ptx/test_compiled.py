@@ -1,4 +1,4 @@
-"""Small Triton kernels, compiled and executed, outside of the interpreter: test_kernels.py runs them with the plugin."""
+"""Small Triton kernels, compiled and executed outside of the interpreter; test_kernels.py runs them with the plugin."""
 
 import os
 
