@@ -104,7 +104,7 @@ const char* name_of(int op) { return all_operations()[op].name; }
 int n_widths(int op) { return int(all_operations()[op].widths.size()); }
 int width_of(int op, int i) { return all_operations()[op].widths[i]; }
 
-// 0, or the PTX line at which something was done that ends a kernel, which `said` explains.
+// 0, or the PTX line at which something was done that ends a kernel, which `said` then explains.
 int run(Launch* launch) {
     std::vector<Region> regions;
     for (int i = 0; i < launch->n_regions; i++) regions.push_back({launch->regions[2 * i], launch->regions[2 * i + 1], {}});
@@ -130,6 +130,7 @@ int run(Launch* launch) {
     try {
         for (u32 id : order) run_program(p, id, random);
     } catch (const Fault& fault) {
+        launch->said[0] = 0;
         p.say("fault", fault.line, fault.line, fault.text);
         return fault.line;
     }

@@ -30,11 +30,14 @@ PROJECT = [
     "training/test_update.py::test_every_model_follows_torch[triton-adamw-ema]",
     "training/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
 ]
-HOPPER = ["ops/test_pair_step.py::test_precisions", "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it"]
+HOPPER = [
+    "ops/test_pair_step.py::test_precisions",
+    "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
+]
 SMALL = ["ptx/test_compiled.py"]
 
 
-@pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 21)])
+@pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 20)])
 def test_they_pass_their_tests(capability, tests, at_least):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "tests.ptx.plugin", f"--capability={capability}"]
