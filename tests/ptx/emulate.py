@@ -9,12 +9,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -97,7 +94,7 @@ def kernel_of(launch: Launch, capability: int) -> tuple[Kernel, int, int]:
 def _no_machine_code() -> Iterator[None]:
     """Triton stops at PTX, and keeps what it made in a folder of its own."""
     with mock.patch.object(CUDABackend, "make_cubin", return_value=b""), triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(Path(tempfile.gettempdir()) / f"grokfast-ptx-{os.getuid()}")
+        triton.knobs.cache.dir = str(machine.folder() / "triton")
         yield
 
 

@@ -9,7 +9,7 @@ static const std::vector<Operation>& all_operations() {
     static const std::vector<Operation> all = [] {
         std::vector<Operation> found = {
             {"bra", nullptr, BRANCH, {}}, {"ret", nullptr, EXIT, {}}, {"bar.sync", nullptr, BARRIER, {4}}};
-        add_arithmetic(found), add_memory(found), add_warp(found);
+        add_arithmetic(found), add_memory(found), add_warp(found), add_warpgroup(found);
         return found;
     }();
     return all;
@@ -71,11 +71,12 @@ static void run_program(Program& p, u32 id, std::mt19937_64& random) {
     const Launch& launch = *p.launch;
     p.id = id, p.is_ordered = false, p.interval++;
     for (size_t i = 0; i < p.shared.size(); i++) p.shared[i] = POISON[i & 1];
-    for (Cell& c : p.cells) c.in_flight = 0;
+    for (Cell& c : p.cells) c = {};
     const s32 n_x = launch.grid[0], n_y = launch.grid[1];
     for (Warp& w : p.warps) {
         w.live = ALL, w.waits = false, w.paths = {{0, ALL}};
-        w.open.clear(), w.groups.clear();
+        w.open.clear(), w.groups.clear(), w.products.clear(), w.product_groups.clear();
+        w.fenced = 0;
         const u32 special[] = {id % n_x, id / n_x % n_y, id / n_x / n_y};  // after tid.x, which never changes
         for (int i = 0; i < 3; i++) std::fill_n(w.reg<u32>((1 + i) * 4 * LANES), LANES, special[i]);
     }
@@ -103,7 +104,7 @@ const char* name_of(int op) { return all_operations()[op].name; }
 int n_widths(int op) { return int(all_operations()[op].widths.size()); }
 int width_of(int op, int i) { return all_operations()[op].widths[i]; }
 
-// 0, or the PTX line at which something was done that ends a kernel, which `said` explains.
+// 0, or the PTX line at which something was done that ends a kernel, which `said` then explains.
 int run(Launch* launch) {
     std::vector<Region> regions;
     for (int i = 0; i < launch->n_regions; i++) regions.push_back({launch->regions[2 * i], launch->regions[2 * i + 1], {}});
@@ -129,6 +130,7 @@ int run(Launch* launch) {
     try {
         for (u32 id : order) run_program(p, id, random);
     } catch (const Fault& fault) {
+        launch->said[0] = 0;
         p.say("fault", fault.line, fault.line, fault.text);
         return fault.line;
     }

@@ -77,7 +77,7 @@ struct Region {
     std::vector<Cell> cells;
 };
 
-struct Copy {  // cp.async
+struct Copy {  // cp.async; or what wgmma reads
     u32 to, n;
     s32 line;
     u8 data[16];
@@ -98,6 +98,9 @@ struct Warp {
     std::vector<u8> file;
     std::vector<Copy> open;
     std::deque<std::vector<Copy>> groups;
+    std::vector<Copy> products;  // what wgmma has read
+    std::deque<std::vector<Copy>> product_groups;
+    u32 fenced;  // when it last let wgmma see what it knows to be written
 
     template <class T>
     T* reg(s32 slot) {
@@ -148,3 +151,4 @@ struct Operation {
 void add_arithmetic(std::vector<Operation>&);
 void add_memory(std::vector<Operation>&);
 void add_warp(std::vector<Operation>&);
+void add_warpgroup(std::vector<Operation>&);

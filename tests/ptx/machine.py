@@ -63,19 +63,26 @@ def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
+def folder() -> Path:
+    """For what is built, of this user alone."""
+    path = Path(tempfile.gettempdir()) / f"grokfast-ptx-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path} is somebody else's")
+    return path
+
+
 @functools.cache
 def machine() -> ctypes.CDLL:
-    """The library, from the folder for temporary files where it was built before."""
+    """The library, from `folder` where it was built before."""
     sources = sorted(HERE.glob("*.cpp"))
     texts = [path.read_bytes() for path in [*sources, HERE / "machine.h"]]
     state = hashlib.sha256(b"".join([*texts, " ".join(FLAGS).encode()])).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"grokfast-ptx-{os.getuid()}-{state}.so"
+    built = folder() / f"machine-{state}.so"
     if not built.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            new = Path(folder) / "machine.so"
-            subprocess.run([_compiler(), *FLAGS, *map(str, sources), "-o", str(new)], check=True)
-            shutil.copy(new, f"{built}.{os.getpid()}")
-        os.replace(f"{built}.{os.getpid()}", built)
+        new = built.with_suffix(f".{os.getpid()}")
+        subprocess.run([_compiler(), *FLAGS, *map(str, sources), "-o", str(new)], check=True)
+        new.replace(built)
     library = ctypes.CDLL(str(built))
     library.name_of.restype = ctypes.c_char_p
     return library

@@ -97,6 +97,10 @@ class _Parser:
             self._add(f"{parts[0]}.{tiles}", *self._access(address), numbers.strip("{}").split(","))
         elif name.startswith("cp.async"):
             self._copy(name, operands)
+        elif parts[:2] == ["wgmma", "mma_async"]:
+            self._multiply(parts, operands)
+        elif name == "wgmma.wait_group.sync.aligned":
+            self._add(name, offset=int(operands[0]))
         elif parts[0] == "bra":
             self.branches.append((self._add("bra"), operands[0]))
         elif parts[0] == "mov" and "{" in rest:
@@ -196,6 +200,17 @@ class _Parser:
         size = int(operands[2], 0)
         self.kernel.smallest = min(self.kernel.smallest, 4)
         self._add("cp.async", None, offset, [to, source, *operands[3:]], size=size, width=source_offset, register=0)
+
+    def _multiply(self, parts: list[str], operands: list[str]) -> None:
+        """wgmma: D, A, B, whether D counts, signs, and for 16 bits which of the matrices in memory are transposed."""
+        out, a = ([t.strip() for t in each.strip("{} ").split(",")] for each in operands[:2])
+        signs, transposed = operands[4:6], operands[6:]
+        if signs != ["1", "1"]:
+            self._refuse(f"signs {signs}")
+        flags = int("".join(reversed(transposed)) or "0", 2) << (len(transposed) == 1)
+        columns = int(re.fullmatch(r"m64n(\d+)k\d+", parts[4])[1])
+        name = f"wgmma.{parts[-1]}"
+        self._add(name, None, flags, [*out, *a, *operands[2:4]], size=columns, count=len(a), register=0)
 
     def _pack(self, kind: str, to: str, source: str) -> None:
         """One register of several, or several of one: a move of bytes."""

@@ -1,4 +1,4 @@
-"""Small Triton kernels, compiled and executed, outside of the interpreter: test_kernels.py has the plugin run them."""
+"""Small Triton kernels, compiled and executed outside of the interpreter; test_kernels.py runs them with the plugin."""
 
 import os
 
@@ -7,6 +7,8 @@ import torch
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
+
+from grokfast.ops.linear import kernels as linear  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="test_kernels.py runs it")
 
@@ -119,3 +121,13 @@ def test_a_missing_barrier_is_found(barrier, on_the_machine):
     assert barrier or "test_compiled.py" in on_the_machine.findings[0]
     on_the_machine.findings.clear()
     assert not barrier or torch.equal(out[128:], 2 * x.flip(0))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "tf32x3"])
+def test_no_copy_overtakes_a_product_under_way(precision):
+    """The gradient of a matrix in several steps, beside that of its bias."""
+    x, grad = draw(1, 250, 64), draw(1, 250, 128)
+    of_weight, of_bias = linear.backward_weight(grad, x, True, precision)
+    exact = grad[0].T.double() @ x[0].double()
+    assert (of_weight[0] - exact).norm() <= (2e-3 if precision == "tf32" else 1e-6) * exact.norm()
+    torch.testing.assert_close(of_bias, grad.sum(1), rtol=1e-5, atol=1e-5)

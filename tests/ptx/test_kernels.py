@@ -21,28 +21,27 @@ pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the GPU"),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
-CHOSEN = {  # tests, and how many there are at least
-    "small kernels": (["ptx/test_compiled.py"], 14),
-    "the project's": (
-        [
-            "nn/test_transformer_step.py::test_the_kernels_are_as_good_as_torch",
-            "ops/test_pair_step.py::test_precisions",
-            "ops/test_pair_step.py::test_the_gradient_is_as_good_as_autograds[triton-gelu-mse]",
-            "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
-            "ops/test_sums.py::test_each_model_has_the_gradients_it_has_alone[pair_embed]",
-            "training/test_update.py::test_every_model_follows_torch[triton-adamw-ema]",
-            "training/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
-        ],
-        13,
-    ),
-}
+PROJECT = [
+    "nn/test_transformer_step.py::test_the_kernels_are_as_good_as_torch",
+    "ops/test_pair_step.py::test_precisions",
+    "ops/test_pair_step.py::test_the_gradient_is_as_good_as_autograds[triton-gelu-mse]",
+    "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
+    "ops/test_sums.py::test_each_model_has_the_gradients_it_has_alone[pair_embed]",
+    "training/test_update.py::test_every_model_follows_torch[triton-adamw-ema]",
+    "training/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
+]
+HOPPER = [
+    "ops/test_pair_step.py::test_precisions",
+    "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
+]
+SMALL = ["ptx/test_compiled.py"]
 
 
-@pytest.mark.parametrize("which", CHOSEN)
-def test_they_pass_their_tests(which):
-    tests, at_least = CHOSEN[which]
+@pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 20)])
+def test_they_pass_their_tests(capability, tests, at_least):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.ptx.plugin", *(f"tests/{test}" for test in tests)]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.ptx.plugin", f"--capability={capability}"]
+    command += [f"tests/{test}" for test in tests]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     passed = re.search(r"(\d+) passed", ran.stdout)

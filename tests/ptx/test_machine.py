@@ -193,6 +193,64 @@ def test_programs_that_need_each_others_numbers_are_found():
     assert run(body.format(apart), torch.zeros(96), grid=(3,)).findings == []
 
 
+WGMMA = """
+mul.wide.u32 %rd5, %r1, 16;
+add.s64 %rd6, %rd1, %rd5;
+ld.global.v4.b32 {{%r3, %r4, %r5, %r6}}, [%rd6];
+and.b32 %r7, %r1, 1;
+shl.b32 %r7, %r7, 7;
+bfe.u32 %r8, %r1, 1, 3;
+mad.lo.s32 %r7, %r8, 16, %r7;
+shr.u32 %r8, %r1, 4;
+mad.lo.s32 %r7, %r8, 256, %r7;
+st.shared.v4.b32 [%r7], {{%r3, %r4, %r5, %r6}};
+add.s64 %rd7, %rd2, %rd5;
+setp.lt.u32 %p1, %r1, 16;
+@%p1 ld.global.v4.b32 {{%r3, %r4, %r5, %r6}}, [%rd7];
+@%p1 st.shared.v4.b32 [%r7+2048], {{%r3, %r4, %r5, %r6}};
+{fence}
+bar.sync 0;
+mov.b64 %rd10, 0x1000080000;
+mov.b64 %rd11, 0x1000080080;
+wgmma.fence.sync.aligned;
+wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {{%r10, %r11, %r12, %r13}}, %rd10, %rd11, 0, 1, 1;
+wgmma.commit_group.sync.aligned;
+{first}
+{second}
+shr.u32 %r20, %r1, 2;
+bfe.u32 %r21, %r1, 5, 2;
+and.b32 %r20, %r20, 7;
+mad.lo.s32 %r20, %r21, 16, %r20;
+and.b32 %r22, %r1, 3;
+shl.b32 %r22, %r22, 1;
+mad.lo.s32 %r20, %r20, 8, %r22;
+mul.wide.u32 %rd12, %r20, 4;
+add.s64 %rd13, %rd3, %rd12;
+st.global.v2.b32 [%rd13], {{%r10, %r11}};
+st.global.v2.b32 [%rd13+256], {{%r12, %r13}};
+"""
+
+
+def test_a_warpgroups_product_reads_what_is_fenced_and_stays():
+    """[64, 8] [8, 8]ᵀ in tiles of 8 rows of 16 bytes."""
+    x, y, out = torch.randn(64, 8).bfloat16().float(), torch.randn(8, 8).bfloat16().float(), torch.zeros(64, 8)
+    wait, store, fence = (
+        "wgmma.wait_group.sync.aligned 0;",
+        "st.shared.b32 [%r7], 77;",
+        "fence.proxy.async.shared::cta;",
+    )
+    good = run(
+        WGMMA.format(fence=fence, first=wait, second="bar.sync 0;\n" + store), x, y, out, threads=128, shared=4096
+    )
+    assert good.findings == []
+    assert good.launches[0].mma_flops == 2 * 64 * 8 * 8
+    torch.testing.assert_close(out, x @ y.T)
+    for parts, found in (((fence, store, wait), "written while wgmma reads it"), (("", wait, ""), "no fence")):
+        given = dict(zip(("fence", "first", "second"), parts))
+        seen = run(WGMMA.format(**given), x, y, out, threads=128, shared=4096)
+        assert any(found in text for text in seen.findings)
+
+
 def test_an_instruction_that_is_not_known_is_named():
     with pytest.raises(NotImplementedError, match=r"k, PTX line \d+: tanh.approx.f32"):
         run("tanh.approx.f32 %r3, %r1;", torch.zeros(1))

@@ -94,14 +94,20 @@ def linear_bwd_weight_kernel(
     n_rows = tl.minimum(n_rows - begin, rows_per_split).to(tl.int32)
     outputs, columns = tl.program_id(0) * BO + tl.arange(0, BO), tl.program_id(1) * BN + tl.arange(0, BN)
     grad_w, grad_b = tl.zeros([BO, BN], tl.float32), tl.zeros([BO], tl.float32)
+    rows = tl.arange(0, BM)
+    if BIAS:
+        # In a loop of its own: of a tile that is used twice Triton keeps a copy too few, and on sm_90 a product that is
+        # under way would read what the next copy brings.
+        if tl.program_id(1) == 0:
+            p_tile = p_grad
+            for i_row in range(0, n_rows, BM):
+                grad_b += tl.sum(load_tile(p_tile, rows, outputs, grad_row, n_rows - i_row, D_OUT), 0)
+                p_tile += BM * grad_row
     for i_row in range(0, n_rows, BM):
-        rows = tl.arange(0, BM)
         left = n_rows - i_row
         grad = load_tile(p_grad, rows, outputs, grad_row, left, D_OUT)  # [BM, BO]
         x = activate(load_tile(p_x, rows, columns, x_row, left, D_IN), ACTIVATION)
         grad_w = dot(tl.trans(grad), x, grad_w, PRECISION)
-        if BIAS:
-            grad_b += tl.sum(grad, 0)
         p_grad += BM * grad_row
         p_x += BM * x_row
     i_partial = (i_split * n_models + i_model) * D_OUT

@@ -35,8 +35,9 @@ def mlp(
     An ensemble has a leading E everywhere: x [E, ..., d], w_in [E, h, d], b_in [E, h], w_out [E, o, h], b_out [E, o].
 
     activation: "relu", "gelu" (with erf), "squared_relu" (relu(z)²; So et al. 2021, arXiv 2109.08668) or "square" (z²).
-    precision: of the products of fp32 tensors, "ieee", "tf32x3", "tf32" or "bf16", with sums in fp32; 16-bit tensors
-    are multiplied as they are. The plain path leaves the first three to torch. Under autocast tensors take its dtype.
+    precision: of the products of fp32 tensors, "ieee", "tf32x3", "tf32" (which leaves the lower 13 bits of a number
+    unread) or "bf16" (rounded), with sums in fp32; 16-bit tensors are multiplied as they are. The plain path leaves the
+    first three to torch. Under autocast tensors take its dtype.
     backend: "triton", "reference" (plain PyTorch) or None, chosen by grokfast.backend.
 
     The kernels take fp32, bf16 and fp16 and d and o up to 512, need no memory for the hidden layer, give the same bits
