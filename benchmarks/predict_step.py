@@ -5,10 +5,10 @@ python -m benchmarks.predict_step [--models 1 64 256 1024] [--results DIR]
 Of each launch of a step are counted its programs, the bytes that they ask for, those of them that memory must serve
 because the L2 cache no longer holds them, and the operations of its products. Its time is what a launch in a CUDA graph
 costs, and the longest of: the memory's bytes, the cache's bytes, the products, and the share of all that falls to the
-processor with most programs. Launches do not overlap, and full rates are reached by no kernel of this size, least of all
-by a single model's, nor by products of fewer than 64 columns. Read it as a yardstick, and as where the time goes. A line for which DIR has a measurement (gpu-*.json,
-title "NAME training step") shows that instead, and how far the prediction was off; a launch that was profiled there
-(title "NAME profile") shows its time beside the predicted one.
+processor with most programs. Launches do not overlap, and full rates are reached by no kernel of this size, least of
+all by a single model's, nor by products of fewer than 64 columns. Read it as a yardstick, and as where the time goes. A
+line for which DIR has a measurement (gpu-*.json, title "NAME training step") shows that instead, and how far the
+prediction was off; a launch that was profiled there (title "NAME profile") shows its time beside the predicted one.
 """
 
 from __future__ import annotations
