@@ -96,10 +96,9 @@ def contenders(preset: str, device: str, models: int, steps: int, engine: str) -
 
 
 def _scripts(experiment: Experiment, models: int, steps: int) -> dict[str, Callable[[], Contender]]:
-    def contender(make: Callable[[], Callable[[], Any]], n_warm: int = 1) -> Contender:
+    def contender(make: Callable[[], Callable[[], Any]]) -> Contender:
         one = make()
-        for _ in range(n_warm):
-            one()
+        one()
         return Contender(lambda: [one() for _ in range(steps)], is_on_gpu=True)
 
     def graph() -> Callable[[], Any]:
@@ -159,7 +158,8 @@ def to_the_end(
             print(f"{preset}, {precision}: {type(error).__name__}: {error}", flush=True)
             continue
         seconds, steps = time.perf_counter() - begun, sum(result.steps for result in results)
-        done = sorted(result.t_generalize for result in results if result.t_generalize is not None)
+        memorized = [result.t_memorize for result in results if result.t_memorize is not None]
+        done = [result.t_generalize for result in results if result.t_generalize is not None]
         print(f"{preset}, {precision}: {results[0].sentence}; {len(done)} of {models} in {seconds:.1f} s", flush=True)
         rows.append(
             {
@@ -169,6 +169,7 @@ def to_the_end(
                 "model_steps_per_s": round(steps / seconds),
                 "runs_per_minute": round(60 * models / seconds, 2),
                 "generalized": len(done),
+                "t_memorize": statistics.median(memorized) if memorized else None,
                 "t_generalize": statistics.median(done) if done else None,
             }
         )

@@ -5,10 +5,10 @@ python -m benchmarks.predict_step [--models 1 64 256 1024] [--results DIR]
 Of each launch of a step are counted its programs, the bytes that they ask for, those of them that memory must serve
 because the L2 cache no longer holds them, and the operations of its products. Its time is what a launch in a CUDA graph
 costs, and the longest of: the memory's bytes, the cache's bytes, the products, and the share of all that falls to the
-processor with most programs. Nothing overlaps, and full rates are reached by no kernel of this size, least of all by a
-single model's. Read it as a yardstick, and as where the time goes. A line for which DIR has a measurement (gpu-*.json,
-title "NAME training step") shows that instead, and how far the prediction was off; a launch that was profiled there
-(title "NAME profile") shows its time beside the predicted one.
+processor with most programs. Launches do not overlap, and full rates are reached by no kernel of this size, least of
+all by a single model's, nor by products of fewer than 64 columns. Read it as a yardstick, and as where the time goes. A
+line for which DIR has a measurement (gpu-*.json, title "NAME training step") shows that instead, and how far the
+prediction was off; a launch that was profiled there (title "NAME profile") shows its time beside the predicted one.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ H200 = Ceilings(
     launch=2.3e-6,  # gpu-small-kernels, in a graph: 2.34 µs for each of 10,000 kernels over 64 KB, one after the other
     processors=132,
     cache=44e6,  # gpu-l2-cache: of the 50 MB; more than that, and loads become slower
-    memory=4.8e12,  # datasheet; gpu-l2-cache loads 3.9e12
+    memory=4.8e12,  # datasheet
     l2=9.7e12,  # gpu-l2-cache: loads of 20 to 40 MB that all processors share
     port=127e9,  # ASSUMED: 64 bytes in each cycle of 1.98 GHz
     flops={"ieee": 67e12, "tf32x3": 494.5e12, "tf32": 494.5e12, "bf16": 989.5e12},  # datasheet; three tf32 count as 3
 )
+
+MEASURED_MEMORY = 3.9e12  # gpu-l2-cache: loads of 80 MB and more; gpu-stream: stores
 
 
 class Aim(NamedTuple):
@@ -281,7 +283,8 @@ def lines(models: list[int], results: Path) -> Iterator[str]:
     yield ""
     yield "PREDICTION, not a measurement: programs, bytes and products counted, over an H200's rates."
     yield (
-        f"Datasheet: memory {H200.memory / 1e12:.1f} TB/s, products. Measured by others: a launch "
+        f"Datasheet: memory {H200.memory / 1e12:.1f} TB/s, of which others have measured "
+        f"{MEASURED_MEMORY / 1e12:.1f}, and products. Measured by others: a launch "
         f"{H200.launch * 1e6:.1f} µs, L2 {H200.l2 / 1e12:.1f} TB/s, {H200.cache / 1e6:.0f} MB of it. "
         f"ASSUMED: one processor's port to L2, {H200.port / 1e9:.0f} GB/s."
     )
@@ -314,16 +317,21 @@ def lines(models: list[int], results: Path) -> Iterator[str]:
 
 def aim_lines(known: Measured) -> Iterator[str]:
     """What is aimed at, what comes of it, and what stands between."""
-    yield f"{'aim':<12} {'models':>6} {'products':>8} {'model-steps/s':>13} {'predicted':>9} {'measured':>9}  spent on"
+    yield (
+        f"{'aim':<12} {'models':>6} {'products':>8} {'model-steps/s':>13} {'predicted':>9} "
+        f"{f'at {MEASURED_MEMORY / 1e12:.1f} TB/s':>11} {'measured':>9}  spent on"
+    )
     for aim in AIMS:
-        found = times(step_of(configurations()[aim.name], aim.models, aim.precision), aim.precision)
+        step = step_of(configurations()[aim.name], aim.models, aim.precision)
+        found = times(step, aim.precision)
+        slower = aim.models / seconds(step, aim.precision, H200._replace(memory=MEASURED_MEMORY))
         rate = aim.models / sum(time.seconds for time in found)
         measured = known.steps.get(aim[:3])
         shown = f"{aim.models / measured[0]:>9,.0f}" if measured else f"{'not yet':>9}"
         verdict = "" if rate >= aim.rate else f"; {rate / aim.rate:.0%} of the aim"
         yield (
-            f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {rate:>9,.0f} {shown}  "
-            f"{spent(found)}{verdict}"
+            f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {rate:>9,.0f} "
+            f"{slower:>11,.0f} {shown}  {spent(found)}{verdict}"
         )
 
 

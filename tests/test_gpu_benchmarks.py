@@ -227,7 +227,7 @@ def test_it_can_be_tried_out_in_the_interpreter(monkeypatch, tmp_path):
 
 def test_whole_runs_of_an_ensemble_are_counted(monkeypatch, tmp_path):
     def train(experiments):
-        found = [SimpleNamespace(steps=100, t_generalize=t, sentence="done") for t in (50, None, 70)]
+        found = [SimpleNamespace(steps=100, t_memorize=5, t_generalize=t, sentence="done") for t in (50, None, 70)]
         if experiments[0].products == "bf16":
             raise RuntimeError("a compiler's")
         return found[: len(experiments)]
@@ -241,6 +241,6 @@ def test_whole_runs_of_an_ensemble_are_counted(monkeypatch, tmp_path):
     content = json.loads((tmp_path / "gpu-whole.json").read_text())
     assert list(content["sections"]) == ["one run", "3 runs"]
     (row,) = content["sections"]["3 runs"]
-    assert (row["name"], row["generalized"], row["t_generalize"]) == ("grokfast, tf32", 2, 60)
+    assert (row["name"], row["generalized"], row["t_memorize"], row["t_generalize"]) == ("grokfast, tf32", 2, 5, 60)
     assert row["runs_per_minute"] > 0
     assert any("| grokfast, tf32 |" in line for line in gpu.tables(tmp_path))
