@@ -196,6 +196,7 @@ def tiles(
         side = min(64 if is_exact else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height > HEIGHT
+    crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     is_narrow = is_exact or d > 128 or is_tall or not trains
     return {
         "BM": height,
@@ -203,9 +204,7 @@ def tiles(
         "BK": min(16 if is_exact else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
-        "BU": 0
-        if is_exact or d > 128
-        else min(16 if config.norm == "post" or is_tall else 32, max(16, _power_of_2(config.d_mlp))),
+        "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, _power_of_2(config.d_mlp))),
         # Rows of a block of LayerNorm, of the loss, and of attention.
         "BR": min(height, HEIGHT, max(1, 8192 // width)),
         "BL": min(height, HEIGHT),

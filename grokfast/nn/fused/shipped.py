@@ -58,7 +58,7 @@ def shipped() -> list[dict[str, Any]]:
                 constants = model.rows_constants(i, levels if trains else model.evaluation_levels(levels), height)
                 constants |= dict.fromkeys(layout.FLAGS, False) | does | {"OWN": i in (1, config.n_layers)}
                 what = " ".join(n.lower() for n in does) + ("" if trains else ", evaluation")
-                add(f"rows {what}, {height} a tile, {title}", kernels.rows_kernel, constants, index, flat)
+                add(f"rows {what}, level {i}, {height} a tile, {title}", kernels.rows_kernel, constants, index, flat)
             for chunks in (1, layout.MAX_CHUNKS):
                 constants = model.weights_constants(chunks)
                 add(f"weights, {chunks} chunks, {title}", kernels.weights_kernel, constants, ("p_programs",), flat)
