@@ -164,9 +164,12 @@ def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
     return HEIGHT if is_exact or d > 128 or -(-n_rows // tall) * n_models < 4 * PROCESSORS else tall
 
 
-def launches(height: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
-    """What each launch of a level does of these phases, in tiles of that height: all in one where none spills."""
-    together = [[flag for flags in phases for flag in flags]] if height <= HEIGHT else phases
+def launches(height: int, d: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
+    """What each launch of a level does of these phases, in tiles of that height: all in one where that does not spill.
+
+    Tall tiles and wide models go through fewer phases in a launch, which need fewer registers.
+    """
+    together = [[flag for flags in phases for flag in flags]] if height <= HEIGHT and d <= 128 else phases
     return [dict.fromkeys(flags, True) for flags in together]
 
 
