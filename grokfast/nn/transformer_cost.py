@@ -51,11 +51,11 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
     count.enter()
     for i in range(1, config.n_layers):
         count.rows(i, {"FORWARD": True, "PROJECT": True})
-    for does in layout.launches(count.sizes.heights[-1], *layout.LAST):
+    for does in layout.launches(count.sizes.heights[-1], config.d_model, *layout.LAST):
         count.rows(config.n_layers, does)
     for i in range(config.n_layers - 1, -1, -1):
         count.sum_tables(i)
-        for does in layout.launches(count.sizes.heights[i], *layout.WAY_BACK[: 1 + (i > 0)]):
+        for does in layout.launches(count.sizes.heights[i], config.d_model, *layout.WAY_BACK[: 1 + (i > 0)]):
             count.rows(i, does)
     count.finish(count.weights())
     return count.launches

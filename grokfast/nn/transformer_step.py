@@ -182,8 +182,9 @@ class TransformerStep:
                 accepted = f"[{n_models}, {self.n_parameters} or more] on {device}"
                 raise ValueError(f"{name} must be {accepted}, got {list(t.shape)} on {t.device}")
         for name, t in (("loss", loss), ("correct", correct)):
-            if t.shape != (n_models,) or t.device != device:
-                raise ValueError(f"{name} must be [{n_models}] on {device}, got {list(t.shape)} on {t.device}")
+            if t.shape != (n_models,) or t.device != device or not t.is_contiguous():
+                accepted, gaps = f"[{n_models}], contiguous, on {device}", "" if t.is_contiguous() else ", with gaps"
+                raise ValueError(f"{name} must be {accepted}, got {list(t.shape)} on {t.device}{gaps}")
 
     def _leaves(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter [E, ...] by name, to be differentiated by."""

@@ -5,14 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from grokfast import Experiment, tasks
 from grokfast.backend import using
 from grokfast.nn import GrokTransformer, TransformerConfig
 from grokfast.nn.fused import layout
 from grokfast.nn.fused.layout import Level
 from grokfast.nn.transformer_step import TransformerStep
+from grokfast.ops.dispatch import PRECISIONS
 from tests.tf32 import torch_at
 
 pytest.importorskip("triton")
+from grokfast.nn.fused import shipped
+
 TINY = TransformerConfig(d_model=6, n_heads=2, d_mlp=10)
 
 
@@ -195,6 +199,28 @@ def test_an_evaluation_overwrites_only_what_is_read_no_more(norm, has_hidden):
             together += [("Y", "MLP_IN"), ("X", "INNER")] if norm != "none" else []
         assert [pair for pair in together if not apart(*pair)] == []
         assert max(at[name] + width[name] for name in at if name != "IN_TURN") <= level.stride
+
+
+@pytest.mark.parametrize("preset", ["nanda", "power", "grokfast"])
+def test_kernels_of_a_preset_are_checked_for_spills_at_every_precision(preset):
+    """As they are launched: the sizes are compiled in."""
+    experiment = Experiment.preset(preset)
+    data = tasks.build(experiment.task)
+    (checked,) = (model for model in shipped._MODELS if model[0] == preset)
+    config = replace(TransformerConfig(**checked[1]), init=experiment.model.init)  # which is no kernel's business
+    assert config == experiment.model
+    assert checked[2:6] == (data.n_tokens, data.n_answers, data.seq_len, experiment.loss)
+    assert checked[6] == PRECISIONS
+
+
+@pytest.mark.parametrize(
+    ("height", "d", "last", "way_back"), [(16, 128, 1, 1), (64, 128, 1, 1), (128, 128, 3, 2), (64, 512, 3, 2)]
+)
+def test_tall_tiles_and_wide_models_go_through_fewer_phases_in_a_launch(height, d, last, way_back):
+    for phases, n in ((layout.LAST, last), (layout.WAY_BACK, way_back)):
+        launches = layout.launches(height, d, *phases)
+        assert len(launches) == n
+        assert [flag for does in launches for flag in does] == [flag for flags in phases for flag in flags]
 
 
 def test_every_chunk_is_whole_tiles_and_all_rows_are_in_one():

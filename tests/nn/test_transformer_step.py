@@ -382,7 +382,9 @@ def test_bad_arguments_are_refused():
         step.measure(flat[:1], one, one)
     with pytest.raises(ValueError, match=r"grad must be \[2, \d+ or more\] on cpu, got \[2, 5\]"):
         step.gradient(flat, flat[:, :5], one, one)
-    with pytest.raises(ValueError, match=r"correct must be \[2\] on cpu, got \[1\]"):
+    with pytest.raises(ValueError, match=r"correct must be \[2\], contiguous, on cpu, got \[1\]"):
         step.measure(flat, one, one[:1])
+    with pytest.raises(ValueError, match=r"loss must be \[2\], contiguous, on cpu, got \[2\] on cpu, with gaps"):
+        step.measure(flat, flat[:, 0], one)
     with pytest.raises(ValueError, match=r"batch must be \[2, B\], not empty, on cpu, got \[1, 3\] on cpu"):
         step.gradient(flat, flat.clone(), one, one, torch.zeros(1, 3, dtype=torch.int64))

@@ -282,8 +282,9 @@ def weights_kernel(
 @triton.jit
 def _sum_splits(p, mask, n_split, SPLITS: tl.constexpr):
     total = tl.load(p, mask=mask, other=0)
-    for i in tl.static_range(1, SPLITS):
-        total += tl.load(p + i * n_split, mask=mask, other=0)
+    for _ in tl.static_range(1, SPLITS):
+        p += n_split  # several of them may be more than 32 bits hold
+        total += tl.load(p, mask=mask, other=0)
     return total
 
 

@@ -172,9 +172,12 @@ def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
     return min(reversed(HEIGHTS[:2] if is_exact or d > 128 else HEIGHTS), key=time)
 
 
-def launches(height: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
-    """What each launch of a level does of these phases, in tiles of that height: all in one where none spills."""
-    together = [[flag for flags in phases for flag in flags]] if height < HEIGHTS[2] else phases
+def launches(height: int, d: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
+    """What each launch of a level does of these phases, in tiles of that height: all in one where that does not spill.
+
+    Tall tiles and wide models go through fewer phases in a launch, which need fewer registers.
+    """
+    together = [[flag for flags in phases for flag in flags]] if height < HEIGHTS[2] and d <= 128 else phases
     return [dict.fromkeys(flags, True) for flags in together]
 
 
@@ -204,6 +207,7 @@ def tiles(
         side = min(64 if is_exact else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
+    crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     is_narrow = is_exact or d > 128 or is_tall or not trains
     return {
         "BM": height,
@@ -211,9 +215,7 @@ def tiles(
         "BK": min(16 if is_exact else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
-        "BU": 0
-        if is_exact or d > 128
-        else min(16 if config.norm == "post" or is_tall else 32, max(16, _power_of_2(config.d_mlp))),
+        "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, _power_of_2(config.d_mlp))),
         # Rows of a block of LayerNorm, of the loss, and of attention.
         "BR": min(height, HEIGHTS[0], max(1, 8192 // width)),
         "BL": min(height, HEIGHTS[0]),

@@ -11,8 +11,11 @@ from grokfast.nn.fused.model import Model
 from grokfast.nn.transformer import GrokTransformer, TransformerConfig
 from grokfast.ops.dispatch import PRECISIONS
 
-_POWER = {"n_layers": 2, "norm": "post", "positions": "sinusoidal", "mlp_bias": False}
-_GROKFAST = {"n_layers": 2, "norm": "replace", "activation": "gelu", "attention_bias": True, "outputs": "tokens"}
+_POWER = {"n_layers": 2, "norm": "post", "positions": "sinusoidal", "mlp_bias": False, "outputs": "tokens"}
+_GROKFAST = {
+    "n_layers": 2, "norm": "replace", "activation": "gelu", "attention_bias": True, "outputs": "tokens",
+    "n_positions": 5,
+}  # fmt: skip
 _WIDE = {"d_model": 512, "n_heads": 8, "d_mlp": 2048, "activation": "gelu", "norm": "pre", "n_layers": 2, "tied": True}
 _ODD = {"d_model": 100, "n_heads": 5, "d_mlp": 200, "norm": "pre", "residual": False}
 # Changes to the default model, tokens, answers, positions, loss, precisions
@@ -49,16 +52,16 @@ def shipped() -> list[dict[str, Any]]:
         transformer = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=seq_len)
         shapes = {n: p.shape[1:] for n, p in transformer.named_parameters()}
         for precision in precisions:
-            model = Model(config, shapes, n_answers, loss, precision)
+            model = Model(config, shapes, transformer.n_outputs, loss, precision)
             title = f"{name}, {precision}"
             levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(config.n_layers + 1)]
             add(f"enter, {title}", kernels.enter_kernel, model.enter_constants(levels[0]), ("p_pairs",), flat)
             heights = sorted({layout.height(precision, config.d_model, 1000, n) for n in range(1, 64)})
-            for i, height, trains, does in _launches(config.n_layers, heights):
+            for i, height, trains, does in _launches(config, heights):
                 constants = model.rows_constants(i, levels if trains else model.evaluation_levels(levels), height)
                 constants |= dict.fromkeys(layout.FLAGS, False) | does | {"OWN": i in (1, config.n_layers)}
                 what = " ".join(n.lower() for n in does) + ("" if trains else ", evaluation")
-                add(f"rows {what}, {height} a tile, {title}", kernels.rows_kernel, constants, index, flat)
+                add(f"rows {what}, level {i}, {height} a tile, {title}", kernels.rows_kernel, constants, index, flat)
             for chunks in (1, layout.MAX_CHUNKS):
                 constants = model.weights_constants(chunks)
                 add(f"weights, {chunks} chunks, {title}", kernels.weights_kernel, constants, ("p_programs",), flat)
@@ -68,14 +71,14 @@ def shipped() -> list[dict[str, Any]]:
     return configs
 
 
-def _launches(n_layers: int, heights: list[int]) -> Iterator[tuple[int, int, bool, dict[str, bool]]]:
+def _launches(config: TransformerConfig, heights: list[int]) -> Iterator[tuple[int, int, bool, dict[str, bool]]]:
     """Level, rows of a tile, whether it is a gradient's, and flags, of each kind of launch."""
-    inner = {"FORWARD": True, "PROJECT": True}
+    inner, n_layers, d = {"FORWARD": True, "PROJECT": True}, config.n_layers, config.d_model
     for height in heights:
         if n_layers > 1:
             yield 1, height, True, inner
-            yield from ((1, height, True, does) for does in layout.launches(height, *layout.WAY_BACK))
-        yield from ((n_layers, height, True, does) for does in layout.launches(height, *layout.LAST))
+            yield from ((1, height, True, does) for does in layout.launches(height, d, *layout.WAY_BACK))
+        yield from ((n_layers, height, True, does) for does in layout.launches(height, d, *layout.LAST))
     if n_layers > 1:
         yield 1, layout.HEIGHTS[1], False, inner
     yield n_layers, layout.HEIGHTS[1], False, {"FORWARD": True, "CLASSIFY": True}
