@@ -183,9 +183,11 @@ class _Count:
             n = self.levels[p.level].n_rows
             grad = "logits" if p.grad == "logits" else self.place(p.level, p.grad)
             width = padded(p.n_out) if p.grad == "logits" else p.n_out
-            part.load(grad, n * width, n * width * inner)
+            with_bias = n * p.n_out if p.bias else 0  # which its first programs read once more
+            part.load(grad, n * width, n * width * inner + with_bias)
             part.load(self.place(p.level, p.x), n * p.n_in, n * p.n_in * outer)
-            of_programs.append(n * (width / outer + p.n_in / inner) / splits + p.n_out * p.n_in / (outer * inner))
+            asked = n * (width / outer + p.n_in / inner) + with_bias / outer
+            of_programs.append(asked / splits + p.n_out * p.n_in / (outer * inner))
         part.store("grad" if is_direct else "parts", splits * sum(p.n_out * p.n_in for p in products))
         self.add("weights", "weights_kernel", n_programs * splits, part, of_largest=max(of_programs))
         return 0 if is_direct else splits
