@@ -34,7 +34,8 @@ TESTS = [
     "csrc/test_update_filters.py",
     "csrc/test_update_on_gpu.py",
 ]
-TESTS += [f"training/test_{name}.py" for name in ("clock", "watch", "batches", "update", "replay", "fractions")]
+TRAINING = ("clock", "watch", "batches", "update", "replay", "graphs", "fused_training", "fractions")
+TESTS += [f"training/test_{name}.py" for name in TRAINING]
 
 
 def parts() -> dict[str, tuple[list[str], int]]:

@@ -37,4 +37,7 @@ def output() -> Console:
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
     chosen = option(args, "--filter")
+    fields = [arg.partition("=")[0] for arg in args if arg.startswith("--filter.")]
+    if fields and chosen is None and named.filter is None:
+        raise UsageError(f"{fields[0]} is of a filter: choose one, with --filter ema or --filter ma")
     return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})

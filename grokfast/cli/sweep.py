@@ -197,7 +197,11 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
     console.print(shown, highlight=False)
     if len(cells) > ROWS:
         console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
-    pictures = draw(result, table, axes)
+    try:
+        pictures = draw(result, table, axes)
+    except PermissionError as error:
+        pictures = {}
+        console.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
     for what, path in pictures.items():
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from grokfast import checks
 from grokfast.store.database import Database
 from grokfast.store.errors import StoreError, UnknownRunError
-from grokfast.store.files import full_disk_as_store_error, to_json
+from grokfast.store.files import from_json, full_disk_as_store_error, to_json
 from grokfast.store.owners import Owner
 from grokfast.store.records import now
 
@@ -182,7 +182,14 @@ class Sweeps:
                                  WHERE members.sweep = sweeps.key GROUP BY status))
                     FROM sweeps {where} ORDER BY key DESC"""
         return [
-            StoredSweep(sweep_id, created, preset, json.loads(base), json.loads(grid), json.loads(counts))
+            StoredSweep(
+                sweep_id,
+                created,
+                preset,
+                from_json(f"the base of {sweep_id}", base),
+                from_json(f"the grid of {sweep_id}", grid),
+                json.loads(counts),
+            )
             for sweep_id, created, preset, base, grid, counts in self._db.execute(query, parameters)
         ]
 

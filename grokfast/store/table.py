@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from grokfast.store.files import from_json
 from grokfast.store.records import Record
 from grokfast.store.words import written
 
@@ -20,8 +21,8 @@ class Row:
 
     def __init__(self, run_id: str, status: str, preset: str, config: str, result: str | None, steps: int) -> None:
         self.run_id, self.status, self.preset, self.steps = run_id, status, preset, steps
-        self.config: dict[str, Any] = flat(json.loads(config))
-        self.result: dict[str, Any] = {} if result is None else json.loads(result)
+        self.config: dict[str, Any] = flat(from_json(f"the config of {run_id}", config))
+        self.result: dict[str, Any] = {} if result is None else from_json(f"the result of {run_id}", result)
 
 
 def columns_of(

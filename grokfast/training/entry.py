@@ -15,7 +15,7 @@ from grokfast.training.interrupt import stop_requests
 from grokfast.training.loop import Loop
 from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
-from grokfast.training.result import RunResult
+from grokfast.training.result import RunResult, stored_experiment
 from grokfast.training.run import Run, stored_state
 from grokfast.training.version import version
 from grokfast.training.waves import first_wave
@@ -113,7 +113,7 @@ def go_on(
     They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do,
     and where a run does not fit before any is changed.
     """
-    experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
+    experiments = [stored_experiment(store.get(run_id)) for run_id in run_ids]
     _check(experiments, checkpoint_every, max_together)
     keep_freed_memory()
     with _engine(experiments[0]), stop_requests() as stop:

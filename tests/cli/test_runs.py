@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import sys
 
@@ -105,6 +106,15 @@ def test_export_writes_curves_and_parquet(filled, tmp_path, capsys):
     assert parquet.read_table(path)["t_generalize"].to_pylist() == [None] * 3
 
 
+def test_export_to_standard_output_is_the_table_alone(filled, capsys):
+    root, _, ids, other = filled
+    assert main(["export", "--to", "-", "--out", str(root)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["run_id"] for row in rows] == [*ids, other]
+    assert main(["export", "--to", "-", "--format", "parquet", "--out", str(root)]) == 2
+    assert "--to - is for csv" in capsys.readouterr().err
+
+
 def test_export_without_pyarrow_names_the_extra(filled, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["export", "--format", "parquet", "--out", str(filled[0])]) == 2
@@ -125,6 +135,26 @@ def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
         assert store.list() == []
         assert store.sweeps.list() == []
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != ".owners"]
+
+
+def test_rm_with_nobody_to_ask_deletes_nothing(filled, capsys, monkeypatch):
+    root, _, _, other = filled
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["rm", other, "--out", str(root)]) == 2
+    assert "nobody to ask: --yes deletes without asking" in capsys.readouterr().err
+    with RunStore(root) as store:
+        assert store.get(other)
+
+
+def test_pictures_that_cannot_be_written_are_left_out(filled, capsys, monkeypatch):
+    root, sweep_id, _, _ = filled
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "phase_diagram.png")
+
+    monkeypatch.setattr("grokfast.cli.sweep.draw", refuse)
+    assert main(["show", sweep_id, "--out", str(root)]) == 0
+    assert "no pictures: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
