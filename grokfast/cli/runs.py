@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
@@ -54,15 +54,16 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
     with RunStore(out, create=False) as store:
         if status is None and sweep is None:
             sweeps = [found for found in store.sweeps.list() if preset in (None, found.preset)]
-            table = Table("sweep", "begun", "runs", "", box=None, pad_edge=False)
+            table = Table(_ids("sweep", sweeps[:limit]), "begun", "runs", "", box=None, pad_edge=False)
             for found in sweeps[:limit]:
                 table.add_row(found.sweep_id, _time(found.created), f"{found.n_runs:,}", _counts(found))
             if sweeps:
                 console.print(table, highlight=False)
                 console.print()
-        names = ("run", "begun", "status", "phase", "memorised", "generalised")
-        table = Table(*(Column(name, no_wrap=True) for name in names), box=None, pad_edge=False)
         runs = store.list(status=status, preset=preset, sweep_id=sweep, limit=limit + 1)
+        names = ("begun", "status", "phase", "memorised", "generalised")
+        columns = [_ids("run", runs[:limit]), *(Column(name, no_wrap=True) for name in names)]
+        table = Table(*columns, box=None, pad_edge=False)
         for run in runs[:limit]:
             result = run.result or {}
             times = (_number(result.get(name)) for name in ("t_memorize", "t_generalize"))
@@ -72,6 +73,12 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
             console.print(f"... and more: --limit {10 * limit}", highlight=False)
         console.print(f"{memory(store.size())} in {store.root}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _ids(name: str, items: Sequence[StoredRun | StoredSweep]) -> Column:
+    """A column that is never cut off: ids are there to be copied."""
+    ids = [item.run_id if isinstance(item, StoredRun) else item.sweep_id for item in items]
+    return Column(name, no_wrap=True, min_width=max(map(len, ids), default=0))
 
 
 def show(which: Id, out: Path = Path("runs"), json: bool = False) -> Callable[[], int]:

@@ -134,7 +134,8 @@ def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
         result = planned.train([display])
     finally:
         display.stop()
-    print(display.line())
+    if planned.todo:
+        print(display.line())
     summary = report(result, output())
     if as_json:
         print(json_module.dumps(summary))

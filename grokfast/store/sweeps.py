@@ -151,6 +151,13 @@ class Sweeps:
         Those that have ended, or that another living process has claimed, it does not get. A claim ends with the run,
         with `RunStore.close`, and with the process, however that ends.
         """
+        return self._claim(run_ids, all_or_none=False)
+
+    def claim_all(self, run_ids: Sequence[str]) -> None:
+        """`claim` every one of these. Raises StoreError, with none claimed, where that cannot be."""
+        self._claim(run_ids, all_or_none=True)
+
+    def _claim(self, run_ids: Sequence[str], all_or_none: bool) -> _Ids:
         with self._db.transaction():
             token = self._owner.lock()
             found = self._db.execute(
@@ -160,6 +167,11 @@ class Sweeps:
             )
             alive = {owner for owner in {row[2] for row in found} if self._owner.is_other_and_alive(owner)}
             free = [(key, run_id) for key, run_id, owner in found if owner not in alive]
+            claimed = {run_id for _, run_id in free}
+            if all_or_none and (others := [run_id for run_id in run_ids if run_id not in claimed]):
+                is_trained = any(run_id == others[0] for _, run_id, _ in found)
+                why = "is being trained by another process: stop that first" if is_trained else "has ended"
+                raise StoreError(f"run {others[0]} {why}")
             self._db.execute_many(
                 "UPDATE runs SET owner = ?, status = 'running', updated = ? WHERE key = ?",
                 ((token, now(), key) for key, _ in free),
@@ -167,7 +179,6 @@ class Sweeps:
         with full_disk_as_store_error(self.root):
             for _, run_id in free:
                 (self.root / run_id).mkdir(exist_ok=True)
-        claimed = {run_id for _, run_id in free}
         return [run_id for run_id in run_ids if run_id in claimed]
 
     def key(self, sweep_id: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -93,7 +92,7 @@ def _column(values: Sequence[Any]) -> np.ndarray:
         return np.array(values, dtype=np.int64)
     if kinds <= {int, float, type(None)} and kinds != {type(None)}:
         return _number(values)
-    return _text(["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in values])
+    return _text(["" if value is None else word for value, word in zip(values, written(values))])
 
 
 def _number(values: Sequence[Any]) -> np.ndarray:

@@ -78,6 +78,8 @@ def train(
         for run in runs:
             if store is not None:
                 run.run_id = _create(store, run.experiment)
+        if store is not None:
+            store.sweeps.claim_all([run.run_id for run in runs if run.run_id is not None])
         results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave).run()
     return results[0] if isinstance(experiments, Experiment) else results
 
@@ -89,7 +91,8 @@ def resume(
 
     The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
     Raises ValueError where the run has ended already or its checkpoint does not fit, CheckpointError where the
-    checkpoint is corrupt, StoreError for an unknown run, MemoryError as `train`; nothing is changed then.
+    checkpoint is corrupt, StoreError for an unknown run and for one that another process is training, MemoryError as
+    `train`; nothing is changed then.
     """
     stored = store.get(run_id)
     if stored.status in ("finished", "diverged"):
@@ -126,8 +129,7 @@ def go_on(
         for run_id, steps in zip(run_ids, taken):
             if steps != taken[0]:
                 raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {taken[0]}")
-        for run in runs:
-            run.set_status("running")
+        store.sweeps.claim_all(run_ids)
         loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave, keep_weights=keep_weights)
         return loop.run()
 

@@ -44,6 +44,15 @@ def test_list_has_sweeps_runs_and_the_size(filled, capsys):
     assert "... and more" in capsys.readouterr().out
 
 
+def test_a_narrow_terminal_cuts_no_id_off(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "a-name-of-thirty-six-characters-long"
+    planned = plan(TINY.override({"name": name}), {"seed": [0]}, store=tmp_path)
+    assert main(["list", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(known in said for known in (planned.sweep_id, *planned.runs))
+
+
 def test_show_tells_a_run_and_a_sweep(filled, capsys):
     root, sweep_id, (one, _), _ = filled
     assert main(["show", one, "--out", str(root)]) == 0
