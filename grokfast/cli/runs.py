@@ -23,6 +23,7 @@ from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
 STDOUT = Path("-")
+MOST = 1_000_000_000  # that --limit may be
 ENDS = 5  # values of an axis that are said at either end, where there are many
 
 
@@ -45,7 +46,7 @@ def list_runs(
         limit: how many at most.
         out: directory of the run store.
     """
-    checks.integer("--limit", limit, minimum=1)
+    checks.integer("--limit", limit, minimum=1, maximum=MOST)
     return partial(_list, status, preset, sweep, limit, out)
 
 

@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
+from typing import Any
 
 CLOSED_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # the status of a command that died of one
 _PLAIN = {"×": "x", "·": "-", "∘": "o", "•": "*", "≈": "~", "−": "-", "±": "+-", "√": "sqrt "}
@@ -49,6 +51,12 @@ def _prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="grokfast")
+    warnings.showwarning = _warn
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as any other message, without the line of code that it came from."""
+    print(f"grokfast: {message}", file=sys.stderr)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:

@@ -141,8 +141,8 @@ class Sweeps:
                 raise StoreError(f"sweep {sweep_id} is being trained by another process: stop that first")
             self._db.execute("DELETE FROM sweeps WHERE key = ?", (key,))
             self._db.execute_many("DELETE FROM runs WHERE key = ?", ((run,) for run, _, _ in own))
-        for _, run_id, _ in own:
-            shutil.rmtree(self.root / run_id, ignore_errors=True)
+        for name in (sweep_id, *(run_id for _, run_id, _ in own)):  # of the sweep itself: its pictures
+            shutil.rmtree(self.root / name, ignore_errors=True)
         return len(own)
 
     def claim(self, run_ids: Sequence[str]) -> _Ids:

@@ -134,6 +134,7 @@ def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
     swept = sweep(TINY, {"seed": [0, 1]}, store=tmp_path, runner=InProcess())
     with RunStore(tmp_path) as store:
         other = train(TINY, store=store).run_id
+    assert main(["show", swept.sweep_id, "--out", str(tmp_path)]) == 0  # draws pictures
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, default: "(3 runs)" not in question)
     assert main(["rm", swept.sweep_id, other, "--out", str(tmp_path)]) == 1
     with RunStore(tmp_path) as store:
@@ -174,7 +175,8 @@ def test_pictures_that_cannot_be_written_are_left_out(filled, capsys, monkeypatc
         (["rm"], "rm needs the id"),
         (["list", "--status", "finishd"], "did you mean 'finished'"),
         (["list", "--sweep", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
-        (["list", "--limit", "0"], "--limit must be at least 1"),
+        (["list", "--limit", "0"], "--limit must be between 1 and"),
+        (["list", "--limit", "99999999999999999999"], "--limit must be between 1 and"),
         (["export", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
     ],
 )

@@ -48,6 +48,12 @@ def test_without_standard_streams_it_works():
     assert done.returncode == 0
 
 
+def test_a_warning_is_a_message():
+    code = "import warnings; from grokfast.cli.streams import run; run(lambda: warnings.warn('take care') or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "grokfast: take care\n"
+
+
 def ascii_only(*arguments, **options):
     return subprocess.run(
         [*GROKFAST, *arguments], capture_output=True, text=True, env={**os.environ, **ASCII}, **options
