@@ -2,7 +2,7 @@
 
     root/grokfast.sqlite     runs, their curves, and which of them are a sweep
     root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
-    root/.owners/            a locked file for every process that trains runs of a sweep
+    root/.owners/            a locked file for every process that trains runs
 
 What a call has stored when it returns, a killed process does not lose. Any number of processes use a store at once.
 """

@@ -80,7 +80,9 @@ def train(
                 run.run_id = _create(store, run.experiment)
         if store is not None:
             store.sweeps.claim_all([run.run_id for run in runs if run.run_id is not None])
-        results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave).run()
+        loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave)
+        del ensemble  # the next wave needs its memory
+        results = loop.run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -131,6 +133,7 @@ def go_on(
                 raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {taken[0]}")
         store.sweeps.claim_all(run_ids)
         loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave, keep_weights=keep_weights)
+        del ensemble
         return loop.run()
 
 
