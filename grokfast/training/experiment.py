@@ -200,7 +200,7 @@ class Experiment:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
-                raise ValueError(f"not an experiment's dict: unknown field {name!r}{checks.nearest(name, known)}")
+                raise TypeError(f"not an experiment's dict: unknown field {name!r}{checks.nearest(name, known)}")
         parts = {name: _from_plain(name, value) for name, value in values.items()}
         try:
             return cls(**parts)
