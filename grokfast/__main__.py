@@ -15,9 +15,15 @@ def main() -> int:
     """Run the command line; returns the exit status."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT  # libgomp reads it when torch loads it
-    from grokfast.cli import main as run
+    from grokfast.cli.streams import run
 
-    return run()
+    return run(_command)
+
+
+def _command() -> int:
+    from grokfast.cli import main as command
+
+    return command()
 
 
 if __name__ == "__main__":

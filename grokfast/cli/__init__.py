@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tyro
 from rich.console import Console
 
+import grokfast
 from grokfast.cli.common import UsageError, option
 from grokfast.store import StoreError
 
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = f"grokfast {command}" + (f" --out {out}" if out else "")
             console.print(f"Stopped and saved. Go on with: {command}", highlight=False, soft_wrap=True)
         return 130
+    except BrokenPipeError:  # streams.py ends quietly
+        raise
     except (StoreError, OSError, MemoryError) as error:
         console.print(f"grokfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
@@ -77,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(args: list[str]) -> Callable[[], int]:
     """What the arguments ask for. Without a command tyro says what there is, and exits."""
+    if args == ["--version"]:
+        return _version
+    if option(args, "--out") == "":
+        raise UsageError("--out must name a directory, got ''")
     options: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.AvoidSubcommands,)}
     if not args or args[0] not in COMMANDS:
         commands = {name: _stand_in(command) for name, command in COMMANDS.items()}
@@ -94,6 +101,11 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         function = function(args)
     execute: Callable[[], int] = tyro.cli(function, prog=f"grokfast {args[0]}", args=args[1:], **options)
     return execute
+
+
+def _version() -> int:
+    print(f"grokfast {grokfast.__version__}")
+    return 0
 
 
 def _stand_in(command: Command) -> Callable[[], Any]:

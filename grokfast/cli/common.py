@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from grokfast.training import Experiment
 
 
+NARROWEST = 80  # columns of a table
+
+
 class UsageError(Exception):
     """The command line cannot be carried out; the message is for the user."""
 
@@ -29,12 +32,20 @@ def option(args: Sequence[str], name: str) -> str | None:
 
 
 def output() -> Console:
-    """Standard output, for tables: 120 columns wide where it is no terminal that has a width of its own."""
+    """Standard output, for tables: 120 columns wide where it is no terminal that has a width of its own.
+
+    And 80 at least: lines that a narrow terminal breaks can be read, cells that are cut off cannot.
+    """
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        return Console(width=120)
+    return console if console.width >= NARROWEST else Console(width=NARROWEST)
 
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
     chosen = option(args, "--filter")
+    fields = [arg.partition("=")[0] for arg in args if arg.startswith("--filter.")]
+    if fields and chosen is None and named.filter is None:
+        raise UsageError(f"{fields[0]} is of a filter: choose one, with --filter ema or --filter ma")
     return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from grokfast.cli.common import output
 
 
 def doctor() -> Callable[[], int]:
@@ -17,7 +18,7 @@ def doctor() -> Callable[[], int]:
 def _doctor() -> int:
     from grokfast import doctor as report
 
-    console = Console()
+    console = output()
     table = Table.grid(padding=(0, 2))
     for what, found in report.machine():
         table.add_row(what, Text(found))

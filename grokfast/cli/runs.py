@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import numpy as np
 import tyro
@@ -21,7 +22,12 @@ from grokfast.store.words import written
 from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
+STDOUT = Path("-")
+MOST = 1_000_000_000  # that --limit may be
 ENDS = 5  # values of an axis that are said at either end, where there are many
+
+
+Id = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
 
 
 def list_runs(
@@ -40,7 +46,7 @@ def list_runs(
         limit: how many at most.
         out: directory of the run store.
     """
-    checks.integer("--limit", limit, minimum=1)
+    checks.integer("--limit", limit, minimum=1, maximum=MOST)
     return partial(_list, status, preset, sweep, limit, out)
 
 
@@ -49,15 +55,16 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
     with RunStore(out, create=False) as store:
         if status is None and sweep is None:
             sweeps = [found for found in store.sweeps.list() if preset in (None, found.preset)]
-            table = Table("sweep", "begun", "runs", "", box=None, pad_edge=False)
+            table = Table(_ids("sweep", sweeps[:limit]), "begun", "runs", "", box=None, pad_edge=False)
             for found in sweeps[:limit]:
                 table.add_row(found.sweep_id, _time(found.created), f"{found.n_runs:,}", _counts(found))
             if sweeps:
                 console.print(table, highlight=False)
                 console.print()
-        names = ("run", "begun", "status", "phase", "memorised", "generalised")
-        table = Table(*(Column(name, no_wrap=True) for name in names), box=None, pad_edge=False)
         runs = store.list(status=status, preset=preset, sweep_id=sweep, limit=limit + 1)
+        names = ("begun", "status", "phase", "memorised", "generalised")
+        columns = [_ids("run", runs[:limit]), *(Column(name, no_wrap=True) for name in names)]
+        table = Table(*columns, box=None, pad_edge=False)
         for run in runs[:limit]:
             result = run.result or {}
             times = (_number(result.get(name)) for name in ("t_memorize", "t_generalize"))
@@ -69,7 +76,13 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
     return 0
 
 
-def show(which: tyro.conf.Positional[str], out: Path = Path("runs"), json: bool = False) -> Callable[[], int]:
+def _ids(name: str, items: Sequence[StoredRun | StoredSweep]) -> Column:
+    """A column that is never cut off: ids are there to be copied."""
+    ids = [item.run_id if isinstance(item, StoredRun) else item.sweep_id for item in items]
+    return Column(name, no_wrap=True, min_width=max(map(len, ids), default=0))
+
+
+def show(which: Id, out: Path = Path("runs"), json: bool = False) -> Callable[[], int]:
     """Say what a run or a sweep is, and what happened in it.
 
     Args:
@@ -161,7 +174,7 @@ def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
         n = 0
         for one in which:  # all must be there before the first is deleted
             n += store.sweeps.get(one).n_runs if store.sweeps.has(one) else bool(store.get(one))
-        if not yes and not Confirm.ask(f"Delete {', '.join(which)} ({n:,} run{'s' if n != 1 else ''})?", default=False):
+        if not yes and not _confirmed(f"Delete {', '.join(which)} ({n:,} run{'s' if n != 1 else ''})?"):
             return 1
         for one in which:
             if store.sweeps.has(one):
@@ -171,6 +184,13 @@ def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
                 store.remove(one)
                 console.print(f"deleted {one}", highlight=False)
     return 0
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return Confirm.ask(question, default=False)
+    except EOFError as error:
+        raise UsageError("there is nobody to ask: --yes deletes without asking") from error
 
 
 def export(
@@ -186,7 +206,7 @@ def export(
     Args:
         sweep: id of the sweep; without it all runs.
         format: csv, or parquet (extra "parquet").
-        to: the file; default NAME.FORMAT here.
+        to: the file, - for standard output (csv); default NAME.FORMAT here.
         curves: a row per evaluation instead, with the run's id.
         out: directory of the run store.
     """
@@ -199,14 +219,22 @@ def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, ou
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise UsageError("parquet needs pyarrow: pip install 'grokfast[parquet]'") from error
+        if to == STDOUT:
+            raise UsageError("--to - is for csv: parquet needs a file")
     path = to or Path(f"{sweep or 'runs'}{'-curves' if curves else ''}.{format}")
     with RunStore(out, create=False) as store:
         table = store.table(sweep)
         if curves:
             found = store.all_curves(sweep)
             table = {"run_id": table["run_id"][found.pop("run")], **found}
-    write = _write_parquet if format == "parquet" else _write_csv
-    write(table, path)
+    if path == STDOUT:
+        _write_csv(table, sys.stdout)
+        return 0
+    if format == "parquet":
+        _write_parquet(table, path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            _write_csv(table, file)
     print(f"{len(table['run_id']):,} rows: {path}")
     return 0
 
@@ -219,14 +247,13 @@ def _write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
     parquet.write_table(pyarrow.table(columns), path)
 
 
-def _write_csv(table: dict[str, np.ndarray], path: Path) -> None:
+def _write_csv(table: dict[str, np.ndarray], file: TextIO) -> None:
     """What is missing (NaN) is empty."""
     import csv
 
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table)
-        writer.writerows(zip(*(_cells(column) for column in table.values())))
+    writer = csv.writer(file, lineterminator="\n" if file is sys.stdout else "\r\n")
+    writer.writerow(table)
+    writer.writerows(zip(*(_cells(column) for column in table.values())))
 
 
 def _cells(column: np.ndarray) -> list[Any]:

@@ -134,7 +134,8 @@ def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
         result = planned.train([display])
     finally:
         display.stop()
-    print(display.line())
+    if planned.todo:
+        print(display.line())
     summary = report(result, output())
     if as_json:
         print(json_module.dumps(summary))
@@ -197,7 +198,11 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
     console.print(shown, highlight=False)
     if len(cells) > ROWS:
         console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
-    pictures = draw(result, table, axes)
+    try:
+        pictures = draw(result, table, axes)
+    except PermissionError as error:
+        pictures = {}
+        console.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
     for what, path in pictures.items():
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}

@@ -80,11 +80,13 @@ _BUSY_SECONDS = 10.0
 class Database:
     """The SQLite file `path`, made if it is missing. For the thread that opened it only.
 
+    What this process may not write is opened for reading: then what would write raises StoreError.
+
     Raises StoreError if the file is not a store, or if a newer grokfast wrote it (then nothing is touched).
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.is_read_only = path, False
         with self._errors():
             if path.exists():
                 _refuse_newer(path)
@@ -140,13 +142,23 @@ class Database:
         try:
             return self._open()
         except sqlite3.OperationalError as error:
-            if "disk I/O error" not in str(error):
+            if "disk I/O error" in str(error):
+                # A full disk has no room for the shared memory of WAL mode; a sole user reads without it.
+                return self._open("PRAGMA locking_mode = EXCLUSIVE")
+            if not any(said in str(error) for said in ("readonly database", "unable to open")):
                 raise
-            # A full disk has no room for the shared memory of WAL mode; a sole user reads without it.
-            return self._open("PRAGMA locking_mode = EXCLUSIVE")
+        self.is_read_only = True
+        try:
+            return self._open(options="?mode=ro")
+        except sqlite3.OperationalError:
+            log = self.path.with_name(f"{self.path.name}-wal")
+            if log.exists() and log.stat().st_size:  # has what the file has not
+                raise
+            return self._open(options="?mode=ro&immutable=1")  # in WAL mode a reader, too, makes files beside it
 
-    def _open(self, *settings: str) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+    def _open(self, *settings: str, options: str = "") -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}{options}"
+        db = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
         try:
             for statement in (*settings, "SELECT count(*) FROM sqlite_master"):  # the first read opens the files
                 db.execute(statement)
@@ -157,6 +169,10 @@ class Database:
 
     def _prepare(self) -> None:
         """Make the tables in a new file, add what one of an older grokfast lacks, and set the connection up."""
+        if self.is_read_only:
+            if _user_version(self._connection) < SCHEMA_VERSION:
+                raise StoreError(f"{self.path} was begun by an older grokfast, and cannot be written to be brought up")
+            return
         if _user_version(self._connection) < SCHEMA_VERSION:
             self._make_tables()
         self._enter_wal_mode()

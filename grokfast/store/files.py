@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from grokfast.store.errors import CheckpointError, StoreFullError
+from grokfast.store.errors import CheckpointError, StoreError, StoreFullError
 
 if TYPE_CHECKING:  # who only reads runs and curves need not wait for torch
     from torch import Tensor
@@ -52,6 +52,17 @@ def to_json(name: str, value: Any) -> str:
         return json.dumps(value, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must consist of JSON values: {error}") from error
+
+
+def from_json(name: str, text: str) -> dict[str, Any]:
+    """The dictionary that `to_json` wrote. Raises StoreError naming `name` if `text` is none."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise StoreError(f"{name} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{name} is damaged: it is no JSON object")
+    return value
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from grokfast.store.files import from_json
 
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
@@ -31,8 +32,9 @@ class StoredRun:
 
     @classmethod
     def of(cls, root: Path, row: tuple[Any, ...]) -> StoredRun:
-        """From a row of COLUMNS, in the store at `root`."""
+        """From a row of COLUMNS, in the store at `root`. Raises StoreError where it is damaged."""
         fields: dict[str, Any] = dict(zip(COLUMNS.split(", "), row))
-        result = None if fields["result"] is None else json.loads(fields["result"])
-        fields |= {"config": json.loads(fields["config"]), "result": result}
+        for name in ("config", "result"):
+            if fields[name] is not None:
+                fields[name] = from_json(f"the {name} of {fields['run_id']}", fields[name])
         return cls(**fields, directory=root / fields["run_id"])

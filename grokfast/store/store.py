@@ -2,7 +2,7 @@
 
     root/grokfast.sqlite     runs, their curves, and which of them are a sweep
     root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
-    root/.owners/            a locked file for every process that trains runs of a sweep
+    root/.owners/            a locked file for every process that trains runs
 
 What a call has stored when it returns, a killed process does not lose. Any number of processes use a store at once.
 """
@@ -58,7 +58,10 @@ class RunStore:
         if not create and not path.exists():
             raise StoreError(f"there is no run store at {self.root}")
         with full_disk_as_store_error(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise StoreError(f"{self.root} cannot be a run store: {error.filename} is no directory") from error
         self._db = Database(path)
         self._owner = Owner(self.root / ".owners")
         self._chunks = Chunks(self._db)

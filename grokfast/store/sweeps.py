@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from grokfast import checks
 from grokfast.store.database import Database
 from grokfast.store.errors import StoreError, UnknownRunError
-from grokfast.store.files import full_disk_as_store_error, to_json
+from grokfast.store.files import from_json, full_disk_as_store_error, to_json
 from grokfast.store.owners import Owner
 from grokfast.store.records import now
 
@@ -141,8 +141,8 @@ class Sweeps:
                 raise StoreError(f"sweep {sweep_id} is being trained by another process: stop that first")
             self._db.execute("DELETE FROM sweeps WHERE key = ?", (key,))
             self._db.execute_many("DELETE FROM runs WHERE key = ?", ((run,) for run, _, _ in own))
-        for _, run_id, _ in own:
-            shutil.rmtree(self.root / run_id, ignore_errors=True)
+        for name in (sweep_id, *(run_id for _, run_id, _ in own)):  # of the sweep itself: its pictures
+            shutil.rmtree(self.root / name, ignore_errors=True)
         return len(own)
 
     def claim(self, run_ids: Sequence[str]) -> _Ids:
@@ -151,6 +151,13 @@ class Sweeps:
         Those that have ended, or that another living process has claimed, it does not get. A claim ends with the run,
         with `RunStore.close`, and with the process, however that ends.
         """
+        return self._claim(run_ids, all_or_none=False)
+
+    def claim_all(self, run_ids: Sequence[str]) -> None:
+        """`claim` every one of these. Raises StoreError, with none claimed, where that cannot be."""
+        self._claim(run_ids, all_or_none=True)
+
+    def _claim(self, run_ids: Sequence[str], all_or_none: bool) -> _Ids:
         with self._db.transaction():
             token = self._owner.lock()
             found = self._db.execute(
@@ -160,6 +167,11 @@ class Sweeps:
             )
             alive = {owner for owner in {row[2] for row in found} if self._owner.is_other_and_alive(owner)}
             free = [(key, run_id) for key, run_id, owner in found if owner not in alive]
+            claimed = {run_id for _, run_id in free}
+            if all_or_none and (others := [run_id for run_id in run_ids if run_id not in claimed]):
+                is_trained = any(run_id == others[0] for _, run_id, _ in found)
+                why = "is being trained by another process: stop that first" if is_trained else "has ended"
+                raise StoreError(f"run {others[0]} {why}")
             self._db.execute_many(
                 "UPDATE runs SET owner = ?, status = 'running', updated = ? WHERE key = ?",
                 ((token, now(), key) for key, _ in free),
@@ -167,7 +179,6 @@ class Sweeps:
         with full_disk_as_store_error(self.root):
             for _, run_id in free:
                 (self.root / run_id).mkdir(exist_ok=True)
-        claimed = {run_id for _, run_id in free}
         return [run_id for run_id in run_ids if run_id in claimed]
 
     def key(self, sweep_id: str) -> int:
@@ -182,7 +193,14 @@ class Sweeps:
                                  WHERE members.sweep = sweeps.key GROUP BY status))
                     FROM sweeps {where} ORDER BY key DESC"""
         return [
-            StoredSweep(sweep_id, created, preset, json.loads(base), json.loads(grid), json.loads(counts))
+            StoredSweep(
+                sweep_id,
+                created,
+                preset,
+                from_json(f"the base of {sweep_id}", base),
+                from_json(f"the grid of {sweep_id}", grid),
+                json.loads(counts),
+            )
             for sweep_id, created, preset, base, grid, counts in self._db.execute(query, parameters)
         ]
 

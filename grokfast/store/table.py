@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from grokfast.store.files import from_json
 from grokfast.store.records import Record
 from grokfast.store.words import written
 
@@ -20,8 +20,8 @@ class Row:
 
     def __init__(self, run_id: str, status: str, preset: str, config: str, result: str | None, steps: int) -> None:
         self.run_id, self.status, self.preset, self.steps = run_id, status, preset, steps
-        self.config: dict[str, Any] = flat(json.loads(config))
-        self.result: dict[str, Any] = {} if result is None else json.loads(result)
+        self.config: dict[str, Any] = flat(from_json(f"the config of {run_id}", config))
+        self.result: dict[str, Any] = {} if result is None else from_json(f"the result of {run_id}", result)
 
 
 def columns_of(
@@ -92,7 +92,7 @@ def _column(values: Sequence[Any]) -> np.ndarray:
         return np.array(values, dtype=np.int64)
     if kinds <= {int, float, type(None)} and kinds != {type(None)}:
         return _number(values)
-    return _text(["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in values])
+    return _text(["" if value is None else word for value, word in zip(values, written(values))])
 
 
 def _number(values: Sequence[Any]) -> np.ndarray:

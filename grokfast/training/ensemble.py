@@ -52,9 +52,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be 'auto', 'cpu' or an available accelerator, got {name!r}: {error}") from error
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"device must be 'auto', 'cpu' or an available accelerator, got {name!r}: {why}") from error
     return device
 
 

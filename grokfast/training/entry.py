@@ -15,7 +15,7 @@ from grokfast.training.interrupt import stop_requests
 from grokfast.training.loop import Loop
 from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
-from grokfast.training.result import RunResult
+from grokfast.training.result import RunResult, stored_experiment
 from grokfast.training.run import Run, stored_state
 from grokfast.training.version import version
 from grokfast.training.waves import first_wave
@@ -78,7 +78,11 @@ def train(
         for run in runs:
             if store is not None:
                 run.run_id = _create(store, run.experiment)
-        results = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave).run()
+        if store is not None:
+            store.sweeps.claim_all([run.run_id for run in runs if run.run_id is not None])
+        loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave)
+        del ensemble  # the next wave needs its memory
+        results = loop.run()
     return results[0] if isinstance(experiments, Experiment) else results
 
 
@@ -89,7 +93,8 @@ def resume(
 
     The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
     Raises ValueError where the run has ended already or its checkpoint does not fit, CheckpointError where the
-    checkpoint is corrupt, StoreError for an unknown run, MemoryError as `train`; nothing is changed then.
+    checkpoint is corrupt, StoreError for an unknown run and for one that another process is training, MemoryError as
+    `train`; nothing is changed then.
     """
     stored = store.get(run_id)
     if stored.status in ("finished", "diverged"):
@@ -113,7 +118,7 @@ def go_on(
     They must have taken the same number of steps, 0 where there is no checkpoint. Raises as `train` and `resume` do,
     and where a run does not fit before any is changed.
     """
-    experiments = [Experiment.from_dict(store.get(run_id).config) for run_id in run_ids]
+    experiments = [stored_experiment(store.get(run_id)) for run_id in run_ids]
     _check(experiments, checkpoint_every, max_together)
     keep_freed_memory()
     with _engine(experiments[0]), stop_requests() as stop:
@@ -126,9 +131,9 @@ def go_on(
         for run_id, steps in zip(run_ids, taken):
             if steps != taken[0]:
                 raise ValueError(f"run {run_id} has taken {steps} steps, run {run_ids[0]} {taken[0]}")
-        for run in runs:
-            run.set_status("running")
+        store.sweeps.claim_all(run_ids)
         loop = Loop(ensemble, runs, store, observers, checkpoint_every, stop, wave=wave, keep_weights=keep_weights)
+        del ensemble
         return loop.run()
 
 

@@ -197,6 +197,10 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """From `to_dict`'s result; raises ValueError or TypeError where it is none."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise TypeError(f"not an experiment's dict: unknown field {name!r}{checks.nearest(name, known)}")
         parts = {name: _from_plain(name, value) for name, value in values.items()}
         try:
             return cls(**parts)

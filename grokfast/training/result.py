@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from grokfast.store import RunStore
+from grokfast.store import RunStore, StoredRun, StoreError
 from grokfast.store.records import Record, records_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
+from grokfast.training.version import version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,22 @@ class RunResult:
         }
 
 
+def stored_experiment(stored: StoredRun) -> Experiment:
+    """A run's experiment. Raises StoreError where another version wrote one that this version does not know."""
+    try:
+        return Experiment.from_dict(stored.config)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"run {stored.run_id} was stored by {stored.version}; this is {version()}, and cannot read it: {error}"
+        ) from error
+
+
 def stored_result(store: RunStore, run_id: str) -> RunResult:
     """An ended run of the store, without weights where they were not kept. Raises ValueError where it has not ended."""
     stored = store.get(run_id)
     if stored.result is None or stored.status not in ("finished", "diverged"):
         raise ValueError(f"run {run_id} has not ended (status {stored.status})")
-    experiment, records = Experiment.from_dict(stored.config), records_of(store.curves(run_id))
+    experiment, records = stored_experiment(stored), records_of(store.curves(run_id))
     outcome = Outcome(experiment.criteria)
     for record in records:
         outcome.update(record)

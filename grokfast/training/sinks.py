@@ -50,7 +50,7 @@ class WandbSink:
 
     The mode is the user's (WANDB_MODE=offline works). Several runs may be open in one process.
 
-    Raises ImportError if wandb is not installed.
+    Raises ImportError if wandb is not installed, ConnectionError if it is not logged in or cannot be reached.
     """
 
     def __init__(self, project: str, run_id: str, config: dict[str, Any], directory: str | Path) -> None:
@@ -59,16 +59,19 @@ class WandbSink:
         except ImportError as error:
             raise _not_installed("Weights & Biases", "wandb") from error
         Path(directory).mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=project,
-            id=run_id,
-            name=run_id,
-            resume="allow",
-            reinit="create_new",
-            config=config,
-            dir=str(directory),
-            settings=wandb.Settings(console="off"),
-        )
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=run_id,
+                name=run_id,
+                resume="allow",
+                reinit="create_new",
+                config=config,
+                dir=str(directory),
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise ConnectionError(f"Weights & Biases: {error} (WANDB_MODE=offline needs no account)") from error
 
     def record(self, record: Record) -> None:
         """Log a point of each of the run's curves. Steps that a resumed run repeats wandb ignores: it has them."""

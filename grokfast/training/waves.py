@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -122,8 +121,15 @@ def first_wave(experiments: Sequence[Experiment], most: int | None = None) -> tu
     size = min(at_once(experiments), most or len(experiments))
     while True:
         first = split(list(experiments), size)[0]
-        with suppress(torch.OutOfMemoryError):
+        try:
             return Ensemble(first), size
+        except torch.OutOfMemoryError:
+            pass
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" not in str(error):
+                raise
+            why = str(error).partition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+            raise MemoryError(f"{first[0].name} does not fit into this machine's memory: {why}") from error
         forget()
         if len(first) == 1:
             raise too_large(first[0])

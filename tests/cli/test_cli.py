@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import grokfast
 from grokfast.cli import COMMANDS, main
 from grokfast.store import NewRun, RunStore
 from grokfast.training import PRESETS
@@ -91,6 +92,9 @@ def test_every_preset_takes_a_step(preset, out, capsys):
         (["run", "quick", "--task.train-fraction", "1.0"], "train_fraction must be in"),
         (["run", "quick", "--steps", "0"], "schedule.steps must be at least 1, got 0"),
         (["run", "quick", "--device", "warp"], "device must be"),
+        (["run", "quick", "--device", "meta"], "device must be 'auto', 'cpu' or an available accelerator, got 'meta'"),
+        (["run", "quick", "--filter.lamb", "3"], "--filter.lamb is of a filter: choose one, with --filter ema or"),
+        (["run", "quick", "--model.width", "10000000000"], "quick does not fit into this machine's memory: can't"),
         (["run", "quick", "--checkpoint-every", "-1"], "checkpoint_every"),
         (["run", "quick", "--resume", "x"], "--resume takes the run as it was begun"),
         (["run", "--resume", "x", "--seed", "3"], "--resume takes the run as it was begun"),
@@ -183,10 +187,34 @@ def test_tensorboard_has_every_evaluation_also_after_a_resume(out, capsys):
     assert [event.step for event in events.Scalars("accuracy/test")] == list(range(0, 1501, 10))
 
 
-def test_a_path_that_is_a_file_is_a_message(tmp_path, capsys):
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_a_path_that_is_a_file_is_a_message(tmp_path, capsys, below):
     (tmp_path / "file").touch()
-    assert main([*QUICK, "--out", str(tmp_path / "file")]) == 1
-    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert main([*QUICK, "--out", str(tmp_path / "file" / below)]) == 1
+    assert f"cannot be a run store: {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_a_path_that_is_empty_is_not_this_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--out", ""], ["--out="]):
+        assert main([*QUICK, *arguments]) == 2
+        assert "--out must name a directory, got ''" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_its_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"grokfast {grokfast.__version__}\n"
+
+
+def test_what_another_version_stored_is_a_message(out, capsys):
+    with RunStore(out) as store:
+        run_id = store.create({"name": "quick", "tsk": {}}, preset="quick", version="grokfast 9", device="cpu")
+        store.update(run_id, status="interrupted")
+    assert main(["run", "--resume", run_id, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert f"run {run_id} was stored by grokfast 9; this is grokfast" in said
+    assert "unknown field 'tsk' (did you mean 'task'?)" in said
 
 
 def test_too_little_memory_is_a_message(out, capsys, monkeypatch):

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import sys
 
@@ -41,6 +42,15 @@ def test_list_has_sweeps_runs_and_the_size(filled, capsys):
     assert one not in said
     assert main(["list", "--limit", "1", "--out", str(root)]) == 0
     assert "... and more" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_cuts_no_id_off(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "a-name-of-thirty-six-characters-long"
+    planned = plan(TINY.override({"name": name}), {"seed": [0]}, store=tmp_path)
+    assert main(["list", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(known in said for known in (planned.sweep_id, *planned.runs))
 
 
 def test_show_tells_a_run_and_a_sweep(filled, capsys):
@@ -105,6 +115,15 @@ def test_export_writes_curves_and_parquet(filled, tmp_path, capsys):
     assert parquet.read_table(path)["t_generalize"].to_pylist() == [None] * 3
 
 
+def test_export_to_standard_output_is_the_table_alone(filled, capsys):
+    root, _, ids, other = filled
+    assert main(["export", "--to", "-", "--out", str(root)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["run_id"] for row in rows] == [*ids, other]
+    assert main(["export", "--to", "-", "--format", "parquet", "--out", str(root)]) == 2
+    assert "--to - is for csv" in capsys.readouterr().err
+
+
 def test_export_without_pyarrow_names_the_extra(filled, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["export", "--format", "parquet", "--out", str(filled[0])]) == 2
@@ -115,6 +134,7 @@ def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
     swept = sweep(TINY, {"seed": [0, 1]}, store=tmp_path, runner=InProcess())
     with RunStore(tmp_path) as store:
         other = train(TINY, store=store).run_id
+    assert main(["show", swept.sweep_id, "--out", str(tmp_path)]) == 0  # draws pictures
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda question, default: "(3 runs)" not in question)
     assert main(["rm", swept.sweep_id, other, "--out", str(tmp_path)]) == 1
     with RunStore(tmp_path) as store:
@@ -127,6 +147,26 @@ def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != ".owners"]
 
 
+def test_rm_with_nobody_to_ask_deletes_nothing(filled, capsys, monkeypatch):
+    root, _, _, other = filled
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["rm", other, "--out", str(root)]) == 2
+    assert "nobody to ask: --yes deletes without asking" in capsys.readouterr().err
+    with RunStore(root) as store:
+        assert store.get(other)
+
+
+def test_pictures_that_cannot_be_written_are_left_out(filled, capsys, monkeypatch):
+    root, sweep_id, _, _ = filled
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "phase_diagram.png")
+
+    monkeypatch.setattr("grokfast.cli.sweep.draw", refuse)
+    assert main(["show", sweep_id, "--out", str(root)]) == 0
+    assert "no pictures: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -135,7 +175,8 @@ def test_rm_asks_and_deletes(tmp_path, capsys, monkeypatch):
         (["rm"], "rm needs the id"),
         (["list", "--status", "finishd"], "did you mean 'finished'"),
         (["list", "--sweep", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
-        (["list", "--limit", "0"], "--limit must be at least 1"),
+        (["list", "--limit", "0"], "--limit must be between 1 and"),
+        (["list", "--limit", "99999999999999999999"], "--limit must be between 1 and"),
         (["export", "quick-sweep-x"], "has no sweep 'quick-sweep-x'"),
     ],
 )

@@ -59,6 +59,7 @@ def test_the_same_command_again_and_resume_do_nothing_twice(swept, out, capsys):
         captured = capsys.readouterr()
         assert "8 runs, 8 of them done already" in captured.err
         assert json.loads(captured.out.splitlines()[-1]) == summary
+        assert "starting" not in captured.out
     with RunStore(out, create=False) as store:
         assert store.table(summary["sweep_id"])["run_id"].tolist() == before
 
@@ -110,6 +111,8 @@ def test_grid_may_be_given_often():
         (["--seeds", "2", "nanda"], "the preset comes first"),
         (["quik", "--seeds", "2"], "did you mean 'quick'"),
         (["nowhere.toml"], "nowhere.toml"),
+        (["quick", "--grid", "filter=ema", "filter.lam=1"], "unknown key 'filter.lam' (did you mean 'filter.lamb'?)"),
+        (["quick", "--seeds", "2", "--filter.lamb", "1"], "--filter.lamb is of a filter: choose one"),
     ],
 )
 def test_bad_usage_is_a_clear_message_and_leaves_nothing(arguments, message, out, capsys, monkeypatch):

@@ -136,7 +136,7 @@ def test_a_table_has_what_varies_and_what_happened(store):
     assert (table["task.p"].dtype, table["seed"].dtype) == (np.int64, np.int64)
     np.testing.assert_array_equal(table["task.noise"], [np.nan, 4])
     assert table["filter.kind"].tolist() == ["", "EMA"]
-    assert table["betas"].tolist() == ["[0.9, 0.98]", "[0.9, 0.99]"]
+    assert table["betas"].tolist() == ["(0.9,0.98)", "(0.9,0.99)"]
     assert table["flag"].tolist() == [True, False]
     assert "name" not in table
     assert table["phase"].tolist() == ["grokking", ""]

@@ -7,19 +7,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grokfast import EMA, MA, Experiment, backend
+from grokfast.training import ensemble, update
 from grokfast.training import replay as replay_module
-from grokfast.training import update
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 
-MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3, "device": "meta"})
-SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24, "device": "meta"}
+MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3})
+SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24}
 NANDA, POWER, GROKFAST = (
     Experiment.preset(name).override({**SMALL, "schedule.eval_every": 3}) for name in ("nanda", "power", "grokfast")
 )
 BATCH = {"schedule.batch_size": 5}
 MOMENTUM = {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.nesterov": True}
+
+
+@pytest.fixture(autouse=True)
+def on_meta(monkeypatch):
+    monkeypatch.setattr(ensemble, "resolve_device", lambda name: torch.device("meta"))
 
 
 class Captured(TorchDispatchMode):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grokfast import Experiment, train
-from grokfast.store import CheckpointError, RunStore
+from grokfast.store import CheckpointError, RunStore, StoreError
 from grokfast.training import Interrupted, waves
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.entry import go_on
@@ -163,6 +163,32 @@ def test_where_one_alone_is_too_large_it_says_so_and_nothing_is_changed(store, m
         go_on(run_ids, store)
     assert raised == [5, 2, 1]
     assert contents(store) == before
+
+
+def test_a_run_that_another_process_trains_is_left_alone(store):
+    run_ids = stopped(store, SEEDS[:3])
+    with RunStore(store.root) as other:
+        other.sweeps.claim(run_ids[2:])
+        before = contents(store)
+        with pytest.raises(StoreError, match=f"run {run_ids[2]} is being trained by another process: stop that first"):
+            go_on(run_ids, store)
+        assert contents(store) == before
+    assert len(go_on(run_ids, store)) == 3
+    with pytest.raises(StoreError, match=f"run {run_ids[0]} has ended"):
+        go_on(run_ids, store)
+
+
+def test_a_run_belongs_to_the_process_that_trains_it_until_it_ends(store):
+    class Meddle(Waves):
+        def recorded(self, run, record, outcome):
+            with RunStore(store.root) as other:
+                (running,) = other.list(status="running")
+                for meddle in (other.remove, lambda run_id: go_on([run_id], other)):
+                    with pytest.raises(StoreError, match="is being trained by another process"):
+                        meddle(running.run_id)
+
+    result = train(TINY.override({"schedule.steps": 5}), store=store, observers=[Meddle()])
+    store.remove(result.run_id)
 
 
 def test_when_a_run_diverged_outlives_an_interruption(store):

@@ -76,6 +76,17 @@ def test_wandb_offline_keeps_runs_apart_and_can_be_resumed(tmp_path: Path, monke
         assert all(name.encode() in content for name in (run_id, "grokking", "t_memorize", *TAGS))
 
 
+def test_wandb_without_an_account_says_what_works(tmp_path: Path, monkeypatch) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ConnectionError, match=r"Weights & Biases: No API key configured. \(WANDB_MODE=offline"):
+        WandbSink("p", "r", {}, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("module", "message", "build"),
     [

@@ -1,5 +1,6 @@
 """How many runs go together, and what happens where memory runs out after all."""
 
+import gc
 import weakref
 from functools import partial
 
@@ -11,6 +12,7 @@ from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
 from grokfast.training import Interrupted, resume, waves
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.entry import go_on
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.training.update import FlatOptimizer
@@ -125,6 +127,26 @@ def test_waves_give_each_run_its_own_result(how, tmp_path):
     assert seen.sizes == [1, 2, 2]
     for result, expected in zip(results, train(SEEDS)):
         same_result(result, expected)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_wave_leaves_nothing_in_memory(how, tmp_path, is_resumed):
+    alive = []
+
+    class Look(Waves):
+        def started(self, ensemble, run_ids):
+            gc.collect()
+            assert not [made for made in alive if made() is not None]
+            alive.extend(map(weakref.ref, (ensemble, ensemble.flat)))
+            super().started(ensemble, run_ids)
+
+    with RunStore(tmp_path) as store:
+        ids = [store.create(e.to_dict(), preset="quick", version="", device="cpu") for e in SEEDS[:3]]
+        if is_resumed:
+            go_on(ids, store, observers=[Look()], max_together=1)
+        else:
+            train(SEEDS[:3], observers=[Look()], max_together=1)
+    assert len(alive) == 6
 
 
 def test_the_waves_are_those_that_fit(how, monkeypatch):

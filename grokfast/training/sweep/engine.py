@@ -18,6 +18,7 @@ from grokfast import checks
 from grokfast.store import NewRun, RunStore
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.result import stored_experiment
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
 from grokfast.training.sweep.in_process import InProcess
@@ -199,7 +200,7 @@ def plan_stored(
         others = {run.version for run in runs if run.status not in DONE} - {version()}
         if others:
             warnings.warn(f"sweep {sweep_id} was begun with {', '.join(others)}, this is {version()}", stacklevel=2)
-        experiments = [Experiment.from_dict(run.config) for run in runs]
+        experiments = [stored_experiment(run) for run in runs]
         return training.plan(opened, sweep_id, experiments)
 
 

@@ -7,17 +7,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from grokfast import backend
+from grokfast.training.ensemble import Ensemble
 from grokfast.training.experiment import Experiment
+from grokfast.training.outcome import Outcome
+from grokfast.training.replay import Replay
 from grokfast.training.waves import first_wave, forget, too_large
 
 SECONDS = 0.5  # spent on timing, if that is more than STEPS
 STEPS = 3
+STRETCH = 20  # steps in a graph, at most
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,11 @@ def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
 
     Raises MemoryError where one alone is too large.
     """
-    with suppress(torch.OutOfMemoryError):
-        return _measured(experiments, device)
-    forget()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            return _measured(experiments, device)
+    finally:
+        forget()  # workers want it
     if len(experiments) == 1:
         raise too_large(experiments[0])
     return estimate(experiments[: len(experiments) // 2], device)
@@ -50,17 +56,36 @@ def _measured(experiments: Sequence[Experiment], device: str) -> Estimate:
     try:
         with backend.using("reference" if experiments[0].engine == "reference" else backend.current()):
             ensemble, _ = first_wave(experiments)
-            ensemble.step()
-            evaluation = _timed(ensemble.evaluate)
-            steps: list[float] = []
-            while len(steps) < STEPS or sum(steps) < SECONDS:
-                steps.append(_timed(ensemble.step))
+            step, evaluation = (_step_by_step if ensemble.choice.why_no_replay else _replayed)(ensemble)
     finally:
         torch.set_num_threads(threads)
-    seconds = statistics.median(steps) + evaluation / experiments[0].schedule.eval_every
+    seconds = step + evaluation / experiments[0].schedule.eval_every
     return Estimate(
         seconds / len(ensemble.experiments), torch.cuda.max_memory_allocated() if device == "cuda" else _peak_memory()
     )
+
+
+def _step_by_step(ensemble: Ensemble) -> tuple[float, float]:
+    """Seconds of a step and of an evaluation."""
+    ensemble.step()
+    evaluation = _timed(ensemble.evaluate)
+    steps: list[float] = []
+    while len(steps) < STEPS or sum(steps) < SECONDS:
+        steps.append(_timed(ensemble.step))
+    return statistics.median(steps), evaluation
+
+
+def _replayed(ensemble: Ensemble) -> tuple[float, float]:
+    """The same of graphs; what comes before compiles kernels, and captures."""
+    steps = min(ensemble.schedule.eval_every, STRETCH)
+    ensemble.schedule = replace(ensemble.schedule, eval_every=steps, steps=4 * steps)
+    replay = Replay(ensemble, [Outcome(experiment.criteria) for experiment in ensemble.experiments])
+    for _ in range(3):
+        replay.evaluate().read()
+        replay.launch().read()
+    evaluation = _timed(lambda: replay.evaluate().read())
+    stretch = _timed(lambda: replay.launch().read())
+    return max(0.0, stretch - evaluation) / steps, evaluation
 
 
 def _timed(action: Callable[[], Any]) -> float:

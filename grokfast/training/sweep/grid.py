@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import random as random_module
@@ -104,10 +103,11 @@ def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
 
 def as_filtered(experiment: Experiment, filters: Sequence[Any], key: str) -> Experiment:
     """The experiment that `key` is to be read by: with the first of the grid's filters that has such a field."""
-    for own in filters:
-        if own is not None and key in (f"filter.{field.name}" for field in dataclasses.fields(own)):
-            return experiment.override({"filter": own})
-    return experiment
+    there = [own for own in filters if own is not None]
+    if not there or not key.startswith("filter."):
+        return experiment
+    has_it = (own for own in there if hasattr(own, key.removeprefix("filter.")))
+    return experiment.override({"filter": next(has_it, there[0])})
 
 
 def check_key(experiment: Experiment, key: str) -> None:

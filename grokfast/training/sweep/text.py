@@ -82,6 +82,8 @@ def _parse(key: str, text: str, kinds: list[Any]) -> list[Any]:
             if get_origin(kind) is tuple:
                 return [ast.literal_eval(text)]
         except (ValueError, SyntaxError) as error:
+            if span:
+                raise ValueError(f"grid[{key!r}] cannot take the range {text!r}: {error}") from error
             raise ValueError(f"grid[{key!r}] must have values of {_name(kinds)}, got {text!r}") from error
     raise ValueError(f"grid[{key!r}] must have values of {_name(kinds)}, got {text!r}")
 

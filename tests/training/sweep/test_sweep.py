@@ -11,6 +11,7 @@ import torch
 from grokfast import EMA, RunStore, sweep
 from grokfast.store import StoreError, StoreFullError
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.replay import Replay
 from grokfast.training.sweep import Group, InProcess, Processes, SweepObserver, plan, plan_stored, worker
 from grokfast.training.sweep.estimate import estimate
 from tests.training.common import short_of_memory
@@ -128,6 +129,22 @@ def test_runs_that_are_too_large_alone_fail_and_say_how_much_they_need(tmp_path,
     result = sweep(TINY, {"seed": range(2)}, store=tmp_path, runner=InProcess(), ensemble=2)
     assert set(result.table()["status"]) == {"failed"}
     assert all(said.startswith("MemoryError: quick needs ") for said in result.errors.values())
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_what_is_replayed_is_estimated_by_replays(replayed, monkeypatch, batch_size):
+    steps, launch = [], Replay.launch
+
+    def count(self):
+        before = self.ensemble.steps
+        window = launch(self)
+        steps.append(self.ensemble.steps - before)
+        return window
+
+    monkeypatch.setattr(Replay, "launch", count)
+    experiments = [TINY.override({"schedule.batch_size": batch_size, "schedule.steps": 4, "seed": i}) for i in range(2)]
+    assert estimate(experiments, "cpu").seconds_per_step > 0
+    assert steps == [5] * 4  # TINY is evaluated so often
 
 
 @pytest.mark.parametrize("name", ["__init__", "step"])
