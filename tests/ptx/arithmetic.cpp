@@ -108,6 +108,20 @@ static f64 coarse_reciprocal(f64 x) {  // of the upper half of the bits, in the 
     return std::bit_cast<f64>(std::bit_cast<u64>(found) & upper);
 }
 
+// Of two packed numbers: do the lower ones differ, do the upper ones.
+template <f32 (*NUMBER)(u16)>
+static void unequal(Warp& w, const Instruction& in) {
+    const s32* at = operands(w, in);
+    for (int half = 0; half < 2; half++) {
+        pred out[LANES];
+        for (int l = 0; l < LANES; l++) {
+            f32 a = NUMBER(w.reg<u16>(at[2])[2 * l + half]), b = NUMBER(w.reg<u16>(at[3])[2 * l + half]);
+            out[l] = a < b || a > b;
+        }
+        put(w, at[half], out);
+    }
+}
+
 #define OP(name, ...) operation<([] __VA_ARGS__)>(name, +[] __VA_ARGS__)
 #define COMPARE(type, T)                                    \
     OP("setp.eq." type, (T a, T b) -> pred { return a == b; }), \
@@ -178,6 +192,8 @@ void add_arithmetic(std::vector<Operation>& all) {
         OP("and.pred", (pred a, pred b) -> pred { return a & b & 1; }),
         OP("or.pred", (pred a, pred b) -> pred { return (a | b) & 1; }),
         OP("xor.pred", (pred a, pred b) -> pred { return (a ^ b) & 1; }),
+        {"setp.ne.bf16x2", unequal<from_bf16>, PLAIN, {1, 1, 4, 4}},
+        {"setp.ne.f16x2", unequal<from_f16>, PLAIN, {1, 1, 4, 4}},
         OP("mul.wide.u16", (u16 a, u16 b) -> u32 { return u32(a) * b; }),
         OP("mul.wide.s16", (s16 a, s16 b) -> s32 { return s32(a) * b; }),
         OP("mul.wide.u32", (u32 a, u32 b) -> u64 { return u64(a) * b; }),

@@ -110,7 +110,7 @@ class _Parser:
                 name = f"mov.b{parts[1][1:]}"
             if name == "cvt.s64.s32" and self._width(operands[1]) == 8:
                 name = "cvt.s64.s32 of 64"  # its lower half
-            self._add(name, operands=[o for each in operands for o in each.strip("{} ").split(",")])
+            self._add(name, operands=[o for each in operands for o in re.split(r"[,|]", each.strip("{} "))])
 
     def _refuse(self, what: str) -> NoReturn:
         raise NotImplementedError(f"{self.kernel.name}, PTX line {self.line}: {what}")
@@ -137,6 +137,8 @@ class _Parser:
         """Where a register or a constant is; width 0: of the register, or 4."""
         if text in SPECIAL:
             return 4 * LANES * SPECIAL[text]
+        if text == "_":  # what nobody reads
+            return self._reserve(8)
         if text in GRID:
             self.kernel.of_launch.append((self._reserve(4), GRID[text]))
             return self.kernel.of_launch[-1][0]
@@ -146,9 +148,7 @@ class _Parser:
                 self.registers[text] = self._reserve(declared), declared
             slot, own = self.registers[text]
             if width not in (0, own):
-                raise NotImplementedError(
-                    f"{self.kernel.name}, PTX line {self.line}: {text} of {own} bytes, not {width}"
-                )
+                self._refuse(f"{text} of {own} bytes, not {width}")
             return slot
         if text in ZERO or text in self.shared:
             text = "0"

@@ -36,6 +36,7 @@ def to_tf32(t):
 
 @pytest.fixture(autouse=True)
 def on_the_machine(request):
+    """What the launches of a test did. Fails where a GPU may do otherwise."""
     options = request.config.getoption("capability"), request.config.getoption("order")
     is_tf32 = re.search(r"tf32\b", request.node.name)
     with emulated(*options) as seen, CutProducts() if is_tf32 else nullcontext():

@@ -104,6 +104,14 @@ def test_integers(instruction, function):
     assert torch.equal(each(instruction, x, y, out=torch.int32), function(x, y))
 
 
+def test_packed_numbers_are_compared_each():
+    both = torch.tensor([[1.0, 2.0], [1.0, torch.nan]] * 16, dtype=torch.bfloat16)
+    other = torch.tensor([[1.0, 3.0], [0.0, 1.0]] * 16, dtype=torch.bfloat16)
+    pick = "selp.b32 %r3, 1, 0, %p1;\nselp.b32 %r4, 2, 0, %p2;\nor.b32 %r10, %r3, %r4;"
+    x, y = (t.view(torch.int32).flatten() for t in (both, other))
+    assert each(f"setp.ne.bf16x2 %p1|%p2, {{0}}, {{1}};\n{pick}", x, y, out=torch.int32).tolist() == [2, 1] * 16
+
+
 def test_lanes_that_part_meet_again():
     """Each takes its own number of turns, and then all exchange what they have."""
     turns = "mov.b32 %r10, 0;\n$L1:\nsetp.ge.s32 %p1, %r10, %r1;\n@%p1 bra $L2;\nadd.s32 %r10, %r10, 1;\n"
