@@ -11,7 +11,7 @@ PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
 
 def cut(t):
     """fp32 without the lower 13 bits, which tensor cores do not read."""
-    return (t.view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return (t.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 class _Cut(TorchDispatchMode):

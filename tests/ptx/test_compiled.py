@@ -9,6 +9,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 from grokfast.ops.linear import kernels as linear  # noqa: E402
+from tests.tf32 import cut  # noqa: E402
 
 pytestmark = pytest.mark.skipif("tests.ptx.plugin" not in sys.modules, reason="test_kernels.py runs it")
 
@@ -38,10 +39,6 @@ def product_kernel(
         else:
             acc = tl.dot(a, b, acc, input_precision=P)
     tl.store(p_c + m[:, None] * N + n[None, :], acc)
-
-
-def cut(t):
-    return (t.view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 @pytest.mark.parametrize(("stages", "transposed"), [(1, False), (3, True)])

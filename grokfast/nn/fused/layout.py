@@ -169,7 +169,8 @@ def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
         tiles = -(-n_rows // rows) * n_models
         return max(-(-tiles // PROCESSORS), 0 if is_exact else tiles / READERS) * (rows + WEIGHTS)
 
-    return min(reversed(HEIGHTS[:2] if is_exact or d > 128 else HEIGHTS), key=time)
+    possible = HEIGHTS[:2] if is_exact or d > 128 else HEIGHTS
+    return min(reversed(possible[precision == "tf32x3" :]), key=time)
 
 
 def launches(height: int, d: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
@@ -200,12 +201,13 @@ def tiles(
     """
     d, is_exact = config.d_model, precision in ("ieee", "tf32x3")
     width = max(16, _power_of_2(d))
+    warps = 4 if precision == "tf32x3" else 8  # Triton gives each 16 rows of three products in a row: more repeat them
     if kernel == "enter":
         columns = min(64, max(16, _power_of_2(3 * d)))
         return {"BM": 16, "BN": columns, "BK": min(16 if is_exact else 32, width), "BD": width, "num_warps": 4}
     if kernel == "weights":
         side = min(64 if is_exact else 128, max(width, 16))
-        return {"BM": 16, "BO": side, "BN": side, "num_warps": 8, "num_stages": 2 if is_exact else 3}
+        return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 2 if is_exact else 3}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     is_narrow = is_exact or d > 128 or is_tall or not trains
@@ -223,6 +225,6 @@ def tiles(
         "BD": width,
         "BH": heads,
         "BC": head,
-        "num_warps": 8,
+        "num_warps": warps,
         "maxnreg": 255,  # left to itself, ptxas takes 128 and spills some
     }
