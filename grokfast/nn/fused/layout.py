@@ -206,7 +206,8 @@ def tiles(
         columns = min(64, max(16, _power_of_2(3 * d)))
         return {"BM": 16, "BN": columns, "BK": min(16 if is_exact else 32, width), "BD": width, "num_warps": 4}
     if kernel == "weights":
-        side = min(64 if is_exact else 128, max(width, 16))
+        is_odd = d % 16 or config.d_mlp % 16  # loads of single numbers need registers, too
+        side = min(64 if is_exact or is_odd else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 2 if is_exact else 3}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
