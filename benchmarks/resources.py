@@ -1,16 +1,18 @@
 """Compile every shipped Triton kernel for GPUs that need not be here, and read its registers, spills and shared memory.
 
-python -m benchmarks.resources [--out FILE] [--capability 80 90 100] [--also 86 89 120] [--as-triton]
+python -m benchmarks.resources [--out FILE] [--capability 80 90 100] [--also 86 89 120] [--known FILE] [--as-triton]
 
 Exits with 1 where a kernel spills or needs more shared memory than a program may have. For the GPUs of `--also`, which
-have the least of that, only those that need most of it are compiled. --as-triton gives ptxas the option that some
-versions of Triton (3.7) give it against a fault of ptxas, which changes the registers of a few kernels.
-TRITON_INTERPRET must not be set: the interpreter takes the compiler's place.
+have the least of that, only those that need most of it are compiled. --known takes from an earlier table of the same
+Triton what is unchanged since, with everything that it is compiled from, and had at most 240 registers of 255 there.
+--as-triton gives ptxas the option that some versions of Triton (3.7) give it against a fault of ptxas, which changes
+the registers of a few kernels. TRITON_INTERPRET must not be set: the interpreter takes the compiler's place.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import inspect
 import json
@@ -51,6 +53,7 @@ MODULES = (
     "grokfast.nn.fused.shipped",
 )
 HUNGRIEST = 3
+FAR = 240  # registers, of 255
 ALLOCATION = "--regAllocOptLevel=2"
 TRITONS_OPTIONS = [ALLOCATION] if ALLOCATION in inspect.getsource(nvidia_compiler) else []
 
@@ -70,7 +73,8 @@ def compile_offline(config: dict[str, Any], capability: int, ptxas_options: Sequ
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     found = resources(compiled, capability, ptxas_options)
-    return {"kernel": config["name"], "sm": capability, "warps": config["num_warps"], **found}
+    about = {"kernel": config["name"], "from": fingerprint(config), "sm": capability, "warps": config["num_warps"]}
+    return {**about, **found}
 
 
 def resources(compiled: Any, capability: int, ptxas_options: Sequence[str] = ()) -> dict[str, Any]:
@@ -99,11 +103,25 @@ def _row(ptxas_options: Sequence[str], module: str, i: int, capability: int) -> 
     return compile_offline(importlib.import_module(module).shipped()[i], capability, ptxas_options)
 
 
+def fingerprint(config: dict[str, Any]) -> str:
+    """Of all that a configuration is compiled from, source code included."""
+    facts = {name: value for name, value in config.items() if name not in ("name", "kernel")}
+    return hashlib.sha256(repr((config["kernel"].cache_key, sorted(facts.items()))).encode()).hexdigest()[:16]
+
+
+def _known(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows of a table that are far from spilling, by what they were compiled from, and for what."""
+    content = json.loads(table.read_text())
+    rows = content["rows"] if content["machine"]["triton"] == triton.__version__ else []
+    return {(row["from"], row["sm"]): row for row in rows if row["registers"] <= FAR and not row["spilled_bytes"]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there as JSON")
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100])
     parser.add_argument("--also", type=int, nargs="*", default=[86, 89, 120])
+    parser.add_argument("--known", type=Path, help="a table that this made before")
     parser.add_argument("--as-triton", action="store_true", help="with what Triton has ptxas do beside")
     args = parser.parse_args()
     compiled = partial(_row, TRITONS_OPTIONS if args.as_triton else [])
@@ -114,8 +132,13 @@ def main() -> int:
         for place, config in configs.items()
         if capability in config.get("capabilities", args.capability)
     ]
+    known = {} if args.known is None else _known(args.known)
+    rows_of = {place: known.get((fingerprint(configs[place[:2]]), place[2])) for place in places}
+    unknown = [place for place, row in rows_of.items() if row is None]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
-        rows = list(workers.map(compiled, *zip(*places), chunksize=4))
+        if unknown:
+            rows_of |= zip(unknown, workers.map(compiled, *zip(*unknown), chunksize=4))
+        rows = [row for row in rows_of.values() if row is not None]
         # Where less memory is shared, those are in danger that need most of it elsewhere.
         everywhere = [
             (row["shared_bytes"], *place)

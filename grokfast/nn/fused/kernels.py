@@ -203,23 +203,11 @@ def rows_kernel(
 
 @triton.jit
 def _chunk(
-    p_grad, p_x, grad_row, x_row, n_rows, n_out, n_in, outputs, columns, has_bias,
-    ACTIVATION: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
+    p_grad, p_x, grad_row, x_row, n_rows, n_out, n_in, outputs, columns,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """gradᵀ act(x) over a chunk of rows, [BO, BN], and the sum of grad [BO] if has_bias.
-
-    Each has its own loop: of a tile that is used twice, Triton keeps one copy too few for a product that is under way
-    on sm_90, where the next copy would overwrite what it reads.
-    """
-    acc, of_bias = tl.zeros([BO, BN], tl.float32), tl.zeros([BM, BO], tl.float32)
-    rows = tl.arange(0, BM)
-    if BIAS:
-        if has_bias:
-            p = p_grad
-            for i in range(0, n_rows, BM):
-                of_bias += load_tile(p, rows, outputs, grad_row, n_rows - i, n_out)
-                p += BM * grad_row
+    """gradᵀ act(x) over a chunk of rows, [BO, BN]."""
+    acc, rows = tl.zeros([BO, BN], tl.float32), tl.arange(0, BM)
     for i in range(0, n_rows, BM):
         left = n_rows - i
         grad = load_tile(p_grad, rows, outputs, grad_row, left, n_out)  # [BM, BO]
@@ -227,7 +215,21 @@ def _chunk(
         acc = dot(tl.trans(grad), x, acc, PRECISION)
         p_grad += BM * grad_row
         p_x += BM * x_row
-    return acc, tl.sum(of_bias, 0)
+    return acc
+
+
+@triton.jit
+def _chunk_of_bias(p_grad, grad_row, n_rows, n_out, outputs, BM: tl.constexpr, BO: tl.constexpr):
+    """The sum of grad [BO] over a chunk of rows.
+
+    Not where the product reads it: of a tile that is used twice, Triton keeps one copy too few for a product that is
+    under way on sm_90, where the next copy would overwrite what it reads.
+    """
+    acc, rows = tl.zeros([BM, BO], tl.float32), tl.arange(0, BM)
+    for i in range(0, n_rows, BM):
+        acc += load_tile(p_grad, rows, outputs, grad_row, n_rows - i, n_out)
+        p_grad += BM * grad_row
+    return tl.sum(acc, 0)
 
 
 @triton.jit
@@ -255,29 +257,29 @@ def weights_kernel(
     first_output, first_column = tl.load(p + 12).to(tl.int32) * BO, tl.load(p + 13).to(tl.int32) * BN
     outputs, columns = first_output + tl.arange(0, BO), first_column + tl.arange(0, BN)
     p_out += i_split * n_split + i_model * n_model
-    bias = tl.load(p + 15)
-    has_bias = (bias >= 0) & (first_column == 0)
-    total, of_bias = tl.zeros([BO, BN], tl.float32), tl.zeros([BO], tl.float32)
+    total = tl.zeros([BO, BN], tl.float32)
     for i in range(0, CHUNKS):
         begin = (i_split * CHUNKS + i) * per_chunk
         n = tl.minimum(n_rows - begin, per_chunk).to(tl.int32)
         p_g, p_i = p_grad + begin * grad_row, p_x + begin * x_row
         if is_hidden:
-            part, part_b = _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, has_bias,
-                ACTIVATION, BIAS, PRECISION, BM, BO, BN,
-            )  # fmt: skip
+            total += _chunk(
+                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, ACTIVATION, PRECISION, BM, BO, BN
+            )
         else:
-            part, part_b = _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, has_bias,
-                "identity", BIAS, PRECISION, BM, BO, BN,
-            )  # fmt: skip
-        total += part
-        of_bias += part_b
+            total += _chunk(
+                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, "identity", PRECISION, BM, BO, BN
+            )
     store_tile(p_out + tl.load(p + 14), outputs, columns, n_in, n_out, n_in, total)
     if BIAS:
-        if has_bias:
-            tl.store(p_out + bias + outputs, of_bias, mask=outputs < n_out)
+        at = tl.load(p + 15)
+        if (first_column == 0) & (at >= 0):
+            of_bias = tl.zeros([BO], tl.float32)
+            for i in range(0, CHUNKS):
+                begin = (i_split * CHUNKS + i) * per_chunk
+                n = tl.minimum(n_rows - begin, per_chunk).to(tl.int32)
+                of_bias += _chunk_of_bias(p_grad + begin * grad_row, grad_row, n, n_load, outputs, BM, BO)
+            tl.store(p_out + at + outputs, of_bias, mask=outputs < n_out)
 
 
 @triton.jit

@@ -215,7 +215,7 @@ def tiles(
     return {
         "BM": height,
         "BN": min(64 if is_narrow else 128, max(width, 16)),
-        "BK": min(16 if is_exact else 32, width),
+        "BK": min(16 if is_exact or (d > 128 and not trains) else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
         "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, _power_of_2(config.d_mlp))),
