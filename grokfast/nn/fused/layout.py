@@ -208,7 +208,7 @@ def tiles(
     if kernel == "weights":
         is_odd = d % 16 or config.d_mlp % 16  # loads of single numbers need registers, too
         side = min(64 if is_exact or is_odd else 128, max(width, 16))
-        return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 2 if is_exact else 3}
+        return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 3 if precision == "tf32" else 2}
     head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     is_narrow = is_exact or d > 128 or is_tall or not trains
