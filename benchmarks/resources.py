@@ -113,7 +113,7 @@ def _known(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """Rows of a table that are far from spilling, by what they were compiled from, and for what."""
     content = json.loads(table.read_text())
     rows = content["rows"] if content["machine"]["triton"] == triton.__version__ else []
-    return {(row["from"], row["sm"]): row for row in rows if row["registers"] <= FAR and not row["spilled_bytes"]}
+    return {(row.get("from"), row["sm"]): row for row in rows if row["registers"] <= FAR and not row["spilled_bytes"]}
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from tests.tf32 import torch_at
 pytest.importorskip("triton")
 from grokfast.nn.fused import shipped
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = TransformerConfig(d_model=6, n_heads=2, d_mlp=10)
 
 
@@ -26,7 +27,8 @@ def problem(config, n_models, n_rows=24, n_tokens=5, n_answers=5):
     g = torch.Generator().manual_seed(0)
     tokens = torch.stack([tokens[torch.randperm(len(tokens), generator=g)[:n_rows]] for _ in range(n_models)])
     model = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=2, seeds=range(n_models))
-    return model, tokens, torch.randint(n_answers, tokens.shape[:2], generator=g)
+    targets = torch.randint(n_answers, tokens.shape[:2], generator=g)
+    return model.to(DEVICE), tokens.to(DEVICE), targets.to(DEVICE)
 
 
 def gradient(model, tokens, targets, **options):
@@ -136,7 +138,7 @@ def test_a_gradient_that_is_no_row_of_adjacent_numbers_is_written_too(poisoned):
     model, tokens, targets = problem(TINY, 1, n_rows=6)
     expected = gradient(model, tokens, targets)
     flat = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
-    wide, loss, correct = torch.full((1, 2 * flat.shape[1]), torch.nan), torch.empty(1), torch.empty(1)
+    wide, loss, correct = flat.new_full((1, 2 * flat.shape[1]), torch.nan), flat.new_empty(1), flat.new_empty(1)
     with using("triton"):
         TransformerStep(model, tokens, targets).gradient(flat.requires_grad_(), wide[:, ::2], loss, correct)
     torch.testing.assert_close(wide[:, ::2], expected[2])

@@ -1,13 +1,10 @@
 """What a step takes is counted; here from its plan, and from what is really asked of torch."""
 
 import importlib
-import weakref
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import Experiment, backend, tasks
 from grokfast.nn import GrokTransformer
@@ -15,6 +12,7 @@ from grokfast.nn.plan import Plan
 from grokfast.nn.transformer_memory import memory
 from grokfast.nn.transformer_step import TransformerStep
 from grokfast.ops import linear_cross_entropy, pair_embed
+from tests.memory import Alive
 
 pytest.importorskip("triton")
 from grokfast.ops import kernels
@@ -24,12 +22,11 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-class Alive(TorchDispatchMode):
-    """Bytes that are alive of what was made inside, and the most there were; runs no kernel of Triton's."""
+class AliveWithoutKernels(Alive):
+    """The same where no kernel of Triton's is run."""
 
     def __init__(self, monkeypatch):
         super().__init__()
-        self.alive, self.now, self.most = {}, 0, 0
         modules = [importlib.import_module(f"grokfast.ops.{name}.kernels") for name in OPERATIONS]
         modules.append(importlib.import_module("grokfast.nn.fused.launches"))
         for module in (*modules, kernels):
@@ -53,20 +50,6 @@ class Alive(TorchDispatchMode):
                 return function(*args, **kwargs)
 
         return call
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for t in torch.utils._pytree.tree_leaves(out):
-            storage = t.untyped_storage() if isinstance(t, torch.Tensor) else None
-            if storage is not None and storage._cdata not in self.alive:
-                self.alive[storage._cdata] = weakref.ref(storage, partial(self.gone, storage._cdata, storage.nbytes()))
-                self.now += storage.nbytes()
-                self.most = max(self.most, self.now)
-        return out
-
-    def gone(self, number, size, _):
-        del self.alive[number]
-        self.now -= size
 
 
 def held_by(thing, seen):
@@ -114,7 +97,7 @@ def test_what_a_step_takes_is_estimated_up_to_twice_as_high(preset, n_batch, cha
         n_parameters=model.n_parameters, precision=precision,
     )  # fmt: skip
     with backend.using("triton"):
-        alive = Alive(monkeypatch)
+        alive = AliveWithoutKernels(monkeypatch)
         with alive:
             step = TransformerStep(model, tokens, targets, precision=precision, backend="triton")
             step.gradient(flat, grad, loss, correct, batch)  # what is made once

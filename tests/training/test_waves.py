@@ -2,11 +2,9 @@
 
 import gc
 import weakref
-from functools import partial
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.store import RunStore
@@ -17,6 +15,7 @@ from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.training.update import FlatOptimizer
 from grokfast.training.waves import at_once, bytes_per_run, split
+from tests.memory import Alive
 from tests.training.common import Waves, interrupt, same_result, short_of_memory
 
 TINY = Experiment.preset("quick").override(
@@ -55,35 +54,13 @@ def test_a_ring_in_host_memory_is_not_counted():
     assert full - host == 50 * Ensemble([TINY]).flat.nbytes
 
 
-class Peak(TorchDispatchMode):
-    """The most bytes that were alive at once of what was made inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.most = {}, 0, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for t in torch.utils._pytree.tree_leaves(out):
-            storage = t.untyped_storage() if isinstance(t, torch.Tensor) else None
-            if storage is not None and storage._cdata not in self.alive:
-                self.alive[storage._cdata] = weakref.ref(storage, partial(self.gone, storage._cdata, storage.nbytes()))
-                self.now += storage.nbytes()
-                self.most = max(self.most, self.now)
-        return out
-
-    def gone(self, number, size, _):
-        del self.alive[number]
-        self.now -= size
-
-
 @pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 30}])
 @pytest.mark.parametrize("base", [TINY, TINY.override({"model.depth": 3, "loss": "mse"}), NANDA, POWER])
 def test_what_a_step_takes_beside_is_estimated_up_to_twice_as_high(base, change):
     experiment = base.override({"task.p": 31, **change})
     with backend.using("reference"):
         replay, need = Replay(Ensemble([experiment]), [Outcome(base.criteria)]), bytes_per_run(experiment)
-        with Peak() as peak:
+        with Alive() as peak:
             replay.launch()
     assert peak.most <= need.passing <= 2 * peak.most
 
