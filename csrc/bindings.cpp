@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "grokfast.h"
+#include "look.h"
 
 namespace py = pybind11;
 using namespace grokfast;
@@ -42,6 +43,16 @@ void bind_update(int rule, int filter, const py::buffer& entries, const py::buff
   py::gil_scoped_release release;
   update(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, static_cast<const double*>(rows.ptr),
          shared_step, threads);
+}
+
+// How a list of tensors lies in memory, to be compared with how it lay.
+py::bytes bind_look(const py::capsule& exchange, const py::list& tensors, bool with_addresses) {
+  const ExchangeTable* table = exchange_table(exchange.ptr());
+  std::vector<int64_t> look;
+  look.reserve(8 * tensors.size());
+  for (const py::handle& tensor : tensors)
+    if (!append_look(table, tensor.ptr(), with_addresses, look)) throw py::error_already_set();
+  return py::bytes(reinterpret_cast<const char*>(look.data()), look.size() * sizeof(int64_t));
 }
 
 // As bind_update, but hyper-parameters lie where the host cannot look, and nobody else counts the steps.
@@ -86,6 +97,7 @@ void bind_cuda_update(int rule, int filter, int ring_type, const py::buffer& ent
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU and CUDA kernels of grokfast on raw pointers; use the Python functions, which check their input.";
   m.attr("hyper_count") = int(hyper_count);
+  m.def("look", &bind_look, py::arg("exchange"), py::arg("tensors"), py::arg("with_addresses"));
   m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
         py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0);
   m.def("update_like_cuda", &bind_update_like_cuda, py::arg("rule"), py::arg("filter"), py::arg("ring_type"),

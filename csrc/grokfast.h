@@ -24,6 +24,7 @@ inline void check_indices(const char* name, const int64_t* index, int64_t n, int
                               std::to_string(index[i]));
 }
 
+constexpr int64_t kMaxCount = int64_t(1) << 53;  // of gradients in a history; beyond it no place in a ring is sure
 constexpr int64_t kResumWindows = 4;  // every element of a running sum is summed anew once in so many windows
 
 // One tensor of an update; unused pointers are null, memory is fp32 unless said otherwise.
@@ -42,6 +43,7 @@ struct UpdateEntry {
   int64_t hyper_row;
 };
 
+// Throws (ValueError in Python), nothing changed, where a count is not in [0, kMaxCount].
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
             const double* hyper, int64_t shared_step, int threads);
 

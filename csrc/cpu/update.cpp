@@ -158,6 +158,9 @@ Step begin_step(Rule rule, FilterKind filter, const UpdateEntry& t, const double
 
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
             const double* hyper, int64_t shared_step, int threads) {
+  for (int64_t i = 0; i < n_entries; ++i)
+    if (const int64_t* count = entries[i].count; count && (*count < 0 || *count > kMaxCount))
+      throw std::invalid_argument("count must be between 0 and 2**53, got " + std::to_string(*count));
   std::vector<Step> steps(n_entries);
   std::vector<int64_t> offset(n_entries + 1);
   for (int64_t i = 0; i < n_entries; ++i) {

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from grokfast import backend
 
-HYPER_COUNT, ENTRY_WIDTH, GRAD = 16, 11, 2  # GRAD: the gradient's column of an entry
+HYPER_COUNT, ENTRY_WIDTH = 16, 11
+PARAM, GRAD = 1, 2  # columns of an entry
 BLOCK, NUM_WARPS = 512, 4  # 4 elements, one 16-byte access, per thread and stream
 MAX_REGISTERS = 96  # none spilled; with a smaller number, or left to itself, ptxas spills a few
 _TRITON_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

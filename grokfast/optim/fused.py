@@ -13,19 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.optim.passes import Histories, Passes, key_of
+from grokfast import backend
+from grokfast.filters import MA
+from grokfast.optim.history import settle
+from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
 from grokfast.optim.slots import FILTER_ONLY, RULES, Work, group_rows
 
 
-def step(
-    optimizer: torch.optim.Optimizer,
-    settings: Sequence[Setting],
-    histories: Histories,
-    passes: Passes,
-    *,
-    capturable: bool,
-) -> bool:
+def step(optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, *, capturable: bool) -> bool:
     """Take the step and return True, or return False, nothing changed, where the one pass does not apply.
 
     `settings` has one for each group; the filters differ in α and λ only. A group without one, or with λ = 0, is left
@@ -35,58 +31,52 @@ def step(
     if rule is None or inner_step_is_watched(optimizer):
         return False
     for group, setting in zip(optimizer.param_groups, settings):
-        if setting.filter is None or group.get("amsgrad") or group.get("differentiable") or not _can_read_lr(group):
+        if setting.filter is None or group.get("amsgrad") or group.get("differentiable") or not _can_read(group):
             return False
-    return _run(rule, optimizer, settings, optimizer.state, histories, passes, capturable) is not None
+    return _run(rule, optimizer, settings, passes, capturable) is not None
 
 
 def filtered(
-    optimizer: torch.optim.Optimizer,
-    settings: Sequence[Setting],
-    histories: Histories,
-    passes: Passes,
-    *,
-    capturable: bool,
+    optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, *, capturable: bool
 ) -> list[Tensor] | None:
     """The filtered gradients of `work_of(...)` in one pass, the histories advanced; None, nothing changed, where it
-    cannot be. They may lie where the last call's lay.
+    cannot be. The next call may write to their memory, unless they are kept.
     """
-    return _run(FILTER_ONLY, optimizer, settings, {}, histories, passes, capturable)
+    return _run(FILTER_ONLY, optimizer, settings, passes, capturable)
 
 
 def _run(
-    rule: int,
-    optimizer: torch.optim.Optimizer,
-    settings: Sequence[Setting],
-    states: Any,
-    histories: Histories,
-    passes: Passes,
-    capturable: bool,
+    rule: int, optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, capturable: bool
 ) -> list[Tensor] | None:
     """One pass; None, nothing changed, where it does not apply."""
-    groups = optimizer.param_groups
-    if any(s.filter is not None and s.filter.lamb == 0 and "lamb" not in s.tensors for s in settings):
+    groups, states = optimizer.param_groups, optimizer.state
+    if any(setting.is_idle for setting in settings):
         return None
-    params = [p for group in groups for p in group["params"]]
+    params, grads, counts = [], [], []
+    for group, setting in zip(groups, settings):
+        own = [p for p in group["params"] if p.grad is not None] if setting.filter is not None else []
+        params += own
+        grads += [p.grad for p in own]
+        counts += [len(own), bool(group.get("momentum"))]
+    if not params:
+        return []
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    grads = [p.grad for p in params]
-    key = key_of(rule, groups, settings, params, [g is not None for g in grads], capturable)
-    if any(setting.filter is None for setting in settings):
-        filters = [setting.filter for group, setting in zip(groups, settings) for _ in group["params"]]
-        grads = [g for g, filter in zip(grads, filters) if filter is not None]
-    present = [g for g in grads if g is not None]
-    if not present:
-        return []
-    made = passes.again(key, present, states, histories)
+    filter = next(setting.filter for setting in settings if setting.filter is not None)
+    ring = (filter.window_size, filter.ring) if isinstance(filter, MA) else None
+    engine = backend.current(), backend.extension()
+    key = (rule, capturable, engine, type(filter), ring, *counts, *map(id, params))
+    made = passes.again(key, params, grads, states)
     if made is None:
-        made = passes.make(key, rule, work_of(optimizer, settings), states, histories, capturable)
+        work = work_of(optimizer, settings)
+        settle(((w.filter, w.param) for w in work), states, capturable=capturable)
+        made = passes.make(key, rule, work, states, capturable)
         if made is None:
             return None
-    hyper = group_rows(optimizer, [setting.filter for setting in settings])
-    outs = passes.run(made, present, hyper, _overrides(groups, settings))
+    hyper = group_rows(rule, optimizer, [setting.filter for setting in settings])
+    outs = passes.run(made, params, grads, states, hyper, _overrides(groups, settings))
     if rule != FILTER_ONLY:
-        torch.autograd.graph.increment_version(made.params)
+        torch.autograd.graph.increment_version(params)
     return outs
 
 
@@ -103,13 +93,14 @@ def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> li
 
 def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
     """Whether somebody hooked or patched the inner step (a scheduler made from it, say): then it has to be called."""
-    return bool(
-        "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    )
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    return "step" in vars(optimizer) or any(getattr(optimizer, name, None) for name in hooks)
 
 
-def _can_read_lr(group: dict[str, Any]) -> bool:
-    """A kernel reads a learning rate from the device as one fp32 number there; one on the CPU is passed on."""
+def _can_read(group: dict[str, Any]) -> bool:
+    """A kernel reads a learning rate from the device as one fp32 number there; what is on the CPU is passed on."""
+    if any(isinstance(beta, Tensor) and not beta.is_cpu for beta in group.get("betas", ())):
+        return False
     lr = group.get("lr")
     if not isinstance(lr, Tensor) or lr.is_cpu:
         return True

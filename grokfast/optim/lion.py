@@ -17,8 +17,8 @@ class Lion(torch.optim.Optimizer):
     arXiv 2302.06675, algorithm 2).
 
     Args:
-        params: tensors or param groups.
-        lr: learning rate, a number or a 0-dim tensor; the usual one is 3 to 10 times smaller than AdamW's.
+        params: tensors or param groups; a complex one is two real ones.
+        lr: learning rate, a number or a tensor of one element; the usual one is 3 to 10 times smaller than AdamW's.
         betas: (β₁, β₂), each in [0, 1).
         weight_decay: decoupled, at least 0.
         maximize: go up the gradient.
@@ -58,11 +58,13 @@ class Lion(torch.optim.Optimizer):
             if p.grad.layout is not torch.strided:
                 raise TypeError(f"Lion takes dense gradients only, got layout {p.grad.layout}")
         for group, p in todo:
-            (beta1, beta2), grad = group["betas"], -p.grad if group["maximize"] else p.grad
+            (beta1, beta2), grad, lr = group["betas"], -p.grad if group["maximize"] else p.grad, group["lr"]
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
-            exp_avg = self.state[p]["exp_avg"]
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.sub_(exp_avg.lerp(grad, 1 - beta1).sign_().mul_(group["lr"]))
+            own = (p, grad, self.state[p]["exp_avg"])
+            weights, grad, exp_avg = map(torch.view_as_real, own) if p.is_complex() else own
+            lr = lr.squeeze() if isinstance(lr, Tensor) else lr
+            weights.mul_(1 - lr * group["weight_decay"])
+            weights.sub_(exp_avg.lerp(grad, 1 - beta1).sign_().mul_(lr))
             exp_avg.lerp_(grad, 1 - beta2)
         return loss

@@ -1,12 +1,15 @@
-"""The passes over memory that an optimizer's step consists of, found again by the addresses that they work on."""
+"""The passes over memory that an optimizer's step consists of: made once, run again while all lies in its place.
+
+A pass holds addresses, not tensors: clients may move, replace, shrink or free what they like between two steps. So all
+that an update reads is looked at before every run.
+"""
 
 from __future__ import annotations
 
+import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -14,13 +17,12 @@ from torch import Tensor
 
 from grokfast import backend
 from grokfast.filters import MA
-from grokfast.optim.device import ENTRY_WIDTH, GRAD, Launch, Rows, Uploads, dtypes
-from grokfast.optim.settings import Setting
-from grokfast.optim.slots import FILTER_ONLY, FILTERS, Work, entry, fits, slots_of
+from grokfast.optim.device import ENTRY_WIDTH, GRAD, PARAM, Launch, Rows, Uploads, dtypes, is_capturing
+from grokfast.optim.look import look
+from grokfast.optim.slots import FILTER_ONLY, FILTERS, Work, entry, fill, fits, slots_of
 
 _KEPT_AT_MOST = 8
-_address, _layout, _dtype = Tensor.data_ptr, attrgetter("layout"), attrgetter("dtype")
-Histories = dict[Tensor, dict[str, Any]]
+_CAN_COUNT_USES = hasattr(Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")
 
 
 class Passes:
@@ -31,19 +33,19 @@ class Passes:
         self.rows: dict[torch.device, Rows] = {}
         self.made: dict[tuple[Any, ...], Made] = {}
 
-    def again(self, key: tuple[Any, ...], grads: Sequence[Tensor], states: Any, histories: Histories) -> Made | None:
-        """What was made for `key` before, if it is still right."""
-        known = self.made.get(key)
-        return known if known is not None and known.is_current(grads, states, histories) else None
-
-    def make(
-        self, key: tuple[Any, ...], rule: int, work: Sequence[Work], states: Any, histories: Histories, capturable: bool
+    def again(
+        self, key: tuple[Any, ...], params: Sequence[Tensor], grads: Sequence[Tensor], states: Any
     ) -> Made | None:
+        """What was made for `key` before, if it is still right for these tensors."""
+        known = self.made.get(key)
+        return known if known is not None and known.is_current(params, grads, states) else None
+
+    def make(self, key: tuple[Any, ...], rule: int, work: Sequence[Work], states: Any, capturable: bool) -> Made | None:
         """New ones, or None, nothing changed, where no kernel fits."""
         for w in work:
-            if not fits(rule, w, states.get(w.param), histories.get(w.param), _dtypes(w.param.device, capturable)):
+            if not fits(rule, w, states.get(w.param, {}), _dtypes(w.param.device, capturable)):
                 return None
-        made = Made(rule, work, states, histories, capturable, self.uploads)
+        made = Made(rule, work, states, capturable, self.uploads)
         self.made.pop(key, None)
         if len(self.made) >= _KEPT_AT_MOST:
             self.made.pop(next(iter(self.made)))
@@ -52,89 +54,115 @@ class Passes:
         return made
 
     def run(
-        self, made: Made, grads: Sequence[Tensor], hyper: array[float], overrides: Sequence[Tensor | None]
+        self,
+        made: Made,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Any,
+        hyper: array[float],
+        overrides: Sequence[Tensor | None],
     ) -> list[Tensor]:
         """Run, with the rows of hyper-parameters and, on devices, their overrides, four a row.
 
-        Where only the filter runs: returns the filtered gradients, in order; the next step writes there anew.
+        Where only the filter runs: returns the filtered gradients, in order; the next run writes there anew, but not
+        into one that somebody kept.
         """
+        made.let_go()
         for part in made.parts:
-            own = array("q", map(_address, [grads[i] for i in part.numbers] if len(made.parts) > 1 else grads))
+            columns = {GRAD: _addresses(grads, part.numbers)}
+            if made.outs:
+                columns[PARAM] = _addresses(made.outs, part.numbers)
             if isinstance(part, OnCpu):
-                part(own, hyper)
+                part(columns, hyper)
             else:
-                launch = part.launch(own)
+                launch = part.launch(columns)
                 tables = self.rows.setdefault(launch.device, Rows(launch.device, self.uploads)).tables(hyper, overrides)
                 launch(*tables)
-                self.uploads.keep((made, launch), launch.device)
+                if is_capturing(launch.device):  # a graph reads all this as long as it lives
+                    self.uploads.keep((launch, made.outs[:], made.read(params, states)), launch.device)
         return made.outs
 
 
 class Made:
-    """Passes, and what must still hold for them to be right: the addresses in their key, and these tensors."""
+    """Passes, and how all that they read lay in memory when they were made."""
 
-    def __init__(
-        self, rule: int, work: Sequence[Work], states: Any, histories: Histories, capturable: bool, uploads: Uploads
-    ) -> None:
+    def __init__(self, rule: int, work: Sequence[Work], states: Any, capturable: bool, uploads: Uploads) -> None:
         filter, kind = work[0].filter, FILTERS[type(work[0].filter)]
         window, is_bf16 = (filter.window_size, filter.ring == "bfloat16") if isinstance(filter, MA) else (1, False)
         ring = torch.bfloat16 if is_bf16 else torch.float32
-        self.outs = [torch.empty_like(w.param) for w in work] if rule == FILTER_ONLY else []
+        params = [w.param for w in work]
+        self.outs = [torch.empty_like(p) for p in params] if rule == FILTER_ONLY else []
         self.parts: list[OnCpu | OnDevice] = []
         self.has_first = False  # a momentum buffer begins: the next step is another
-        self.params = [w.param for w in work]
-        self.strides = None if all(p.is_contiguous() for p in self.params) else list(map(Tensor.stride, self.params))
-        self.dtypes = [p.dtype for p in self.params]
-        for device, dtype in dict.fromkeys((p.device, p.dtype) for p in self.params):
+        slots = [slots_of(rule, w, capturable=capturable) for w in work]
+        self._names = [tuple(name for name in own if name) for own in slots]
+        for device, dtype in dict.fromkeys((p.device, p.dtype) for p in params):
             on_device = backend.device_kernels(device) is not None
-            entries, numbers = array("q"), []
-            for i, w in enumerate(work):
-                if (w.param.device, w.param.dtype) == (device, dtype):
-                    slots = slots_of(rule, w, states, histories, on_device=on_device, capturable=capturable)
-                    entries.extend(entry(w, slots, self.outs[i] if self.outs else None))
-                    numbers.append(i)
-                    self.has_first |= slots.is_first
+            numbers = [i for i, p in enumerate(params) if (p.device, p.dtype) == (device, dtype)]
+            entries = array("q")
+            for i in numbers:
+                state = states.setdefault(params[i], {})
+                is_first = fill(rule, work[i], state, slots[i], on_device=on_device, capturable=capturable)
+                entries.extend(entry(work[i], state, slots[i], is_first))
+                self.has_first |= is_first
             if on_device:
                 make = partial(
                     Launch, rule, kind, window=window, ring=ring, dtype=dtype, device=device, uploads=uploads
                 )
                 self.parts.append(OnDevice(entries, numbers, make))
             else:
-                self.parts.append(
-                    OnCpu(entries, numbers, partial(backend.load_extension().update, rule, kind), is_bf16)
-                )
-        self.dicts = [*states.values(), *histories.values()]
-        self.tensors = list(chain.from_iterable(map(dict.values, self.dicts)))
-        self.memory = [t.untyped_storage() for t in self.tensors if isinstance(t, Tensor)]  # stays while this does
+                update = partial(backend.load_extension().update, rule, kind)
+                self.parts.append(OnCpu(entries, numbers, update, is_bf16))
+        self._look = look([*params, *self.read(params, states)])
+        self._look_of_grads = look([p.grad for p in params if p.grad is not None], with_addresses=False)
 
-    def is_current(self, grads: Sequence[Tensor], states: Any, histories: Histories) -> bool:
-        """Whether state and history are the tensors they were, and `grads` lie as the parameters do."""
-        return (
-            len(self.dicts) == len(states) + len(histories)
-            and all(map(is_, self.dicts, chain(states.values(), histories.values())))
-            and len(self.tensors) == sum(map(len, self.dicts))
-            and all(map(is_, self.tensors, chain.from_iterable(map(dict.values, self.dicts))))
-            and self._lie_alike(grads)
-        )
+    def read(self, params: Sequence[Tensor], states: Mapping[Tensor, Any]) -> list[Tensor]:
+        """What the passes read of `states`. Raises KeyError or TypeError where it is not there."""
+        return [state[name] for names, state in zip(self._names, map(states.get, params)) for name in names]  # type: ignore[index]
 
-    def _lie_alike(self, grads: Sequence[Tensor]) -> bool:
-        if set(map(type, grads)) != {Tensor} or set(map(_layout, grads)) != {torch.strided}:
+    def is_current(self, params: Sequence[Tensor], grads: Sequence[Tensor], states: Mapping[Tensor, Any]) -> bool:
+        """Whether all lie where and as they did; gradients, anywhere."""
+        try:
+            return (
+                set(map(type, grads)) == {Tensor}
+                and not any(map(Tensor.is_neg, grads))
+                and look([*params, *self.read(params, states)]) == self._look
+                and look(list(grads), with_addresses=False) == self._look_of_grads
+            )
+        except (KeyError, TypeError, RuntimeError):  # gone, not a tensor, or one without memory of its own
             return False
-        if any(map(Tensor.is_neg, grads)) or not all(map(is_, map(_dtype, grads), self.dtypes)):
-            return False
-        if self.strides is None:
-            return all(map(Tensor.is_contiguous, grads))
-        return list(map(Tensor.stride, grads)) == self.strides
+
+    def let_go(self) -> None:
+        """Leave outputs that somebody refers to, an optimizer that keeps the last gradients, say, and make new ones."""
+        for i in range(len(self.outs)):
+            if not _CAN_COUNT_USES or _is_shared(self.outs, i):
+                self.outs[i] = torch.empty_like(self.outs[i])
+
+
+def _addresses(tensors: Sequence[Tensor], numbers: Sequence[int]) -> array[int]:
+    own = tensors if len(numbers) == len(tensors) else map(tensors.__getitem__, numbers)
+    return array("q", map(Tensor.data_ptr, own))
+
+
+def _is_shared(tensors: list[Tensor], i: int) -> bool:
+    """Whether anybody but the list refers to one of its tensors, or to its memory."""
+    # Two: the list and the call; the tensor and the storage's face.
+    return (
+        sys.getrefcount(tensors[i]) > 2
+        or tensors[i]._use_count() > 1  # type: ignore[attr-defined]
+        or torch._C._storage_Use_Count(tensors[i].untyped_storage()._cdata) > 2
+    )
 
 
 class OnCpu:
-    """The update of CPU fp32 tensors, in the extension; `entries` but for the gradients' addresses."""
+    """The update of CPU fp32 tensors, in the extension; `entries` but for the columns that come at every step."""
 
     def __init__(self, entries: array[int], numbers: list[int], update: Callable[..., None], is_bf16: bool) -> None:
         self.entries, self.numbers, self.update, self.ring = entries, numbers, update, int(is_bf16)
 
-    def __call__(self, grads: array[int], hyper: array[float]) -> None:
-        self.entries[GRAD::ENTRY_WIDTH] = grads
+    def __call__(self, columns: Mapping[int, array[int]], hyper: array[float]) -> None:
+        for column, addresses in columns.items():
+            self.entries[column::ENTRY_WIDTH] = addresses
         self.update(self.entries, hyper, 0, torch.get_num_threads(), ring_type=self.ring)
 
 
@@ -145,14 +173,16 @@ class OnDevice:
         self.entries, self.numbers, self.make = entries, numbers, make
         self.launches: dict[bytes, Launch] = {}
 
-    def launch(self, grads: array[int]) -> Launch:
-        known = self.launches.get(grads.tobytes())
+    def launch(self, columns: Mapping[int, array[int]]) -> Launch:
+        key = b"".join(addresses.tobytes() for addresses in columns.values())
+        known = self.launches.get(key)
         if known is None:
-            self.entries[GRAD::ENTRY_WIDTH] = grads
+            for column, addresses in columns.items():
+                self.entries[column::ENTRY_WIDTH] = addresses
             known = self.make(entries=array("q", self.entries))
             if len(self.launches) >= _KEPT_AT_MOST:  # gradients alternate between a few places
                 self.launches.pop(next(iter(self.launches)))
-            self.launches[grads.tobytes()] = known
+            self.launches[key] = known
         return known
 
 
@@ -161,21 +191,3 @@ def _dtypes(device: torch.device, capturable: bool) -> tuple[torch.dtype, ...]:
     if device.type == "cpu" and backend.device_kernels(device) is None:
         return (torch.float32,) if backend.extension() is not None and not capturable else ()
     return dtypes(device)
-
-
-def key_of(
-    rule: int,
-    groups: Sequence[dict[str, Any]],
-    settings: Sequence[Setting],
-    params: Sequence[Tensor],
-    has_grad: Sequence[bool],
-    capturable: bool,
-) -> tuple[Any, ...]:
-    """What passes depend on that may differ at the next step, but for gradients, state and history."""
-    filter = next((s.filter for s in settings if s.filter is not None), None)
-    per_group = (
-        (len(group["params"]), bool(group.get("momentum")), s.filter is None) for group, s in zip(groups, settings)
-    )
-    ring = (filter.window_size, filter.ring) if isinstance(filter, MA) else None
-    engine = backend.current(), backend.extension()
-    return (rule, capturable, *engine, type(filter), ring, *per_group, *has_grad, *map(_address, params))

@@ -17,6 +17,7 @@ from grokfast.optim.history import (
     RESUM_WINDOWS,
     RING_KEY,
     SUM_KEY,
+    history_of,
     in_memory_order,
     init_state,
     place_count,
@@ -25,7 +26,6 @@ from grokfast.optim.history import (
 from grokfast.optim.sharding import local_part, placed_like
 
 
-@torch.no_grad()
 def filter_gradient(
     filter: Filter,
     grad: Tensor,
@@ -34,25 +34,30 @@ def filter_gradient(
     trigger: bool = False,
     tensors: Mapping[str, Tensor] = MappingProxyType({}),
     capturable: bool = False,
+    differentiable: bool = False,
 ) -> Tensor:
-    """Advance `state` (empty at first) by the raw `grad` and return ĝ, a new tensor of the same dtype.
+    """Advance the history in `state` (none at first) by the raw `grad` and return ĝ, a new tensor of the same dtype.
 
     `trigger` switches a warmed-up MA off for this call, as in the original; the window goes on. `grad` is not changed.
     `capturable`: nothing waits for the device, on which the count lies; `tensors` may hold 0-dim tensors "alpha",
     "lamb" and "enabled" (0 is off, and ends the history) that then stand in for the filter's own values.
+    `differentiable`: history and ĝ are functions of `grad` to autograd, as the state of torch's optimizers then is.
     Of a DTensor every process filters its own part, whatever the placements: the filters are linear and elementwise.
     Raises TypeError for a sparse gradient.
     """
     require_dense(grad)
-    own_device = local_part(grad).device
-    if not state:
-        state.update(init_state(filter, grad, count_on=own_device if capturable else None))
-    if capturable:
-        place_count(state, own_device)
-    own, part = {key: local_part(value) for key, value in state.items()}, local_part(grad)
-    if capturable or (isinstance(filter, MA) and not own[COUNT_KEY].is_cpu):
-        return placed_like(grad, without_waiting(filter, part, own, tensors))
-    return placed_like(grad, _filtered(filter, part, own, trigger))
+    with torch.set_grad_enabled(differentiable):
+        raw = local_part(grad if differentiable else grad.detach())
+        if not history_of(state):
+            state |= init_state(filter, grad, count_on=raw.device if capturable else None)
+            if differentiable and isinstance(filter, EMA):
+                state[EMA_KEY] = raw.to(state[EMA_KEY].dtype, copy=True)
+        if capturable:
+            place_count(state, raw.device)
+        own = {key: local_part(value) for key, value in history_of(state).items()}
+        if capturable or (isinstance(filter, MA) and not own[COUNT_KEY].is_cpu):
+            return placed_like(grad, without_waiting(filter, raw, own, tensors))
+        return placed_like(grad, _filtered(filter, raw, own, trigger))
 
 
 def _filtered(filter: Filter, grad: Tensor, state: dict[str, Any], trigger: bool) -> Tensor:

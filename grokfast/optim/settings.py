@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import torch
@@ -21,28 +22,40 @@ class Setting(NamedTuple):
     filter: Filter | None
     tensors: dict[str, Tensor]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether gradients are to stay as they are, λ being 0, and only their history goes on."""
+        return self.filter is not None and self.filter.lamb == 0 and "lamb" not in self.tensors
 
-def setting_of(group: dict[str, Any], base: Filter) -> Setting:
-    """`base` with the group's own values. Raises TypeError or ValueError for one that no filter takes."""
+
+def setting_of(group: dict[str, Any], base: Filter, theirs: Container[str] = ()) -> Setting:
+    """`base` with the group's own values. Raises TypeError or ValueError for one that no filter takes.
+
+    `theirs`: keys that are the inner optimizer's, whatever their names.
+    """
     own: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in _VALUES:
-        value = group.get(f"grokfast_{name}")
+        key = f"grokfast_{name}"
+        value = group.get(key)
+        if value is None or key in theirs:
+            continue
         if isinstance(value, Tensor):
             tensors[name] = value
-        elif value is not None and (name != "alpha" or isinstance(base, EMA)):
+        elif name != "alpha" or isinstance(base, EMA):
             own[name] = value
     if not checks.boolean("grokfast_enabled", own.pop("enabled", True)):
         return Setting(None, {})
     return Setting(dataclasses.replace(base, **own) if own else base, tensors)
 
 
-def check_group(group: dict[str, Any], *, capturable: bool) -> None:
+def check_group(group: dict[str, Any], theirs: Container[str] = (), *, capturable: bool) -> None:
     """Raise TypeError or ValueError for a misspelt key, a bad value, or a tensor that no graph could read."""
     for key in group:
-        if key.startswith("grokfast_"):
+        if str(key).startswith("grokfast_") and key not in theirs:
             checks.choice("a param group's key", key, _KEYS)
-    for name, value in setting_of(group, EMA()).tensors.items():
+    check_counts(group, theirs)
+    for name, value in setting_of(group, EMA(), theirs).tensors.items():
         if not capturable:
             raise TypeError(f"grokfast_{name} may be a tensor only with capturable=True, got {value!r}")
         devices = {p.device for p in group["params"]}
@@ -52,3 +65,11 @@ def check_group(group: dict[str, Any], *, capturable: bool) -> None:
                 f"grokfast_{name} must be a number or a 0-dim torch.float32 tensor on its group's device, {accepted}; "
                 f"got shape {tuple(value.shape)}, {value.dtype} on {value.device}"
             )
+
+
+def check_counts(group: dict[str, Any], theirs: Container[str] = ()) -> None:
+    """Raise TypeError or ValueError unless what a group says of a later start can be so."""
+    if "grokfast_steps" in group and "grokfast_steps" not in theirs:
+        checks.integer("grokfast_steps", group["grokfast_steps"], minimum=0, maximum=2**53)
+    if "grokfast_started" in group and "grokfast_started" not in theirs:
+        checks.boolean("grokfast_started", group["grokfast_started"])

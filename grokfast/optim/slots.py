@@ -6,7 +6,7 @@ A kernel sees addresses. Parameter, gradient, state and history have to lie in t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,115 +31,104 @@ class Work(NamedTuple):
     filter: Filter
 
 
-class Slots(NamedTuple):
-    """The tensors beside parameter and gradient that an update reads and writes, None where there is none."""
+def slots_of(rule: int, work: Work, *, capturable: bool) -> tuple[str, ...]:
+    """Names of the tensors in `optimizer.state[p]` that a kernel reads and writes, in the order of an entry.
 
-    state1: Tensor | None = None  # exp_avg | momentum_buffer
-    state2: Tensor | None = None  # exp_avg_sq
-    step: Tensor | None = None
-    past: Tensor | None = None  # ema | ring
-    total: Tensor | None = None
-    seen: Tensor | None = None  # count of gradients
-    is_first: bool = False  # state1 has yet to be written
+    The optimizer's two and its step, the filter's past, its sum and its count; "" is none. `capturable`: an EMA has a
+    count, too.
+    """
+    momentum = "momentum_buffer" if rule == SGD and work.group["momentum"] else ""
+    own = {ADAM: ("exp_avg", "exp_avg_sq", "step"), LION: ("exp_avg", "", "")}.get(rule, (momentum, "", ""))
+    if isinstance(work.filter, MA):
+        return (*own, RING_KEY, SUM_KEY, COUNT_KEY)
+    return (*own, EMA_KEY, "", COUNT_KEY if capturable else "")
 
 
-def fits(rule: int, work: Work, state: dict[str, Any] | None, history: dict[str, Any] | None, dtypes: Any) -> bool:
-    """Whether a kernel for parameters of `dtypes` may work on these addresses."""
-    p, grad, filter = work.param, work.param.grad, work.filter
-    if p.dtype not in dtypes or p.is_neg():
+def fits(rule: int, work: Work, state: Mapping[str, Any], dtypes: Any) -> bool:
+    """Whether a kernel for parameters of `dtypes` may work on these addresses; what is missing can be made."""
+    p, grad = work.param, work.param.grad
+    if p.dtype not in dtypes or not _is_plain(p):
         return False
-    shape = None if p.is_contiguous() else p.shape
-    strides = p.stride()
-    if shape is not None and torch.empty_like(p, device="meta").stride() != strides:
+    if not p.is_contiguous() and torch.empty_like(p, device="meta").stride() != p.stride():
         return False  # gaps, or elements that share memory
 
     def like(t: Any, dtype: torch.dtype = p.dtype) -> bool:
-        if not _is_plain(t) or t.dtype is not dtype or t.device != p.device or t.is_neg():
-            return False
-        if shape is None:
-            return bool(t.is_contiguous()) and t.numel() == p.numel()
-        return t.shape == shape and t.stride() == strides
+        return (
+            _is_plain(t)
+            and (t.dtype, t.device, t.shape) == (dtype, p.device, p.shape)
+            and (t.stride() == p.stride() or (t.is_contiguous() and p.is_contiguous()))
+        )
 
-    if not (_is_plain(p) and like(grad)):
+    if not like(grad):
         return False
-    for key, value in (state or {}).items():
-        if key == "step":
-            if not (_is_plain(value) and value.dtype is torch.float32 and value.numel() == 1):
-                return False
-        elif value is not None and not like(value):
+    own = [name for name in slots_of(rule, work, capturable=False)[:3] if name]
+    has = [state.get(name) is not None for name in own]
+    if any(has) and not all(has):
+        return False
+    for name in own if all(has) else ():
+        t = state[name]
+        if not (like(t) if name != "step" else _is_plain(t) and t.dtype is torch.float32 and t.numel() == 1):
             return False
-    is_damped = rule == SGD and work.group["momentum"] and work.group["dampening"]
-    if is_damped and not p.is_cpu and (state or {}).get("momentum_buffer") is None:
+    if rule == SGD and own and not p.is_cpu and work.group["dampening"] and not any(has):
         return False  # torch starts it undamped
-    if not history:
+    if isinstance(work.filter, EMA):
+        return EMA_KEY not in state or like(state[EMA_KEY], torch.float32)
+    if RING_KEY not in state:
         return True
-    if isinstance(filter, EMA):
-        return like(history.get(EMA_KEY), torch.float32)
-    ring, total = history.get(RING_KEY), history.get(SUM_KEY)
-    return ring is not None and total is not None and like(total, torch.float32) and _ring_fits(filter, ring, total)
+    return like(state[SUM_KEY], torch.float32) and _ring_fits(work.filter, state[RING_KEY], state[SUM_KEY])
 
 
 def _is_plain(t: Any) -> bool:
-    """Dense memory and no subclass (fake, distributed, ...)."""
-    return (type(t) is nn.Parameter or type(t) is Tensor) and t.layout is torch.strided
+    """Dense memory, all of it there, and no subclass (fake, distributed, ...)."""
+    if not (type(t) is nn.Parameter or type(t) is Tensor) or t.layout is not torch.strided or t.is_neg():
+        return False
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride()))
+    needed = (t.storage_offset() + last + 1) * t.element_size() if t.numel() else 0
+    return t.untyped_storage().nbytes() >= needed
 
 
 def _ring_fits(filter: MA, ring: Tensor, total: Tensor) -> bool:
     dtype = torch.bfloat16 if filter.ring == "bfloat16" else torch.float32
+    if not _is_plain(ring) or ring.dtype is not dtype or ring.shape != (filter.window_size, *total.shape):
+        return False
     is_reachable = ring.device == total.device or (ring.is_cpu and ring.is_pinned())
-    is_whole = ring.shape == (filter.window_size, *total.shape)
     in_order = not total.numel() or ring.stride() == (total.numel(), *total.stride())
-    return _is_plain(ring) and ring.dtype is dtype and is_reachable and is_whole and in_order
+    return is_reachable and in_order
 
 
-def slots_of(
-    rule: int,
-    work: Work,
-    states: Any,
-    histories: dict[Tensor, dict[str, Any]],
-    *,
-    on_device: bool = False,
-    capturable: bool = False,
-) -> Slots:
-    """The tensors of one parameter, which `fits`; those that it does not have yet are made, and kept.
+def fill(
+    rule: int, work: Work, state: dict[str, Any], slots: tuple[str, ...], *, on_device: bool, capturable: bool
+) -> bool:
+    """Make what `fits` found missing in `state`; returns whether a momentum buffer begins.
 
-    `on_device`: steps and counts lie beside the parameter, not on the CPU; `capturable`: an EMA has a count, too.
+    `on_device`: steps and counts lie beside the parameter, not on the CPU.
     """
     p, grad = work.param, work.param.grad
     assert grad is not None
-    state, history = states.get(p, {}), histories.setdefault(p, {})
     place = p.device if on_device else torch.device("cpu")
-    has_count = isinstance(work.filter, MA) or capturable
-    if not history:
-        history.update(init_state(work.filter, grad, count_on=place if has_count else None))
-    if has_count:
-        place_count(history, place)
-    past = history.get(EMA_KEY, history.get(RING_KEY))
-    kept = Slots(past=past, total=history.get(SUM_KEY), seen=history.get(COUNT_KEY))
-    if rule == ADAM:
-        if not state:
-            states[p] = state
-            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        state["step"] = state["step"].to(place)
-        return kept._replace(state1=state["exp_avg"], state2=state["exp_avg_sq"], step=state["step"])
-    name = {SGD: "momentum_buffer", LION: "exp_avg"}.get(rule)
-    if name is None or (rule == SGD and not work.group["momentum"]):
-        return kept
-    is_first = state.get(name) is None
-    if is_first:
-        states[p] = state
-        state[name] = torch.zeros_like(p)
-    return kept._replace(state1=state[name], is_first=is_first and rule == SGD)
+    is_first = False
+    for name in filter(None, slots[:3]):
+        if state.get(name) is None:
+            is_first = rule == SGD
+            zeros = torch.zeros((), dtype=torch.float32, device=place) if name == "step" else torch.zeros_like(p)
+            state[name] = zeros
+        elif name == "step":
+            state[name] = state[name].to(place)
+    if slots[3] not in state:
+        state |= init_state(work.filter, grad, count_on=place if slots[5] else None)
+    elif slots[5]:
+        place_count(state, place)
+    return is_first
 
 
-def entry(work: Work, slots: Slots, out: Tensor | None = None) -> Iterator[int]:
-    """A row of csrc/grokfast.h's UpdateEntry; `out` takes the parameter's place where only the filter runs."""
-    p = work.param
-    yield p.numel()
-    for t in (p if out is None else out, p.grad, *slots[:6]):
-        yield 0 if t is None else t.data_ptr()
-    yield slots.is_first
+def entry(work: Work, state: Mapping[str, Any], slots: tuple[str, ...], is_first: bool) -> Iterator[int]:
+    """A row of csrc/grokfast.h's UpdateEntry, without a gradient; where only the filter runs it writes to `param`."""
+    yield work.param.numel()
+    yield work.param.data_ptr()
+    yield 0
+    for name in slots:
+        yield state[name].data_ptr() if name else 0
+    yield is_first
     yield work.row
 
 
@@ -172,10 +161,13 @@ def hyper_row(
     )  # fmt: skip
 
 
-def group_rows(optimizer: torch.optim.Optimizer, filters: list[Filter | None]) -> array[float]:
+def group_rows(rule: int, optimizer: torch.optim.Optimizer, filters: list[Filter | None]) -> array[float]:
     """`hyper_row` of every param group; a device tensor for lr stands as 0, to be overridden."""
     rows = array("d")
     for group, filter in zip(optimizer.param_groups, filters):
+        if rule == FILTER_ONLY:
+            rows.extend(hyper_row(filter))
+            continue
         decoupled = type(optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
         lr = group.get("lr", 0.0)
         lr = 0.0 if isinstance(lr, Tensor) and not lr.is_cpu else lr

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from grokfast import checks
 from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
 from grokfast.optim.device import is_capturing
-from grokfast.optim.history import ALL_KEYS, COUNT_KEY, RING_KEY, init_state, new_ring, require_dense, require_state
+from grokfast.optim.history import history_of, init_state, is_dense, placed, require_dense, require_state, settle
 from grokfast.optim.passes import Passes
 from grokfast.optim.reference import filter_gradient
-from grokfast.optim.settings import Setting, check_group, setting_of
-from grokfast.optim.sharding import is_sharded
+from grokfast.optim.saved import Aside, all_params, drop_history, split, with_histories
+from grokfast.optim.settings import Setting, check_counts, check_group, setting_of
+from grokfast.optim.slots import RULES
 
 
 class GrokFast(torch.optim.Optimizer):
@@ -26,12 +28,13 @@ class GrokFast(torch.optim.Optimizer):
 
         opt = grokfast.GrokFast(torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1.0), grokfast.EMA())
 
-    `param_groups`, `state` and `defaults` are the inner optimizer's own, live. `state_dict` is the inner one's plus,
-    per parameter, the filter's tensors under `grokfast_*` keys; a plain state dict of the inner optimizer loads, too,
-    and starts the filter anew. `p.grad` holds the raw gradient before and after the step. A parameter without a
-    gradient is passed over; its history starts with its first gradient. With λ = 0 the step is the inner
-    optimizer's own, bit for bit. A closure is evaluated before the filter; for an optimizer that evaluates it
-    itself (LBFGS), every evaluation is filtered, and leaves the filtered gradient in `p.grad`.
+    `param_groups`, `state`, `defaults` and all other public attributes are the inner optimizer's own, live. The
+    filter's tensors are in `state[p]`, under `grokfast_*` keys, and begin, move and end with it; so they are in state
+    dicts, whatever the inner optimizer's look like. A state dict without them begins the filter anew.
+    `p.grad` holds the raw gradient before and after the step. A parameter without a gradient is passed over; its
+    history starts with its first gradient. With λ = 0 the step is the inner optimizer's own, bit for bit, and takes
+    sparse gradients, too. Every evaluation of a closure is filtered, whoever evaluates it; further arguments of `step`
+    are the inner step's.
 
     The filter sees what is in `p.grad` when `step` is called: accumulated over micro-batches, unscaled by a GradScaler,
     clipped, if that is done before. It adds up to λ times the gradient's size, which clipping does not see.
@@ -62,18 +65,20 @@ class GrokFast(torch.optim.Optimizer):
     CPU fp32 tensors, and on NVIDIA GPUs, fp32, bf16 or fp16, one launch for all tensors of a dtype. Around any other
     optimizer the filter is.
 
+    With an inner optimizer made `differentiable` the filter is, too. One that takes derivatives of `p.grad` itself (a
+    Hessian's diagonal, say) gets the raw gradients of groups that are off or at λ = 0; filtered ones have none.
+
     Raises TypeError for an `optimizer` or `filter` of another type, and for sparse gradients; ValueError for options
-    that exclude each other.
+    that exclude each other, and where `optimizer.state` holds the history of another filter.
     """
 
     optimizer: torch.optim.Optimizer
     filter: Filter
-    filter_state: dict[Tensor, dict[str, Any]]
     start_step: int
     start_when: Callable[[int], bool] | None
     write_grad: bool
     _is_capturable: bool
-    _is_blank: bool  # filter_state was made for a checkpoint to fill; no gradient has been seen
+    _is_blank: bool  # histories were made for a checkpoint to fill; no gradient has been seen
     _passes: Passes
 
     def __init__(
@@ -96,10 +101,11 @@ class GrokFast(torch.optim.Optimizer):
             raise TypeError(f"start_when must be callable or None, got {start_when!r}")
         checks.boolean("capturable", capturable)
         for group in optimizer.param_groups:
+            is_capturable = capturable or bool(group.get("capturable"))
             if capturable and group.get("capturable") is False:
                 raise ValueError(f"capturable=True needs {type(optimizer).__name__}(..., capturable=True), too")
-            check_group(group, capturable=capturable or bool(group.get("capturable")))
-            if (capturable or group.get("capturable")) and (start_step or start_when is not None):
+            check_group(group, _theirs(optimizer), capturable=is_capturable)
+            if is_capturable and (start_step or start_when is not None):
                 raise ValueError(
                     f"start_step={start_step!r} and start_when={start_when!r} count steps on the host, which a "
                     "captured step does without: make grokfast_enabled a 0-dim tensor on the device"
@@ -109,18 +115,35 @@ class GrokFast(torch.optim.Optimizer):
             {
                 "optimizer": optimizer,
                 "filter": filter,
-                "filter_state": {},
-                "start_step": checks.integer("start_step", start_step, minimum=0),
+                "start_step": checks.integer("start_step", start_step, minimum=0, maximum=2**53),
                 "start_when": start_when,
                 "write_grad": checks.boolean("write_grad", write_grad),
                 "_is_capturable": capturable,
                 "_is_blank": False,
             }
         )
+        self._adopt()
         self._note_start()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        histories = state.pop("filter_state", {})  # of a copy made before histories lay in `state`
         super().__setstate__({**state, "_passes": Passes()})
+        for p, history in histories.items():
+            self.state.setdefault(p, {}).update(history)
+
+    def __getattr__(self, name: str) -> Any:
+        """The inner optimizer's public interface: `train()` and `eval()` of a schedule-free one, say."""
+        if name.startswith("_") or "optimizer" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = vars(self).get("optimizer")
+        is_own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if is_own or inner is None or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @property
     def capturable(self) -> bool:
@@ -154,7 +177,7 @@ class GrokFast(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; its parameters' histories start with their first gradients."""
-        check_group(param_group, capturable=self.capturable)
+        check_group(param_group, _theirs(self.optimizer), capturable=self.capturable)
         self.optimizer.add_param_group(param_group)
         self._note_start()
 
@@ -170,43 +193,114 @@ class GrokFast(torch.optim.Optimizer):
         for group in self.param_groups:
             group["grokfast_enabled"] = on
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.optimizer.zero_grad(set_to_none=set_to_none)
+    def forget(self) -> None:
+        """Begin all histories anew, with another kind of filter, say."""
+        for p in all_params(self.optimizer):
+            drop_history(self.state, p)
+
+    def zero_grad(self, *args: Any, **options: Any) -> None:
+        """The inner optimizer's."""
+        self.optimizer.zero_grad(*args, **options)
 
     @torch._disable_dynamo  # as torch.optim; under torch.compile the step is taken between two compiled graphs
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Filter the gradients and take one step of the inner optimizer; returns the closure's loss, if given."""
-        if closure is None and _is_to_make_state(self.optimizer):
+    def step(self, closure: Callable[[], Any] | None = None, *args: Any, **options: Any) -> Any:
+        """Filter the gradients and take one step of the inner optimizer, which gets all further arguments.
+
+        Returns the closure's loss, if given, else what the inner step does.
+        """
+        if closure is None and not (args or options) and _is_to_make_state(self.optimizer):
             self._make_state()
             return None
         if self._is_blank:
-            self.filter_state, self._is_blank = {}, False
+            self.forget()
+            self._is_blank = False
         if not self._has_started():
-            loss = self._inner_step(*(() if closure is None else (closure,)))
-        elif closure is not None and _evaluates_closure_itself(self.optimizer):
-            loss = self._inner_step(lambda: self._evaluate_filtered(closure))
+            result = self._inner_step(closure, *args, **options)
+        elif closure is not None and type(self.optimizer) not in RULES and _takes_closure(self.optimizer):
+            result = self._step_with_closure(closure, *args, **options)
         else:
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            if self.write_grad or not fused.step(
-                self.optimizer, self._settings(), self.filter_state, self._passes, capturable=self.capturable
-            ):
-                self._filter_then_step()
+            loss = _evaluate(closure)
+            result = None
+            if (
+                args or options or self.write_grad
+                or not fused.step(self.optimizer, self._settings(), self._passes, capturable=self.capturable)
+            ):  # fmt: skip
+                with self._filtered_grads():
+                    result = self._inner_step(None, *args, **options)
+            result = result if closure is None else loss
         self._count_step()
-        return loss
+        return result
 
-    def _inner_step(self, *closure: Callable[[], Any]) -> Any:
+    def _inner_step(self, closure: Callable[[], Any] | None, *args: Any, **options: Any) -> Any:
         """The inner step, without the hooks on every optimizer's step, which see the wrapper's."""
         inner, step = self.optimizer, type(self.optimizer).step
+        loss = None
+        if closure is not None and not _takes_closure(inner):
+            closure, loss = None, _evaluate(closure)
+        given = () if closure is None and not args else (closure, *args)
         if fused.inner_step_is_watched(inner) or not getattr(step, "hooked", False):
-            return inner.step(*closure)
-        return step.__wrapped__(inner, *closure)  # type: ignore[attr-defined]
+            result = inner.step(*given, **options)
+        else:
+            result = step.__wrapped__(inner, *given, **options)  # type: ignore[attr-defined]
+        return result if loss is None else loss
+
+    def _step_with_closure(self, closure: Callable[[], Any], *args: Any, **options: Any) -> Any:
+        """The step of an inner optimizer that evaluates the closure itself, and sees filtered gradients each time."""
+        aside = Aside(self.optimizer)
+        swapped: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def evaluate() -> Any:
+            aside.give_back()
+            try:
+                loss = _evaluate(closure)
+                swapped[:] = self._swap_grads()
+                return loss
+            finally:
+                aside.take()
+
+        aside.take()
+        try:
+            return self._inner_step(evaluate, *args, **options)
+        finally:
+            aside.give_back()
+            self._swap_back(swapped)
+
+    @contextmanager
+    def _filtered_grads(self) -> Iterator[None]:
+        """For the inner step: filtered gradients, and a state without their histories."""
+        aside = Aside(self.optimizer)
+        swapped = self._swap_grads()
+        aside.take()
+        try:
+            yield
+        except RuntimeError as error:
+            if any(raw.requires_grad and not grad.requires_grad for _, raw, grad in swapped):
+                raise RuntimeError(
+                    f"{type(self.optimizer).__name__}.step() failed with filtered gradients: {error}. If it needs "
+                    "second derivatives, only raw gradients have them: set grokfast_lamb to 0 or grokfast_enabled to "
+                    "False in these param groups"
+                ) from error
+            raise
+        finally:
+            aside.give_back()
+            self._swap_back(swapped)
+
+    def _swap_grads(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Put filtered gradients in the place of the raw ones: (parameter, raw, filtered) of all that have changed."""
+        swapped = [(p, p.grad, grad) for p, grad in self._filtered() if p.grad is not None]
+        for p, _, grad in swapped:
+            p.grad = grad
+        return swapped
+
+    def _swap_back(self, swapped: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        for p, raw, grad in swapped if not self.write_grad else ():
+            if p.grad is grad:
+                p.grad = raw
 
     def _settings(self) -> list[Setting]:
-        return [setting_of(group, self.filter) for group in self.param_groups]
+        theirs = _theirs(self.optimizer)
+        return [setting_of(group, self.filter, theirs) for group in self.param_groups]
 
     def _note_start(self) -> None:
         """Where the filter begins later, each group says how far that is, so that a state dict does."""
@@ -217,8 +311,10 @@ class GrokFast(torch.optim.Optimizer):
                 group.setdefault("grokfast_started", first.get("grokfast_started", False))
 
     def _has_started(self) -> bool:
+        if not (self.start_step or self.start_when is not None):
+            return True
         first = self.param_groups[0]
-        if not (self.start_step or self.start_when is not None) or first["grokfast_started"]:
+        if first["grokfast_started"]:
             return True
         steps = first["grokfast_steps"]
         if steps < self.start_step or not (self.start_when is None or self.start_when(steps)):
@@ -228,83 +324,81 @@ class GrokFast(torch.optim.Optimizer):
         return True
 
     def _count_step(self) -> None:
-        for group in self.param_groups:
-            if "grokfast_steps" in group:
+        if self.start_step or self.start_when is not None:
+            for group in self.param_groups:
                 group["grokfast_steps"] += 1
 
+    def _adopt(self) -> None:
+        """Check and settle the histories that are in `state` already."""
+        settings = self._settings()
+        work = [
+            (setting.filter or self.filter, p)
+            for group, setting in zip(self.param_groups, settings)
+            for p in group["params"]
+        ]
+        settle(work, self.state, capturable=self.capturable)
+        histories = [history_of(self.state.get(p)) for _, p in work]
+        self._is_blank = _are_blank(histories)
+
     def _make_state(self) -> None:
-        params = self._params_with_grad()
-        if not self.filter_state:
-            for p in params:
-                assert p.grad is not None
-                count_on = p.device if self.capturable else None
-                self.filter_state[p] = init_state(self.filter, p.grad, count_on=count_on)
+        work = fused.work_of(self.optimizer, self._settings())
+        for w in work:
+            require_dense(w.param.grad)
+        if not any(history_of(self.state.get(p)) for p in all_params(self.optimizer)):
+            for w in work:
+                assert w.param.grad is not None
+                count_on = w.param.device if self.capturable else None
+                self.state.setdefault(w.param, {}).update(init_state(w.filter, w.param.grad, count_on=count_on))
             self._is_blank = True
-        self._inner_step()
+        aside = Aside(self.optimizer)
+        aside.take()
+        try:
+            self._inner_step(None)
+        finally:
+            aside.give_back()
 
-    def _params_with_grad(self) -> list[Tensor]:
-        params = [p for p in _all_params(self.optimizer) if p.grad is not None]
-        for p in params:
-            assert p.grad is not None
-            require_dense(p.grad)
-            if self.filter_state.get(p):
-                require_state("filter_state[p]", self.filter_state[p], self.filter, p.grad.shape)
-        return params
-
-    def _filtered(self, *, to_keep: bool) -> list[tuple[Tensor, Tensor]]:
-        """Parameters and their filtered gradients, the histories advanced; everything is checked first.
-
-        Unless `to_keep`, they are good until the next step only.
-        """
-        self._params_with_grad()
-        settings, capturable = self._settings(), self.capturable
+    def _filtered(self) -> list[tuple[Tensor, Tensor]]:
+        """Parameters and their filtered gradients, the histories advanced; everything is checked first."""
+        settings, capturable, states = self._settings(), self.capturable, self.state
         for group, setting in zip(self.param_groups, settings):
-            for p in group["params"] if setting.filter is None else ():
-                self.filter_state.pop(p, None)
-        work = fused.work_of(self.optimizer, settings)
+            for p in group["params"]:
+                if setting.filter is None or (setting.is_idle and p.grad is not None and not is_dense(p.grad)):
+                    drop_history(states, p)
+        work = [
+            w for w in fused.work_of(self.optimizer, settings) if not settings[w.row].is_idle or is_dense(w.param.grad)
+        ]
+        for w in work:
+            require_dense(w.param.grad)
+        differentiable = bool(_theirs(self.optimizer).get("differentiable"))
         grads = None
-        if not to_keep:
-            grads = fused.filtered(self.optimizer, settings, self.filter_state, self._passes, capturable=capturable)
+        if not differentiable:
+            grads = fused.filtered(self.optimizer, settings, self._passes, capturable=capturable)
         if grads is None:
+            settle(((w.filter, w.param) for w in work), states, capturable=capturable)
             grads = []
             for w in work:
                 assert w.param.grad is not None
                 if isinstance(w.filter, MA) and w.filter.ring == "host" and is_capturing(w.param.device):
                     raise RuntimeError('ring="host" can be captured only where kernels run: see `grokfast doctor`')
-                history, tensors = self.filter_state.setdefault(w.param, {}), settings[w.row].tensors
-                grads.append(filter_gradient(w.filter, w.param.grad, history, tensors=tensors, capturable=capturable))
-        return [(w.param, grad) for w, grad in zip(work, grads)]
-
-    def _filter_then_step(self) -> None:
-        filtered = self._filtered(to_keep=self.write_grad)
-        raw: list[tuple[Tensor, Tensor | None]] = [(p, p.grad) for p, _ in filtered]
-        try:
-            for p, grad in filtered:
-                p.grad = grad
-            self._inner_step()
-        finally:
-            if not self.write_grad:
-                for p, own in raw:
-                    p.grad = own
-
-    def _evaluate_filtered(self, closure: Callable[[], Any]) -> Any:
-        with torch.enable_grad():
-            loss = closure()
-        for p, grad in self._filtered(to_keep=True):
-            p.grad = grad
-        return loss
+                grads.append(
+                    filter_gradient(
+                        w.filter, w.param.grad, states.setdefault(w.param, {}), tensors=settings[w.row].tensors,
+                        capturable=capturable, differentiable=differentiable,
+                    )
+                )  # fmt: skip
+        return [(w.param, grad) for w, grad in zip(work, grads) if not settings[w.row].is_idle]
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state dict, each parameter's entry with the filter's tensors added."""
+        """The inner optimizer's state dict, with the filter's tensors."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        state_dict = self.optimizer.state_dict()
-        state = {index: dict(entry) for index, entry in state_dict["state"].items()}
-        packed = [index for group in state_dict["param_groups"] for index in group["params"]]
-        for index, p in zip(packed, _all_params(self.optimizer)):
-            if p in self.filter_state:
-                state.setdefault(index, {}).update(self.filter_state[p])
-        state_dict = {**state_dict, "state": state}
+        aside = Aside(self.optimizer)
+        histories = aside.take()
+        try:
+            inner = self.optimizer.state_dict()
+        finally:
+            aside.give_back()
+        state_dict = with_histories(inner, all_params(self.optimizer), histories)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             state_dict = post_hook(self, state_dict) or state_dict
         return state_dict
@@ -317,29 +411,28 @@ class GrokFast(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        packed = [index for group in state_dict["param_groups"] for index in group["params"]]
-        inner: dict[Any, Any] = {}
-        filter_state: dict[Tensor, dict[str, Tensor]] = {}
-        param_of = dict(zip(packed, _all_params(self.optimizer)))
-        for index, entry in state_dict["state"].items():
-            ours = {key: value for key, value in entry.items() if key in ALL_KEYS}
-            rest = {key: value for key, value in entry.items() if key not in ALL_KEYS}
-            if rest:
-                inner[index] = rest
-            if ours and index in param_of:
-                p = param_of[index]
-                require_state(f"state_dict['state'][{index}]", ours, self.filter, p.shape)
-                filter_state[p] = ours
-        self.optimizer.load_state_dict({**state_dict, "state": inner})
-        self.filter_state = {p: _placed(ours, self.filter, p, self.capturable) for p, ours in filter_state.items()}
+        inner, histories = split(state_dict, all_params(self.optimizer))
+        for i, (p, history) in enumerate(histories.items()):
+            require_state(f"state_dict['state'][{i}]", history, self.filter, p.shape)
+        for group in inner.get("param_groups", ()):
+            check_counts(group, _theirs(self.optimizer))
+        aside = Aside(self.optimizer)
+        aside.take()
+        try:
+            self.optimizer.load_state_dict(inner)
+        except BaseException:
+            aside.give_back()
+            raise
+        for p, history in histories.items():
+            self.state.setdefault(p, {}).update(placed(history, self.filter, p, capturable=self.capturable))
         self._note_start()
-        self._is_blank = not any(t.any() for history in filter_state.values() for t in history.values())
+        self._is_blank = _are_blank(histories.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("optimizer", "filter", "filter_state", "start_step", "start_when", "write_grad")
-        return {name: vars(self)[name] for name in (*names, "_is_capturable", "_is_blank")}
+        names = ("optimizer", "filter", "start_step", "start_when", "write_grad", "_is_capturable", "_is_blank")
+        return {name: vars(self)[name] for name in names}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
@@ -358,6 +451,7 @@ class GrokFastAdamW(GrokFast):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         *,
         filter: Filter = EMA(),
         start_step: int = 0,
@@ -365,12 +459,34 @@ class GrokFastAdamW(GrokFast):
         write_grad: bool = False,
         **options: Any,
     ) -> None:
-        inner = torch.optim.AdamW(params, lr, betas, eps, weight_decay, **options)
+        inner = torch.optim.AdamW(params, lr, betas, eps, weight_decay, amsgrad, **options)
         super().__init__(inner, filter, start_step=start_step, start_when=start_when, write_grad=write_grad)
 
 
-def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _theirs(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The group keys that are the inner optimizer's own."""
+    return getattr(optimizer, "defaults", {})
+
+
+def _are_blank(histories: Iterable[dict[str, Any]]) -> bool:
+    """Whether there are histories, and no gradient was seen in any."""
+    tensors = [t for history in histories for t in history.values()]
+    return bool(tensors) and not any(t.any() for t in tensors)
+
+
+def _evaluate(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _takes_closure(optimizer: torch.optim.Optimizer) -> bool:
+    try:
+        parameters = inspect.signature(type(optimizer).step).parameters.values()
+    except (TypeError, ValueError):  # a builtin, say
+        return True
+    return any("closure" in p.name or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
@@ -381,26 +497,5 @@ def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
         lr = group.get("lr", 0)
         if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
             return False
-    grads = [p.grad for p in _all_params(optimizer) if p.grad is not None]
-    return not any(grad.layout is not torch.strided or grad.count_nonzero() for grad in grads)
-
-
-def _placed(history: dict[str, Tensor], filter: Filter, p: Tensor, capturable: bool) -> dict[str, Tensor]:
-    """A copy of a loaded history as the filter keeps it: in at least fp32, in the order of `p`'s memory."""
-    placed, dtype = {}, torch.promote_types(p.dtype, torch.float32)
-    for key, value in history.items():
-        if key == COUNT_KEY:
-            if capturable or isinstance(filter, MA):
-                placed[key] = value.detach().to(p.device if capturable else "cpu", copy=True)
-        elif is_sharded(p) or is_sharded(value):
-            placed[key] = value.detach().to(p.device, dtype, copy=True)
-        elif key == RING_KEY and isinstance(filter, MA):
-            placed[key] = new_ring(filter, p.detach(), dtype).copy_(value)
-        else:
-            placed[key] = torch.empty_like(p.detach(), dtype=dtype).copy_(value)
-    return placed
-
-
-def _evaluates_closure_itself(optimizer: torch.optim.Optimizer) -> bool:
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
+    grads = [p.grad for p in all_params(optimizer) if p.grad is not None]
+    return not any(not is_dense(grad) or grad.count_nonzero() for grad in grads)

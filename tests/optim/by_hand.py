@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from grokfast import EMA, MA, GrokFast
+from grokfast.optim.history import ALL_KEYS, history_of
 
 SIZES = {1: 300, 63: 10, 1000: 1, 16385: 1, 300001: 1}  # how many of each: on one number torch may be exact by luck
 ODD_SHAPES = [(size,) for size, count in SIZES.items() for _ in range(count)]
@@ -58,14 +59,21 @@ class ByHand:
 
 
 def tensors(opt, p):
-    return {name: t for name, t in sorted(opt.state[p].items()) if isinstance(t, torch.Tensor)}
+    own = {name: t for name, t in sorted(opt.state[p].items()) if name not in ALL_KEYS}
+    return {name: t for name, t in own.items() if isinstance(t, torch.Tensor)}
+
+
+def histories(opt):
+    """The filter's part of `opt.state`, by parameter."""
+    found = {p: history_of(opt.state.get(p)) for group in opt.param_groups for p in group["params"]}
+    return {p: history for p, history in found.items() if history}
 
 
 def everything(opt, p):
     """Parameter, optimizer state and history by name; a ring's rows sorted, their order is nobody's business."""
     found = {"param": p.detach(), **tensors(opt.optimizer, p)}
     if isinstance(opt, GrokFast):
-        found |= {name: t for name, t in opt.filter_state[p].items() if name != "grokfast_count"}
+        found |= {name: t for name, t in history_of(opt.state.get(p)).items() if name != "grokfast_count"}
     elif isinstance(opt.filter, EMA):
         found["grokfast_ema"] = opt.past[p]
     else:

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from grokfast import EMA, MA, GrokFast
+from tests.optim.by_hand import histories
 
 INNER = {
     "adamw": torch.optim.AdamW,
@@ -60,4 +61,4 @@ def test_autocast_and_bf16_parameters_keep_a_float32_history():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randn(4, 10)).square().mean().backward()
     optimizer.step()
-    assert {t.dtype for history in optimizer.filter_state.values() for t in history.values()} == {torch.float32}
+    assert {t.dtype for history in histories(optimizer).values() for t in history.values()} == {torch.float32}

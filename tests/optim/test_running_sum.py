@@ -25,11 +25,11 @@ class Path:
 
     def push(self, grad):
         if self.name == "reference":
-            filter_gradient(self.filter, grad, self.opt.filter_state.setdefault(self.p, {}))
+            filter_gradient(self.filter, grad, self.opt.state.setdefault(self.p, {}))
         else:
             self.p.grad = grad
             self.opt.step()
-        return self.opt.filter_state[self.p][SUM_KEY]
+        return self.opt.state[self.p][SUM_KEY]
 
 
 @pytest.fixture(params=["extension", "reference"])
@@ -61,7 +61,7 @@ def test_the_sum_does_not_drift_in_a_hundred_thousand_steps(path, set_threads):
             allowed = rounding(window, max(g.abs().max().item() for g in past))
             assert (got - exact).abs().max() <= allowed
     assert (naive - exact).abs().max() > 100 * allowed  # a plain running sum fails
-    assert torch.equal(kept.opt.filter_state[kept.p][RING_KEY].sort(0).values, torch.stack([*past]).sort(0).values)
+    assert torch.equal(kept.opt.state[kept.p][RING_KEY].sort(0).values, torch.stack([*past]).sort(0).values)
 
 
 @pytest.mark.parametrize("size", [1, 16, 17, 262_144, 300_001, 600_000])
