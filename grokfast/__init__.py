@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 from grokfast.filters import EMA, MA
 
 if TYPE_CHECKING:
-    from grokfast import analysis, nn, ops, optim, tasks
+    from grokfast import analysis as analysis
+    from grokfast import nn as nn
+    from grokfast import ops as ops
+    from grokfast import optim as optim
+    from grokfast import tasks as tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
-    from grokfast.store import RunStore
-    from grokfast.training import Experiment, RunResult, train
-    from grokfast.training.sweep import SweepResult, sweep
+    from grokfast.store import RunStore as RunStore
+    from grokfast.training import Experiment, train
+    from grokfast.training import RunResult as RunResult
+    from grokfast.training.sweep import SweepResult as SweepResult
+    from grokfast.training.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -30,23 +36,16 @@ _LAZY = {
 }
 _SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
 
+# What a star brings: no module, above all not `nn` and `optim`, as scripts call torch's.
 __all__ = [
     "EMA",
     "MA",
     "Experiment",
     "GrokFast",
     "GrokFastAdamW",
-    "RunResult",
-    "RunStore",
-    "SweepResult",
-    "analysis",
     "gradfilter_ema",
     "gradfilter_ma",
-    "nn",
-    "ops",
-    "optim",
     "sweep",
-    "tasks",
     "train",
 ]
 

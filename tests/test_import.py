@@ -40,11 +40,24 @@ def test_import_is_light(code):
 def test_what_is_offered_is_there():
     import grokfast
 
-    for name in ("EMA", "MA", "GrokFast", "GrokFastAdamW", "gradfilter_ema", "gradfilter_ma", "nn", "ops", "tasks"):
-        assert name in grokfast.__all__
+    for name in (*grokfast.__all__, "nn", "ops", "optim", "tasks", "RunResult", "RunStore", "SweepResult"):
         assert getattr(grokfast, name)
     with pytest.raises(AttributeError, match="'grokfast' has no attribute 'gradfilter'"):
         grokfast.gradfilter  # noqa: B018
+
+
+def test_a_star_import_leaves_torchs_names_alone():
+    code = """
+import torch
+import torch.nn as nn
+import torch.optim as optim
+from grokfast import *
+assert nn is torch.nn and optim is torch.optim
+print(*sorted(name for name in dir() if not name.startswith("_")))
+"""
+    import grokfast
+
+    assert python(code) == sorted([*grokfast.__all__, "nn", "optim", "torch"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.filters import MA
+from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.history import settle
 from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
@@ -24,8 +24,8 @@ from grokfast.optim.slots import FILTER_ONLY, RULES, Work, group_rows
 def step(optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, *, capturable: bool) -> bool:
     """Take the step and return True, or return False, nothing changed, where the one pass does not apply.
 
-    `settings` has one for each group; the filters differ in α and λ only. A group without one, or with λ = 0, is left
-    to the inner optimizer itself, bit for bit.
+    `settings` has one for each group; where filters differ in more than α and λ it does not apply. A group without one,
+    or with λ = 0, is left to the inner optimizer itself, bit for bit.
     """
     rule = RULES.get(type(optimizer))
     if rule is None or inner_step_is_watched(optimizer):
@@ -62,10 +62,11 @@ def _run(
         return []
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    filter = next(setting.filter for setting in settings if setting.filter is not None)
-    ring = (filter.window_size, filter.ring) if isinstance(filter, MA) else None
+    kinds = {_kind(setting.filter) for setting in settings if setting.filter is not None}
+    if len(kinds) > 1:
+        return None
     engine = backend.current(), backend.extension()
-    key = (rule, capturable, engine, type(filter), ring, *counts, *map(id, params))
+    key = (rule, capturable, engine, *kinds, *counts, *map(id, params))
     made = passes.again(key, params, grads, states)
     if made is None:
         work = work_of(optimizer, settings)
@@ -78,6 +79,13 @@ def _run(
     if rule != FILTER_ONLY:
         torch.autograd.graph.increment_version(params)
     return outs
+
+
+def _kind(filter: Filter) -> tuple[Any, ...]:
+    """What all filters of a pass have in common."""
+    if isinstance(filter, MA):
+        return MA, filter.window_size, filter.ring
+    return (EMA,)
 
 
 def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> list[Work]:

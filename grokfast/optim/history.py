@@ -59,16 +59,17 @@ def require_state(
     filter: Filter,
     shape: tuple[int, ...],
     counts: tuple[torch.dtype, ...] = (torch.int64,),
+    hint: str = "",
 ) -> None:
     """Raise TypeError or ValueError, naming `name`, unless `state` is what `filter` keeps for a gradient of `shape`.
 
-    `counts`: dtypes that a count may have.
+    `counts`: dtypes that a count may have; `hint` ends the message where they belong to another kind of filter.
     """
     keys = KEYS[type(filter)]
     if not isinstance(state, dict):
         raise TypeError(f"{name} must be a dict of {sorted(keys)}, got {type(state).__name__}")
     if set(state) - {COUNT_KEY} != set(keys) - {COUNT_KEY} or not set(keys) <= set(state):
-        raise ValueError(f"{name} holds {list(state)}, but the filter is {filter}, which keeps {list(keys)}")
+        raise ValueError(f"{name} holds {list(state)}, but the filter is {filter}, which keeps {list(keys)}{hint}")
     for key in state:
         value, accepted = state[key], state_shape(filter, shape, key)
         if not isinstance(value, Tensor):
@@ -94,7 +95,9 @@ def settle(work: Iterable[tuple[Filter, Tensor]], states: Any, *, capturable: bo
     for filter, p, _, history in found:
         if history:
             # Optimizer.load_state_dict makes a count a float of the parameter's precision.
-            require_state("state[p]", history, filter, p.shape, (torch.int64, torch.float32, torch.float64))
+            counts = (torch.int64, torch.float32, torch.float64)
+            hint = "; GrokFast.forget(), or taking them out of the state, begins anew"
+            require_state("state[p]", history, filter, p.shape, counts, hint)
     for filter, p, state, history in found:
         if any(value.dtype is not _dtype(key, filter, p) for key, value in history.items()) or any(
             value.device != p.device for key, value in history.items() if key in (EMA_KEY, SUM_KEY)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grokfast import checks
-from grokfast.filters import EMA, Filter
+from grokfast.filters import EMA, MA, Filter
 
 _VALUES = ("alpha", "lamb", "enabled")
 _KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_started")
@@ -29,10 +29,13 @@ class Setting(NamedTuple):
 
 
 def setting_of(group: dict[str, Any], base: Filter, theirs: Container[str] = ()) -> Setting:
-    """`base` with the group's own values. Raises TypeError or ValueError for one that no filter takes.
+    """`base`, or the filter that the group has as "filter", with the group's own values.
 
-    `theirs`: keys that are the inner optimizer's, whatever their names.
+    `theirs`: keys that are the inner optimizer's, whatever their names. Raises TypeError or ValueError for a value that
+    no filter takes.
     """
+    if isinstance(group.get("filter"), (EMA, MA)) and "filter" not in theirs:
+        base = group["filter"]
     own: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in _VALUES:

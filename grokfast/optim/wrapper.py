@@ -40,8 +40,9 @@ class GrokFast(torch.optim.Optimizer):
     clipped, if that is done before. It adds up to λ times the gradient's size, which clipping does not see.
 
     A param group may have values of its own, read at every step: `grokfast_alpha` (EMA), `grokfast_lamb`, and
-    `grokfast_enabled`; `enable()` and `disable()` set the last for all. A group that is off has no filter, no history
-    and no cost; switched on again, its history starts anew.
+    `grokfast_enabled`; `enable()` and `disable()` set the last for all. A filter as its `filter` is
+    used instead of the common one. A group that is off has no filter, no history and no cost; switched on again, its
+    history starts anew.
 
         GrokFast(AdamW([{"params": body}, {"params": head, "grokfast_lamb": 0.5}, {"params": norms,
                  "grokfast_enabled": False}]))
@@ -130,6 +131,13 @@ class GrokFast(torch.optim.Optimizer):
         super().__setstate__({**state, "_passes": Passes()})
         for p, history in histories.items():
             self.state.setdefault(p, {}).update(history)
+
+    # Clients that unwrap an optimizer (`optimizer.optimizer`) and look for it among those they know find it.
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self.optimizer
+
+    def __hash__(self) -> int:
+        return hash(self.optimizer)
 
     def __getattr__(self, name: str) -> Any:
         """The inner optimizer's public interface: `train()` and `eval()` of a schedule-free one, say."""
@@ -302,6 +310,11 @@ class GrokFast(torch.optim.Optimizer):
         theirs = _theirs(self.optimizer)
         return [setting_of(group, self.filter, theirs) for group in self.param_groups]
 
+    def _filters(self) -> dict[Tensor, Filter]:
+        """Every parameter's filter, whether it is on or not."""
+        settings = zip(self.param_groups, self._settings())
+        return {p: setting.filter or self.filter for group, setting in settings for p in group["params"]}
+
     def _note_start(self) -> None:
         """Where the filter begins later, each group says how far that is, so that a state dict does."""
         if self.start_step or self.start_when is not None:
@@ -330,14 +343,9 @@ class GrokFast(torch.optim.Optimizer):
 
     def _adopt(self) -> None:
         """Check and settle the histories that are in `state` already."""
-        settings = self._settings()
-        work = [
-            (setting.filter or self.filter, p)
-            for group, setting in zip(self.param_groups, settings)
-            for p in group["params"]
-        ]
-        settle(work, self.state, capturable=self.capturable)
-        histories = [history_of(self.state.get(p)) for _, p in work]
+        filters = self._filters()
+        settle([(filter, p) for p, filter in filters.items()], self.state, capturable=self.capturable)
+        histories = [history_of(self.state.get(p)) for p in filters]
         self._is_blank = _are_blank(histories)
 
     def _make_state(self) -> None:
@@ -412,8 +420,9 @@ class GrokFast(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
         inner, histories = split(state_dict, all_params(self.optimizer))
+        filters = self._filters()
         for i, (p, history) in enumerate(histories.items()):
-            require_state(f"state_dict['state'][{i}]", history, self.filter, p.shape)
+            require_state(f"state_dict['state'][{i}]", history, filters[p], p.shape)
         for group in inner.get("param_groups", ()):
             check_counts(group, _theirs(self.optimizer))
         aside = Aside(self.optimizer)
@@ -424,7 +433,7 @@ class GrokFast(torch.optim.Optimizer):
             aside.give_back()
             raise
         for p, history in histories.items():
-            self.state.setdefault(p, {}).update(placed(history, self.filter, p, capturable=self.capturable))
+            self.state.setdefault(p, {}).update(placed(history, filters[p], p, capturable=self.capturable))
         self._note_start()
         self._is_blank = _are_blank(histories.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -436,6 +445,9 @@ class GrokFast(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
+
+
+torch.serialization.add_safe_globals([EMA, MA])  # a group may hold one, and a state dict has the groups
 
 
 class GrokFastAdamW(GrokFast):

@@ -80,6 +80,38 @@ def test_lightning(tmp_path, filter, automatic):
     assert same(fit(4, tmp_path / "half.ckpt")[1], whole)
 
 
+@pytest.mark.parametrize("made_from", ["wrapper", "inner", "no scheduler"])
+def test_lightnings_monitor_sees_one_optimizer(tmp_path, made_from):
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch, _):
+            return cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            optimizer = GrokFastAdamW(self.parameters(), lr=1e-2)
+            if made_from == "no scheduler":
+                return optimizer
+            of = optimizer if made_from == "wrapper" else optimizer.optimizer
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(of, 1)]
+
+    monitor = LearningRateMonitor("epoch")
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", enable_checkpointing=False, callbacks=[monitor], logger=CSVLogger(tmp_path),
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Module(), DataLoader(data(), batch_size=16))
+    assert len(monitor.lrs) == 1
+    ((_, rates),) = monitor.lrs.items()
+    assert rates == ([1e-2, 1e-2] if made_from == "no scheduler" else [1e-2, 1e-3])
+
+
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("how", ["optimizers", "optimizer_cls_and_kwargs"])
 def test_hugging_face_trainer(tmp_path, filter, how):

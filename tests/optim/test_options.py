@@ -211,3 +211,33 @@ def test_a_bad_group_is_refused_and_not_added():
     with pytest.raises(ValueError, match="alpha"):
         optimizer.add_param_group({"params": [q], "grokfast_alpha": -1.0})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("filters", [(EMA(0.5, 1.0), None), (EMA(0.5, 1.0), MA(2, 1.0)), (MA(2, 1.0), MA(3, 1.0))])
+def test_a_group_may_have_a_filter_of_its_own(engine, filters, tmp_path):
+    """As skorch's set_params(optimizer__filter=...) sets it."""
+
+    def made():
+        p, q = params(), params()
+        return p, q, GrokFast(torch.optim.AdamW([{"params": p}, {"params": q}], lr=1e-2), EMA())
+
+    p, q, optimizer = made()
+    for group, filter in zip(optimizer.param_groups, filters):
+        if filter is not None:
+            group["filter"] = filter
+    grads = gradients(8)
+    run(optimizer, [*p, *q], [[*g, *g] for g in grads[:4]])
+    torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
+    r, s, resumed = made()
+    for group, filter in zip(resumed.param_groups, filters):
+        if filter is not None:
+            group["filter"] = filter
+    resumed.load_state_dict(torch.load(tmp_path / "saved.pt"))
+    for loaded, own in zip([*r, *s], [*p, *q]):
+        loaded.data.copy_(own)
+    run(resumed, [*r, *s], [[*g, *g] for g in grads[4:]])
+
+    for filter, of in zip(filters, (r, s)):
+        alone = params()
+        run(GrokFast(torch.optim.AdamW(alone, lr=1e-2), filter or EMA()), alone, grads)
+        torch.testing.assert_close(of, alone)
