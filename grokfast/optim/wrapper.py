@@ -40,9 +40,8 @@ class GrokFast(torch.optim.Optimizer):
     clipped, if that is done before. It adds up to λ times the gradient's size, which clipping does not see.
 
     A param group may have values of its own, read at every step: `grokfast_alpha` (EMA), `grokfast_lamb`, and
-    `grokfast_enabled`; `enable()` and `disable()` set the last for all. A filter as its `filter` is
-    used instead of the common one. A group that is off has no filter, no history and no cost; switched on again, its
-    history starts anew.
+    `grokfast_enabled`; `enable()` and `disable()` set the last for all. A filter of the group's own is its `filter`. A
+    group that is off has no filter, no history and no cost; switched on again, its history starts anew.
 
         GrokFast(AdamW([{"params": body}, {"params": head, "grokfast_lamb": 0.5}, {"params": norms,
                  "grokfast_enabled": False}]))
@@ -350,8 +349,6 @@ class GrokFast(torch.optim.Optimizer):
 
     def _make_state(self) -> None:
         work = fused.work_of(self.optimizer, self._settings())
-        for w in work:
-            require_dense(w.param.grad)
         if not any(history_of(self.state.get(p)) for p in all_params(self.optimizer)):
             for w in work:
                 assert w.param.grad is not None
