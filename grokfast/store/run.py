@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from grokfast.store.files import from_json
+from grokfast.store.seals import Row
 
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
 STATUSES = ("pending", "running", "interrupted", *ENDED)
 
-COLUMNS = "run_id, created, updated, preset, version, device, status, config, result"
-
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One row of the store. `created` and `updated` are ISO 8601 in UTC; `directory` holds the run's files."""
+    """One run of the store. `created` and `updated` are ISO 8601 in UTC; `directory` holds the run's files.
+
+    status is that of the moment of reading: a run whose process was killed is "interrupted", though it was stored as
+    "running".
+    """
 
     run_id: str
     created: str
@@ -31,10 +34,13 @@ class StoredRun:
     directory: Path
 
     @classmethod
-    def of(cls, root: Path, row: tuple[Any, ...]) -> StoredRun:
-        """From a row of COLUMNS, in the store at `root`. Raises StoreError where it is damaged."""
-        fields: dict[str, Any] = dict(zip(COLUMNS.split(", "), row))
+    def of(cls, row: Row, directory: Path) -> StoredRun:
+        """From its row. Raises DamagedError where that holds no JSON objects."""
+        fields: dict[str, Any] = {name: value for name, value in row._asdict().items() if name in _FIELDS}
         for name in ("config", "result"):
             if fields[name] is not None:
-                fields[name] = from_json(f"the {name} of {fields['run_id']}", fields[name])
-        return cls(**fields, directory=root / fields["run_id"])
+                fields[name] = from_json(f"the {name} of {row.run_id}", fields[name])
+        return cls(**fields, directory=directory)
+
+
+_FIELDS = set(StoredRun.__dataclass_fields__)

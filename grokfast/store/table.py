@@ -9,23 +9,25 @@ import numpy as np
 
 from grokfast.store.files import from_json
 from grokfast.store.records import Record
+from grokfast.store.seals import Row
 from grokfast.store.words import written
 
 TIMES = ("t_memorize", "t_generalize", "diverged_at")
 ALWAYS = ("seed",)  # a column, also where it does not differ
 
 
-class Row:
-    """One run: `steps` is that of its last stored evaluation, or -1."""
+class TableRow:
+    """One run: `steps` is that of its last stored evaluation, or -1. Raises DamagedError where it holds no JSON."""
 
-    def __init__(self, run_id: str, status: str, preset: str, config: str, result: str | None, steps: int) -> None:
-        self.run_id, self.status, self.preset, self.steps = run_id, status, preset, steps
-        self.config: dict[str, Any] = flat(from_json(f"the config of {run_id}", config))
-        self.result: dict[str, Any] = {} if result is None else from_json(f"the result of {run_id}", result)
+    def __init__(self, row: Row) -> None:
+        self.run_id, self.status, self.preset = row.run_id, row.status, row.preset
+        self.steps = -1 if row.last_step is None else row.last_step
+        self.config: dict[str, Any] = flat(from_json(f"the config of {row.run_id}", row.config))
+        self.result: dict[str, Any] = {} if row.result is None else from_json(f"the result of {row.run_id}", row.result)
 
 
 def columns_of(
-    rows: Sequence[Row], keys: Iterable[str] = (), base: Mapping[str, Any] | None = None
+    rows: Sequence[TableRow], keys: Iterable[str] = (), base: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
     """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case.
 

@@ -33,6 +33,11 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def folders(root: Path) -> list[str]:
+    """Of runs and sweeps."""
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != ".owners")
+
+
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from grokfast.store import RunStore, StoreFullError
-from tests.store.common import new_run, records, snapshot, start, steps
+from tests.store.common import folders, new_run, records, snapshot, start, steps
 
 
 def forever(action: Callable[[], object]) -> None:
@@ -103,7 +103,7 @@ def test_a_full_database_keeps_what_was_stored(store: RunStore) -> None:
         store.create({"note": "x" * 100_000}, preset="quick", version="", device="")
     assert steps(store, run_id) == [0, 1]
     assert [run.run_id for run in store.list()] == [run_id]
-    assert [path.name for path in store.root.iterdir() if path.is_dir()] == [run_id]
+    assert folders(store.root) == [run_id]
     store._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
     store.append(run_id, records(*range(2, 1000)))
     assert steps(store, run_id) == list(range(1000))
@@ -132,7 +132,7 @@ def test_a_full_disk_keeps_what_was_stored(small_disk: Path) -> None:
             forever(lambda: created.append(new_run(store)))
         assert stored > 100
         assert steps(store, run_id) == list(range(stored))
-        assert sorted(path.name for path in root.iterdir() if path.is_dir()) == sorted(created)
+        assert folders(root) == sorted(created)
         assert [run.run_id for run in store.list()] == created[::-1]
         assert sorted(snapshot(store.directory(run_id))) == ["checkpoint.safetensors"]
     fill(small_disk)

@@ -1,13 +1,12 @@
-"""Stores that this process may not write, and rows that are damaged."""
+"""Stores that this process may not write."""
 
 import os
-import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from grokfast.store import RunStore, StoreError
+from grokfast.store import RunStore
 from grokfast.store.records import Record
 
 # As another user: root may write everything.
@@ -50,15 +49,3 @@ def test_what_may_not_be_written_is_read(shared):
     said = done.stdout.splitlines()
     assert said[0] == "interrupted [0, 1, 2] 1"
     assert "readonly" in said[1]
-
-
-@pytest.mark.parametrize("column", ["config", "result"])
-@pytest.mark.parametrize("damage", ["{bad", "[]"])
-def test_a_damaged_row_is_named(shared, column, damage):
-    with sqlite3.connect(shared / "grokfast.sqlite") as database:
-        database.execute(f"UPDATE runs SET {column} = ?", (damage,))
-    database.close()
-    with RunStore(shared) as store:
-        for read in (store.list, store.table):
-            with pytest.raises(StoreError, match=rf"the {column} of quick-[0-9a-f]{{6}} is damaged"):
-                read()

@@ -172,7 +172,7 @@ def test_kill_9_loses_nothing_before_the_last_checkpoint(tmp_path):
         time.sleep(0.05)
         process.kill()
     with RunStore(tmp_path, create=False) as store:
-        assert store.get(run_id).status == "running"
+        assert store.get(run_id).status == "interrupted"
         _, meta = store.load_checkpoint(run_id)
         saved = meta["steps"]
         assert saved >= 195  # a checkpoint at every evaluation
