@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from grokfast.store import Record, RunStore
@@ -41,3 +43,11 @@ def folders(root: Path) -> list[str]:
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def as_of_schema_2(root: Path) -> None:
+    with closing(sqlite3.connect(root / "grokfast.sqlite")) as db, db:
+        for column in ("runs.last_step", "runs.curve", "runs.seal", "sweeps.seal", "members.seal"):
+            table, name = column.split(".")
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        db.execute("PRAGMA user_version = 2")

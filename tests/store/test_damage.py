@@ -14,7 +14,7 @@ import pytest
 
 from grokfast.store import DamagedError, DamagedWarning, NewRun, RunStore, StoreError
 from grokfast.store.sweeps import digest
-from tests.store.common import new_run, records, steps
+from tests.store.common import as_of_schema_2, new_run, records, steps
 
 
 def change(store: RunStore, statement: str, *parameters: Any) -> None:
@@ -147,14 +147,6 @@ def test_a_store_without_seals_gets_them_when_it_is_opened(store: RunStore, two:
         assert len(opened.sweeps.statuses(sweep_id)) == 1
         opened.append(two[0], records(30))
         assert steps(opened, two[0]) == [0, 10, 20, 30]
-
-
-def as_of_schema_2(root: Path) -> None:
-    with closing(sqlite3.connect(root / "grokfast.sqlite")) as db, db:
-        for column in ("runs.last_step", "runs.curve", "runs.seal", "sweeps.seal", "members.seal"):
-            table, name = column.split(".")
-            db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
-        db.execute("PRAGMA user_version = 2")
 
 
 def contents(root: Path) -> dict[str, Any]:
