@@ -11,6 +11,7 @@ from grokfast.store.seals import Row
 
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
+WITHOUT_CHECKPOINT = DONE  # runs with these have none any more
 STATUSES = ("pending", "running", "interrupted", *ENDED)
 
 

@@ -32,7 +32,7 @@ from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, checked_name
 from grokfast.store.records import Record, now
 from grokfast.store.removal import Removal
 from grokfast.store.rows import Rows
-from grokfast.store.run import DONE, ENDED, STATUSES, StoredRun
+from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun
 from grokfast.store.seals import Row, curve_seal
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import TableRow, columns_of
@@ -147,25 +147,35 @@ class RunStore:
             last = int(curves_of(left[-1:])["step"][-1]) if left else None
             self._rows.change(row, updated=now(), last_step=last, curve=curve_seal(left))
 
-    def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
-        """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk, and
-        unless it failed its checkpoint is deleted.
+    def update(
+        self,
+        run_id: str,
+        *,
+        status: str | None = None,
+        result: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        """Set the status, the result, the configuration, or some of them; what is None stays.
 
-        Raises ValueError for an unknown status, TypeError if `result` is not JSON.
+        "running" says that this process trains the run. Once a run has ended, its curves are one chunk, and unless it
+        failed its checkpoint is deleted.
+
+        Raises ValueError for an unknown status, TypeError if `result` or `config` is not JSON.
         """
         changes: dict[str, Any] = {}
         if status is not None:
             changes["status"] = checks.choice("status", status, STATUSES)
         if status == "running":
             changes["owner"] = self._owner.lock()
-        if result is not None:
-            changes["result"] = to_json("result", result)
+        for name, value in (("result", result), ("config", config)):
+            if value is not None:
+                changes[name] = to_json(name, value)
         with self._db.transaction():
             row = self._rows.get(run_id)
             if status in ENDED:
                 self._chunks.merge(row.key)
             self._rows.change(row, updated=now(), **changes)
-        if status in DONE:
+        if status in WITHOUT_CHECKPOINT:
             self._checkpoint(run_id).unlink(missing_ok=True)
 
     def get(self, run_id: str) -> StoredRun:

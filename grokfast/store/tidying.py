@@ -12,7 +12,7 @@ from grokfast.store.errors import StoreFullError
 from grokfast.store.owners import Owner
 from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, is_id, is_token
 from grokfast.store.removal import Removal
-from grokfast.store.run import DONE
+from grokfast.store.run import WITHOUT_CHECKPOINT
 
 # The runs that these sweeps have and no other: key and id.
 OWN_RUNS = """SELECT DISTINCT runs.key, run_id FROM members JOIN runs ON runs.key = members.run
@@ -49,7 +49,7 @@ class Tidying:
                 status, owner = runs.get(entry.name, (None, None))
                 if status is not None:
                     if not (status == "running" and is_token(owner) and is_alive(owner)):
-                        _tidy_folder(entry.path, status in DONE)
+                        _tidy_folder(entry.path, status in WITHOUT_CHECKPOINT)
                 elif _BEGUN.fullmatch(entry.name) and entry.name not in sweeps:
                     with suppress(OSError):  # not empty: somebody's
                         os.rmdir(entry.path)
