@@ -6,30 +6,38 @@ which the database needs to forget them. What a killed process has marked goes w
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from grokfast.store.database import Database
+from grokfast.store.errors import StoreFullError
 from grokfast.store.files import full_disk_as_store_error
 from grokfast.store.places import Places, checked_id, is_id
 
 _SUFFIX = ".removed"
+# Key and id of the runs that these sweeps have and no other.
+_OWN_RUNS = """SELECT DISTINCT runs.key, run_id FROM members JOIN runs ON runs.key = members.run
+               WHERE sweep IN (SELECT value FROM json_each(?1)) AND NOT EXISTS (SELECT 1 FROM members AS other
+               WHERE other.run = runs.key AND other.sweep NOT IN (SELECT value FROM json_each(?1)))"""
 
 
 class Removal:
     """The marks of one store."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, db: Database, places: Places) -> None:
+        self._db, self._places = db, places
 
     def ids(self) -> set[str]:
-        """Of the runs and sweeps that are marked."""
-        try:
-            names = os.listdir(self._places.owners)
-        except OSError:
-            return set()
-        return {of for name in names if name.endswith(_SUFFIX) and is_id(of := name.removesuffix(_SUFFIX))}
+        """Of the runs and sweeps that are not there any more, with the runs that go with their sweep."""
+        marked = self._marked()
+        return marked | {run_id for _, run_id in self._own_runs(marked)} if marked else marked
+
+    def own_runs(self, sweep: int) -> list[tuple[int, str]]:
+        """Key and id of the runs that no other sweep has."""
+        return [(key, run_id) for key, run_id in self._db.execute(_OWN_RUNS, (json.dumps([sweep]),))]
 
     def mark(self, of: str) -> None:
         """From now on the run or the sweep is not there any more."""
@@ -41,10 +49,29 @@ class Removal:
             except FileNotFoundError:
                 mark.mkdir(exist_ok=True)
 
+    def finish(self) -> None:
+        """Delete what is marked: files, then rows. Where the database has no room, rows and marks stay."""
+        if self._db.is_read_only or not self._marked():
+            return
+        with suppress(StoreFullError):
+            with self._db.transaction():
+                marked = self._marked()
+                own = self._own_runs(marked)
+                for _, run_id in own:
+                    if is_id(run_id):  # a row that somebody forged has no folder
+                        self.mark(run_id)
+                self.empty()
+                marked = self._marked()
+                runs = {*self._keys("run", marked), *(key for key, _ in own)}
+                for table, keys in (("runs", runs), ("sweeps", self._keys("sweep", marked))):
+                    query = f"DELETE FROM {table} WHERE key IN (SELECT value FROM json_each(?))"
+                    self._db.execute(query, (json.dumps([*keys]),))
+            for of in marked:
+                self.forget(of)
+
     def empty(self) -> None:
         """Delete the files of what is marked."""
-        for of in self.ids():
-            mark = self._mark(of)
+        for mark in map(self._mark, self._marked()):
             if mark.is_symlink() or not mark.is_dir():  # what a link leads to is not of this store
                 with suppress(FileNotFoundError):
                     mark.unlink()
@@ -62,3 +89,18 @@ class Removal:
 
     def _mark(self, of: str) -> Path:
         return self._places.owners / f"{checked_id(of)}{_SUFFIX}"
+
+    def _marked(self) -> set[str]:
+        try:
+            names = os.listdir(self._places.owners)
+        except FileNotFoundError:
+            return set()
+        return {of for name in names if name.endswith(_SUFFIX) and is_id(of := name.removesuffix(_SUFFIX))}
+
+    def _own_runs(self, marked: set[str]) -> list[tuple[int, str]]:
+        """Those of the sweeps that are marked."""
+        return self._db.execute(_OWN_RUNS, (json.dumps(self._keys("sweep", marked)),))
+
+    def _keys(self, kind: str, ids: set[str]) -> list[int]:
+        query = f"SELECT key FROM {kind}s WHERE {kind}_id IN (SELECT value FROM json_each(?))"
+        return [key for (key,) in self._db.execute(query, (json.dumps([*ids]),))]

@@ -74,7 +74,7 @@ class RunStore:
             except (FileExistsError, NotADirectoryError) as error:
                 raise StoreError(f"{self.root} cannot be a run store: {error.filename} is no directory") from error
         self._db = Database(path, read_only)
-        self._owner, self._removal = Owner(self._places), Removal(self._places)
+        self._owner, self._removal = Owner(self._places), Removal(self._db, self._places)
         self._rows = Rows(self._db, self._places, self._owner, self._removal)
         self._chunks = Chunks(self._db)
         self._tidying = Tidying(self._db, self._places, self._owner, self._removal)
@@ -269,7 +269,7 @@ class RunStore:
             self._rows.key(run_id)
             self._rows.refuse_trained(f"run {run_id}", "run_id = ?", run_id)
             self._removal.mark(run_id)
-        self._tidying.finish_removals()
+        self._removal.finish()
 
     def save_checkpoint(self, run_id: str, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
         """Replace the run's checkpoint by `tensors` and the JSON object `meta`; on any failure the old one stays.

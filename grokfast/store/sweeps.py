@@ -21,7 +21,7 @@ from grokfast.store.removal import Removal
 from grokfast.store.rows import Rows, state
 from grokfast.store.run import DONE
 from grokfast.store.seals import Member, Row, SweepRow, seal
-from grokfast.store.tidying import OWN_RUNS, Tidying
+from grokfast.store.tidying import Tidying
 
 _HASH = re.compile(r"[0-9a-f]{12,}")
 
@@ -139,7 +139,7 @@ class Sweeps:
 
     def own(self, sweep_id: str) -> _Ids:
         """The runs of the sweep that no other sweep has, which go with it."""
-        return [run_id for _, run_id in self._db.execute(OWN_RUNS, (json.dumps([self.key(sweep_id)]),))]
+        return [run_id for _, run_id in self._removal.own_runs(self.key(sweep_id))]
 
     def remove(self, sweep_id: str) -> int:
         """Delete the sweep, and those of its runs that no other sweep has; returns their number.
@@ -148,11 +148,11 @@ class Sweeps:
         """
         self._tidying.tidy()
         with self._db.transaction():
-            own = self._db.execute(OWN_RUNS, (json.dumps([self.key(sweep_id)]),))
+            own = self._removal.own_runs(self.key(sweep_id))
             keys = json.dumps([key for key, _ in own])
             self._rows.refuse_trained(f"sweep {sweep_id}", "key IN (SELECT value FROM json_each(?))", keys)
             self._removal.mark(sweep_id)
-        self._tidying.finish_removals()
+        self._removal.finish()
         return len(own)
 
     def claim(self, run_ids: Sequence[str]) -> _Ids:
