@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from grokfast.store.files import from_json
 from grokfast.store.records import Record
+from grokfast.store.run import config_of, result_of
 from grokfast.store.seals import Row
 from grokfast.store.words import written
 
@@ -22,8 +23,7 @@ class TableRow:
     def __init__(self, row: Row) -> None:
         self.run_id, self.status, self.preset = row.run_id, row.status, row.preset
         self.steps = -1 if row.last_step is None else row.last_step
-        self.config: dict[str, Any] = flat(from_json(f"the config of {row.run_id}", row.config))
-        self.result: dict[str, Any] = {} if row.result is None else from_json(f"the result of {row.run_id}", row.result)
+        self.config, self.result = flat(config_of(row)), result_of(row) or {}
 
 
 def columns_of(
@@ -90,10 +90,11 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
-    if kinds == {int}:
-        return np.array(values, dtype=np.int64)
-    if kinds <= {int, float, type(None)} and kinds != {type(None)}:
-        return _number(values)
+    with suppress(OverflowError):  # an older version took any integer: those stay in words
+        if kinds == {int}:
+            return np.array(values, dtype=np.int64)
+        if kinds <= {int, float, type(None)} and kinds != {type(None)}:
+            return _number(values)
     return _text(["" if value is None else word for value, word in zip(values, written(values))])
 
 
