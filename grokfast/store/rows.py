@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -41,6 +42,18 @@ class Rows:
         if damage is not None:
             raise damage
         return self._unknown(run_id)
+
+    def get_all(self, run_ids: Sequence[str]) -> list[Row]:
+        """`get` of each, once."""
+        query = f"SELECT {_COLUMNS} FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"
+        found = {values[1]: values for values in self._db.execute(query, (json.dumps([*run_ids]),))}
+        removed, rows = self._removal.ids(), []
+        for run_id in dict.fromkeys(run_ids):
+            try:
+                rows.append(_checked(found[run_id]) if run_id not in removed else self.get(run_id))
+            except (KeyError, DamagedError):  # it may be the index
+                rows.append(self.get(run_id))
+        return rows
 
     def key(self, run_id: str) -> int:
         """The primary key of the run, whose row may be damaged. Raises UnknownRunError, which names the nearest."""
@@ -89,8 +102,9 @@ class Rows:
                     raise
                 warnings.warn(f"{self._places.root}: {error}; it is left out", DamagedWarning, stacklevel=3)
                 continue
-            row = row._replace(status=state(row.status, row.owner, is_alive))
-            if row.run_id not in removed and status in (None, row.status):
+            if (now := state(row.status, row.owner, is_alive)) != row.status:
+                row = row._replace(status=now)
+            if row.run_id not in removed and status in (None, now):
                 rows.append(row)
         return rows if limit is None else rows[:limit]
 
@@ -121,10 +135,17 @@ class Rows:
 
     def change(self, row: Row, **changes: Any) -> Row:
         """Write the changed row. `row` is as it was read in this transaction: what was damaged is not sealed anew."""
-        row = row._replace(**changes)
+        return self.change_all([row], **changes)[0]
+
+    def change_all(self, rows: Iterable[Row], **changes: Any) -> list[Row]:
+        """Write the same changes of many rows."""
+        changed = [row._replace(**changes) for row in rows]
         settings = ", ".join(f"{name} = ?" for name in changes)
-        self._db.execute(f"UPDATE runs SET {settings}, seal = ? WHERE key = ?", (*changes.values(), seal(row), row.key))
-        return row
+        self._db.execute_many(
+            f"UPDATE runs SET {settings}, seal = ? WHERE key = ?",
+            ((*changes.values(), seal(row), row.key) for row in changed),
+        )
+        return changed
 
     def _unknown(self, run_id: str) -> NoReturn:
         ids = [row[0] for row in self._db.execute("SELECT run_id FROM runs ORDER BY key DESC")]

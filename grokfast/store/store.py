@@ -32,7 +32,7 @@ from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, checked_name
 from grokfast.store.records import Record, now
 from grokfast.store.removal import Removal
 from grokfast.store.rows import Rows
-from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun
+from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun, config_of, result_of
 from grokfast.store.seals import Row, curve_seal
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import TableRow, columns_of
@@ -180,7 +180,8 @@ class RunStore:
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""
-        return self._stored(self._rows.get(run_id))
+        row = self._rows.get(run_id)
+        return self._stored(row._replace(status=self._rows.state(row)))
 
     def has(self, run_id: str) -> bool:
         """Whether there is a run with this id; it may be damaged."""
@@ -238,7 +239,8 @@ class RunStore:
         of `curves`, run after run."""
         with self._db.snapshot():
             key = None if sweep_id is None else self.sweeps.key(sweep_id)
-            rows = [row for row, _ in self._undamaged(self._rows.select(key), lambda row: (row, TableRow(row)))]
+            read = self._undamaged(self._rows.select(key), lambda row: (row, config_of(row), result_of(row)))
+            rows = [row for row, *_ in read]  # those of the table
             chunks = self._chunks.of_all(key)
         blobs: list[bytes] = []
         lengths: list[int] = []
@@ -314,7 +316,7 @@ class RunStore:
         save_tensors(path, tensors, meta)
 
     def _stored(self, row: Row) -> StoredRun:
-        return StoredRun.of(row._replace(status=self._rows.state(row)), self._places.root / row.run_id)
+        return StoredRun.of(row, self._places.root / row.run_id)
 
     def _undamaged(self, rows: Iterable[Row], made_of: Callable[[Row], T]) -> Iterator[T]:
         """What is made of the rows, without those where that finds damage."""

@@ -172,8 +172,7 @@ class Sweeps:
             self._tidying.tidy()
         token = self._owner.lock()
         with self._db.transaction():
-            rows = [self._rows.get(run_id) for run_id in dict.fromkeys(run_ids)]
-            found = [row for row in rows if row.status not in DONE]
+            found = [row for row in self._rows.get_all(run_ids) if row.status not in DONE]
             is_alive = self._owner.liveness()
             others = {r.run_id for r in found if r.status == "running" and r.owner != token and is_alive(r.owner)}
             free = [row for row in found if row.run_id not in others]
@@ -182,9 +181,9 @@ class Sweeps:
                 is_trained = refused[0] in others
                 why = "is being trained by another process: stop that first" if is_trained else "has ended"
                 raise StoreError(f"run {refused[0]} {why}")
-            for row in free:
-                self._rows.change(row, owner=token, status="running", updated=now())
-                with full_disk_as_store_error(self._places.root):
+            self._rows.change_all(free, owner=token, status="running", updated=now())
+            with full_disk_as_store_error(self._places.root):
+                for row in free:
                     self._places.folder(row.run_id).mkdir(exist_ok=True)
         for dead in {row.owner for row in free if row.status == "running"} - {None, token}:
             self._owner.bury(dead)
