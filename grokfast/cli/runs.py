@@ -175,7 +175,7 @@ def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
     with RunStore(out, create=False) as store:
         n = 0
         for one in which:  # all must be there before the first is deleted
-            n += len(store.sweeps.own(one)) if store.sweeps.has(one) else bool(store.directory(one))
+            n += len(store.sweeps.own(one)) if store.sweeps.has(one) else store.has(one) or bool(store.get(one))
         if not yes and not _confirmed(f"Delete {', '.join(which)} ({n:,} run{'s' if n != 1 else ''})?"):
             return 1
         for one in which:

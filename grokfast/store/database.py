@@ -264,6 +264,8 @@ class Database:
     def _make_tables(self) -> None:
         with self.transaction():
             version = _user_version(self._connection)  # another process may have been faster
+            if version == SCHEMA_VERSION:
+                return
             if version == 0 and self.execute("SELECT 1 FROM sqlite_master"):
                 raise StoreError(f"{self.path} is a database, but not one of grokfast")
             for statement in (statement for schema in _SCHEMAS[version:] for statement in schema):

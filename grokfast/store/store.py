@@ -103,10 +103,10 @@ class RunStore:
         checked_name(preset)
         text, time = to_json("config", config), now()
         self._tidying.tidy()
-        owner, directory = self._owner.lock(), None
+        directory = None
         try:
             with self._db.transaction():
-                directory = self._new_directory(preset)
+                owner, directory = self._owner.lock(), self._new_directory(preset)
                 row = Row(
                     key=self._rows.next_key(), run_id=directory.name, created=time, updated=time, preset=preset,
                     version=version, device=device, status="running", config=text, owner=owner,
@@ -165,13 +165,13 @@ class RunStore:
         changes: dict[str, Any] = {}
         if status is not None:
             changes["status"] = checks.choice("status", status, STATUSES)
-        if status == "running":
-            changes["owner"] = self._owner.lock()
         for name, value in (("result", result), ("config", config)):
             if value is not None:
                 changes[name] = to_json(name, value)
         with self._db.transaction():
             row = self._rows.get(run_id)
+            if status == "running":
+                changes["owner"] = self._owner.lock()
             if status in ENDED:
                 self._chunks.merge(row.key)
             self._rows.change(row, updated=now(), **changes)

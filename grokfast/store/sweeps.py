@@ -112,7 +112,8 @@ class Sweeps:
             key, known = self.key(sweep_id), self._keys_by_hash(hashes)
             if len(known) < len({*hashes}):
                 raise StoreError(
-                    f"two runs of {sweep_id} have the same id: the first 12 digits of their hashes are equal"
+                    f"two runs of {sweep_id} have the same id: the first 12 digits of their hashes are equal, or one "
+                    "of them is damaged"
                 )
             members = [Member(key, place, known[hash]) for place, hash in enumerate(hashes)]
             self._db.execute_many(
@@ -170,8 +171,8 @@ class Sweeps:
     def _claim(self, run_ids: Sequence[str], all_or_none: bool) -> _Ids:
         if all_or_none:
             self._tidying.tidy()
-        token = self._owner.lock()
         with self._db.transaction():
+            token = self._owner.lock()
             found = [row for row in self._rows.get_all(run_ids) if row.status not in DONE]
             is_alive = self._owner.liveness()
             others = {r.run_id for r in found if r.status == "running" and r.owner != token and is_alive(r.owner)}

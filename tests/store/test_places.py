@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from grokfast.cli import main
 from grokfast.store import DamagedError, DamagedWarning, NewRun, RunStore, StoreError
 from grokfast.store.places import checked_id, checked_name
 from grokfast.store.sweeps import digest
@@ -163,3 +165,25 @@ def test_a_root_that_is_a_link_is_its_users_wish(tmp_path: Path) -> None:
         run_id = new_run(store)
         store.save_checkpoint(run_id, {"w": torch.ones(1)}, {})
         store.remove(run_id)
+
+
+@pytest.mark.parametrize("name", ["absolute", "../../x", "a/b", "..", ".hidden", "[/red]", "a\nb"])
+@pytest.mark.parametrize("door", ["run", "sweep", "toml"])
+def test_no_command_takes_a_name_that_leads_out_of_its_directory(
+    tmp_path: Path, capsys, monkeypatch, door: str, name: str
+) -> None:
+    name = str(tmp_path / "pwn") if name == "absolute" else name
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    (inside / "sweep.toml").write_text(f"preset = 'quick'\nname = {json.dumps(name)}\n[grid]\nseed = [0, 1]\n")
+    commands = {
+        "run": ["run", "quick", "--steps", "1", "--name", name],
+        "sweep": ["sweep", "quick", "--steps", "1", "--seeds", "1", "--name", name],
+        "toml": ["sweep", "sweep.toml", "--steps", "1"],
+    }
+    before = set(tmp_path.rglob("*"))
+    assert main([*commands[door], "--out", "runs"]) == 2
+    assert "name" in capsys.readouterr().err
+    assert {path for path in set(tmp_path.rglob("*")) - before if inside / "runs" not in (path, *path.parents)} == set()
+    assert not any(path.is_dir() for path in (inside / "runs").rglob("*"))

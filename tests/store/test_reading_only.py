@@ -113,8 +113,13 @@ def test_an_old_store_is_read_without_being_brought_up(shared):
     with RunStore(shared, read_only=True) as store:
         (run,) = store.list()
         assert store.curves(run.run_id)["step"].tolist() == [0, 1, 2]
-        with pytest.raises(StoreError, match="readonly database; this process may not write it"):
-            store.update(run.run_id, status="failed")
+        for write in (
+            lambda: store.update(run.run_id, status="running"), lambda: store.append(run.run_id, []),
+            lambda: store.create({}, preset="quick", version="", device=""), lambda: store.remove(run.run_id),
+            lambda: store.sweeps.claim([run.run_id]), lambda: store.sweeps.create("quick", {}, {}, []),
+        ):  # fmt: skip
+            with pytest.raises(StoreError, match="readonly database; this process may not write it"):
+                write()
     assert snapshot(shared) == before
 
 
