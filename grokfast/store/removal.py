@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,38 +50,45 @@ class Removal:
             except FileNotFoundError:
                 mark.mkdir(exist_ok=True)
 
-    def finish(self) -> None:
-        """Delete what is marked: files, then rows. Where the database has no room, rows and marks stay."""
+    def finish(self, is_strict: bool = False) -> None:
+        """Delete what is marked: files, then rows. Where the database has no room, rows and marks stay.
+
+        So they do where files cannot be deleted; with `is_strict` that is an OSError, once the rest is done.
+        """
         if self._db.is_read_only or not self._marked():
             return
+        failed: dict[str, OSError] = {}
         with suppress(StoreFullError):
             with self._db.transaction():
-                marked = self._marked()
-                own = self._own_runs(marked)
+                own = self._own_runs(self._marked())
                 for _, run_id in own:
                     if is_id(run_id):  # a row that somebody forged has no folder
-                        self.mark(run_id)
-                self.empty()
-                marked = self._marked()
-                runs = {*self._keys("run", marked), *(key for key, _ in own)}
-                for table, keys in (("runs", runs), ("sweeps", self._keys("sweep", marked))):
+                        _tried(run_id, self.mark, failed)
+                for of in self._marked():
+                    _tried(of, self.empty, failed)
+                gone = self._marked() - failed.keys()
+                runs = {*self._keys("run", gone), *(key for key, run_id in own if run_id not in failed)}
+                sweeps = [] if failed else self._keys("sweep", gone)
+                for table, keys in (("runs", [*runs]), ("sweeps", sweeps)):
                     query = f"DELETE FROM {table} WHERE key IN (SELECT value FROM json_each(?))"
-                    self._db.execute(query, (json.dumps([*keys]),))
-            for of in marked:
+                    self._db.execute(query, (json.dumps(keys),))
+                kept = self._db.execute("SELECT sweep_id FROM sweeps")
+            for of in gone - {sweep_id for (sweep_id,) in kept}:
                 self.forget(of)
+        if is_strict and failed:
+            raise next(iter(failed.values()))
 
-    def empty(self) -> None:
+    def empty(self, of: str) -> None:
         """Delete the files of what is marked."""
-        for mark in map(self._mark, self._marked()):
-            if mark.is_symlink() or not mark.is_dir():  # what a link leads to is not of this store
-                with suppress(FileNotFoundError):
-                    mark.unlink()
-                mark.mkdir(exist_ok=True)
-            for entry in os.scandir(mark):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+        mark = self._mark(of)
+        if mark.is_symlink() or not mark.is_dir():  # what a link leads to is not of this store
+            mark.unlink()
+            mark.mkdir()
+        for entry in os.scandir(mark):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
 
     def forget(self, of: str) -> None:
         """The rows are gone: take the mark away."""
@@ -104,3 +112,10 @@ class Removal:
     def _keys(self, kind: str, ids: set[str]) -> list[int]:
         query = f"SELECT key FROM {kind}s WHERE {kind}_id IN (SELECT value FROM json_each(?))"
         return [key for (key,) in self._db.execute(query, (json.dumps([*ids]),))]
+
+
+def _tried(of: str, action: Callable[[str], None], failed: dict[str, OSError]) -> None:
+    try:
+        action(of)
+    except OSError as error:
+        failed[of] = error

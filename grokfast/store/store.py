@@ -271,7 +271,7 @@ class RunStore:
             self._rows.key(run_id)
             self._rows.refuse_trained(f"run {run_id}", "run_id = ?", run_id)
             self._removal.mark(run_id)
-        self._removal.finish()
+        self._removal.finish(is_strict=True)
 
     def save_checkpoint(self, run_id: str, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
         """Replace the run's checkpoint by `tensors` and the JSON object `meta`; on any failure the old one stays.

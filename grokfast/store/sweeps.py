@@ -153,7 +153,7 @@ class Sweeps:
             keys = json.dumps([key for key, _ in own])
             self._rows.refuse_trained(f"sweep {sweep_id}", "key IN (SELECT value FROM json_each(?))", keys)
             self._removal.mark(sweep_id)
-        self._removal.finish()
+        self._removal.finish(is_strict=True)
         return len(own)
 
     def claim(self, run_ids: Sequence[str]) -> _Ids:

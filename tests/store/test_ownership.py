@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from pathlib import Path
@@ -167,4 +169,29 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next_write(
         assert len(other.list()) == (3 if what == "sweep" else 4)
         assert other.has_weights(kept)
     assert not any((store.root / run_id).exists() for run_id in gone)
+    assert {path.suffix for path in (store.root / ".owners").iterdir()} == {".lock"}
+
+
+def test_files_that_cannot_be_deleted_are_said_and_stop_no_later_write(store: RunStore, monkeypatch) -> None:
+    sweep_id = store.sweeps.create("quick", {}, {"axes": {}}, [NewRun({}, digest(i), "v", "cpu") for i in range(2)])
+    stays, goes = store.sweeps.claim([*store.sweeps.statuses(sweep_id)])
+    for run_id in (stays, goes):
+        store.save_weights(run_id, {"w": torch.ones(10)})
+    unlink = os.unlink
+
+    def refused(path: str, **options: object) -> None:
+        if stays in str(path):
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        with pytest.raises(PermissionError, match=stays):
+            store.sweeps.remove(sweep_id)
+        begun = new_run(store)
+        assert [run.run_id for run in store.list()] == [begun]
+        assert store.sweeps.list() == []
+    with RunStore(store.root) as other:
+        other.sweeps.create("quick", {}, {"axes": {}}, [])
+    assert store._db.execute("SELECT count(*) FROM runs") == [(1,)]
     assert {path.suffix for path in (store.root / ".owners").iterdir()} == {".lock"}
