@@ -175,13 +175,8 @@ def _checked(values: Sequence[Any]) -> Row:
             checked_token(row.owner)
     except StoreError as error:
         raise DamagedError(str(error)) from error
-    texts, may_lack = [getattr(row, name) for name in _TEXTS], [row.result, row.hash]
-    is_well_typed = (
-        all(isinstance(value, str) for value in texts)
-        and all(value is None or isinstance(value, str) for value in may_lack)
-        and (row.last_step is None or isinstance(row.last_step, int))
-        and isinstance(row.curve, int)
-    )
-    if not is_well_typed or row.status not in STATUSES:
+    texts = {type(getattr(row, name)) for name in _TEXTS}
+    may_lack, numbers = {type(row.result), type(row.hash)}, {type(row.curve), type(row.last_step or 0)}
+    if texts != {str} or not may_lack <= {str, type(None)} or numbers != {int} or row.status not in STATUSES:
         raise DamagedError(f"the row of run {row.run_id!r} is damaged: it has values that no version has written")
     return row
