@@ -22,7 +22,7 @@ def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str])
     if not np.isin(table["status"], ENDED).any():
         return {}
     wide = [key for key in axes if len(np.unique(table[key])) > 1]
-    directory = result.root / result.sweep_id
+    directory = result.directory
     directory.mkdir(exist_ok=True)
     drawn: dict[str, Path] = {}
     if len(wide) in (2, 3):

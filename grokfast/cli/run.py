@@ -111,13 +111,13 @@ class _Sinks(Observer):
         run_id = run_ids[0]
         if self.store is None or run_id is None:
             return
-        directory, curves = self.store.directory(run_id), self.store.curves(run_id)
+        store, curves = self.store, self.store.curves(run_id)
         resumed = len(curves["step"]) > 0
         if self.tensorboard:
-            self.open.append(TensorBoardSink(directory / "tensorboard", purge_step=0 if resumed else None))
+            self.open.append(TensorBoardSink(store.directory(run_id, "tensorboard"), purge_step=0 if resumed else None))
         if self.wandb:
             config = ensemble.experiments[0].to_dict()
-            self.open.append(WandbSink("grokfast", run_id, config, directory / "wandb"))
+            self.open.append(WandbSink("grokfast", run_id, config, store.directory(run_id, "wandb")))
         for record in records_of(curves):  # a killed process may not have sent all
             for sink in self.open:
                 sink.record(record)

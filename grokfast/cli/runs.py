@@ -6,8 +6,9 @@ import json as json_module
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import IO, Annotated, Any, Literal, TextIO
 
 import numpy as np
 import tyro
@@ -18,6 +19,7 @@ from rich.table import Column, Table
 from grokfast import checks
 from grokfast.cli.common import UsageError, output
 from grokfast.store import RunStore, StoredRun, StoredSweep
+from grokfast.store.files import replacing
 from grokfast.store.words import written
 from grokfast.units import memory
 
@@ -52,7 +54,7 @@ def list_runs(
 
 def _list(status: str | None, preset: str | None, sweep: str | None, limit: int, out: Path) -> int:
     console = output()
-    with RunStore(out, create=False) as store:
+    with RunStore(out, create=False, read_only=True) as store:
         if status is None and sweep is None:
             sweeps = [found for found in store.sweeps.list() if preset in (None, found.preset)]
             table = Table(_ids("sweep", sweeps[:limit]), "begun", "runs", "", box=None, pad_edge=False)
@@ -94,7 +96,7 @@ def show(which: Id, out: Path = Path("runs"), json: bool = False) -> Callable[[]
 
 
 def _show(which: str, out: Path, as_json: bool) -> int:
-    with RunStore(out, create=False) as store:
+    with RunStore(out, create=False, read_only=True) as store:
         if store.sweeps.has(which):
             return _show_sweep(store.sweeps.get(which), store.root, as_json)
         run = store.get(which)
@@ -173,7 +175,7 @@ def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
     with RunStore(out, create=False) as store:
         n = 0
         for one in which:  # all must be there before the first is deleted
-            n += store.sweeps.get(one).n_runs if store.sweeps.has(one) else bool(store.get(one))
+            n += len(store.sweeps.own(one)) if store.sweeps.has(one) else store.has(one) or bool(store.get(one))
         if not yes and not _confirmed(f"Delete {', '.join(which)} ({n:,} run{'s' if n != 1 else ''})?"):
             return 1
         for one in which:
@@ -222,7 +224,7 @@ def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, ou
         if to == STDOUT:
             raise UsageError("--to - is for csv: parquet needs a file")
     path = to or Path(f"{sweep or 'runs'}{'-curves' if curves else ''}.{format}")
-    with RunStore(out, create=False) as store:
+    with RunStore(out, create=False, read_only=True) as store:
         table = store.table(sweep)
         if curves:
             found = store.all_curves(sweep)
@@ -230,21 +232,23 @@ def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, ou
     if path == STDOUT:
         _write_csv(table, sys.stdout)
         return 0
-    if format == "parquet":
-        _write_parquet(table, path)
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            _write_csv(table, file)
+    with replacing(path.resolve()) as file:
+        if format == "parquet":
+            _write_parquet(table, file)
+        else:
+            text = TextIOWrapper(file, encoding="utf-8", newline="")
+            _write_csv(table, text)
+            text.detach()
     print(f"{len(table['run_id']):,} rows: {path}")
     return 0
 
 
-def _write_parquet(table: dict[str, np.ndarray], path: Path) -> None:
+def _write_parquet(table: dict[str, np.ndarray], file: IO[bytes]) -> None:
     import pyarrow
     from pyarrow import parquet
 
     columns = {name: pyarrow.array(column, from_pandas=True) for name, column in table.items()}
-    parquet.write_table(pyarrow.table(columns), path)
+    parquet.write_table(pyarrow.table(columns), file)
 
 
 def _write_csv(table: dict[str, np.ndarray], file: TextIO) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from grokfast import checks
 from grokfast.plots.comparison import _COLORS
 from grokfast.plots.curves import _accuracy_axis, _columns, _step_axis
+from grokfast.store.files import replacing
 
 
 def plot_bands(
@@ -64,7 +65,8 @@ def plot_bands(
     figure.legend(loc="outside lower center", ncols=min(len(groups), 4), frameon=False, fontsize=12, borderpad=0)
     note = f"lines: medians; bands: {100 * low:g}–{100 * high:g}% of the runs"
     figure.text(0.99, 0.985, note, ha="right", va="top", fontsize=10, color="0.35", parse_math=False)
-    figure.savefig(path, format="png", dpi=100)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=100)
     return Path(path)
 
 

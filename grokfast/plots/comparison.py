@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grokfast.plots.curves import _FEW, _accuracy_axis, _columns, _step_axis
+from grokfast.store.files import replacing
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
 
@@ -51,5 +52,6 @@ def plot_comparison(
     axes.grid(which="major", color="0.92", lw=0.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
-    figure.savefig(path, format="png", dpi=100)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=100)
     return Path(path)

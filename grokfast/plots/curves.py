@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from grokfast.store.files import replacing
+
 _TRAIN, _TEST = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by everybody
 _FEW = 40  # up to so many evaluations each gets a dot
 _LABEL_WIDTH = 0.2  # more than a label of a moment takes, in widths of the panel
@@ -56,7 +58,8 @@ def plot_curves(
     _label_moments(top, t_memorize, t_generalize)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(*top.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=12, borderpad=0)
-    figure.savefig(path, format="png", dpi=100)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=100)
     return Path(path)
 
 

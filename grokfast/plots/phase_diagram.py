@@ -12,6 +12,7 @@ import numpy as np
 from grokfast.analysis import CellSummary, summarize
 from grokfast.analysis.bins import in_bins
 from grokfast.analysis.table import column, names, order
+from grokfast.store.files import replacing
 from grokfast.store.records import Record
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
@@ -91,7 +92,8 @@ def plot_phase_diagram(
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     notes = "\n".join(_notes(table, cells, keys, binned))
     figure.text(0.99, 0.01, notes, ha="right", fontsize=9, color="0.35", parse_math=False)
-    figure.savefig(path, format="png", dpi=100)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=100)
     return Path(path)
 
 

@@ -13,6 +13,7 @@ from grokfast.analysis import PowerLaw, UndeterminedError, fit_power_law, summar
 from grokfast.analysis.power_law import symbol
 from grokfast.analysis.table import ENDED, columns, order
 from grokfast.plots.comparison import _COLORS
+from grokfast.store.files import replacing
 
 
 def plot_scaling(
@@ -77,7 +78,8 @@ def plot_scaling(
         fontsize=11,
         borderpad=0,
     )
-    figure.savefig(path, format="png", dpi=100)
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=100)
     return Path(path)
 
 

@@ -7,24 +7,38 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from grokfast.store.database import Database
+from grokfast.store.errors import DamagedError
 from grokfast.store.records import Record
+from grokfast.store.seals import Row, curve_seal
+
+ROW_BYTES = 8 * len(Record._fields)
 
 
 class Chunks:
-    """The curves of runs by primary key. The caller has begun a transaction."""
+    """The curves of runs by primary key. The caller has begun a transaction, and keeps the curve's seal."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-
-    def last_step(self, key: int) -> int | None:
-        """Of the run's last row, if it has one."""
-        [(last,)] = self._db.execute("SELECT max(last_step) FROM chunks WHERE run = ?", (key,))
-        return None if last is None else int(last)
 
     def insert(self, key: int, rows: np.ndarray) -> None:
         """Add one chunk."""
         first, last = int(rows[0, 0]), int(rows[-1, 0])
         self._db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (key, first, last, len(rows), rows.tobytes()))
+
+    def blobs(self, key: int) -> list[bytes]:
+        """The run's chunks, in order."""
+        found = self._db.execute("SELECT rows FROM chunks WHERE run = ? ORDER BY first_step", (key,))
+        return [blob for (blob,) in found]
+
+    def of_all(self, sweep: int | None) -> dict[int, list[bytes]]:
+        """The chunks of every run, or of the sweep's, by primary key."""
+        which = "" if sweep is None else "WHERE run IN (SELECT run FROM members WHERE sweep = ?)"
+        chunks: dict[int, list[bytes]] = {}
+        for run, blob in self._db.execute(
+            f"SELECT run, rows FROM chunks {which} ORDER BY run, first_step", () if sweep is None else (sweep,)
+        ):
+            chunks.setdefault(run, []).append(blob)
+        return chunks
 
     def truncate(self, key: int, step: int) -> None:
         """Drop the run's rows after `step`."""
@@ -38,10 +52,17 @@ class Chunks:
 
     def merge(self, key: int) -> None:
         """Make the run's chunks one."""
-        chunks = self._db.execute("SELECT rows FROM chunks WHERE run = ? ORDER BY first_step", (key,))
+        chunks = self.blobs(key)
         if len(chunks) > 1:
             self._db.execute("DELETE FROM chunks WHERE run = ?", (key,))
-            self.insert(key, _matrix(b"".join(blob for (blob,) in chunks)))
+            self.insert(key, _matrix(b"".join(chunks)))
+
+
+def check(row: Row, blobs: Sequence[bytes]) -> None:
+    """Raise DamagedError, naming the run, unless these are its chunks as they were written."""
+    are_bytes = all(isinstance(blob, bytes) for blob in blobs)
+    if not are_bytes or curve_seal(blobs) != row.curve or sum(map(len, blobs)) % ROW_BYTES:
+        raise DamagedError(f"the curve of run {row.run_id} is damaged: its checksum is not what was written")
 
 
 def rows_of(records: Sequence[Record]) -> np.ndarray:
@@ -59,9 +80,9 @@ def rows_of(records: Sequence[Record]) -> np.ndarray:
     return rows
 
 
-def curves_of(blobs: Iterable[bytes | None]) -> dict[str, np.ndarray]:
+def curves_of(blobs: Iterable[bytes]) -> dict[str, np.ndarray]:
     """Chunks, one after the other, as columns: `step` in int64, the others in float64."""
-    rows = _matrix(b"".join(blob or b"" for blob in blobs))
+    rows = _matrix(b"".join(blobs))
     columns = {name: rows[:, i].astype(np.float64) for i, name in enumerate(Record._fields)}
     return columns | {"step": columns["step"].astype(np.int64)}
 

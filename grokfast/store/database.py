@@ -1,11 +1,13 @@
 """The store's SQLite file: its schema, how it is opened, and what its errors become.
 
 It is in WAL mode: any number of processes read while one writes, and writers queue. A killed process loses nothing that
-was committed (a power failure may lose the last moments, and never damages the file).
+was committed (a power failure may lose the last moments, and never damages the file). On a file system that cannot do
+that it has a rollback journal (filesystem.py). What this process may not write is read from a copy (copies.py).
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,8 +15,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, Timeout
+
+from grokfast.store.copies import copied
 from grokfast.store.errors import StoreError, StoreFullError
+from grokfast.store.locks import abilities, exists_as_lock
 from grokfast.store.records import Record
+from grokfast.store.seals import Member, Row, SweepRow, curve_seal, seal
 
 _FIRST = (
     """
@@ -70,7 +77,14 @@ _SWEEPS = (
     """,
     "CREATE INDEX members_by_run ON members (run)",
 )
-_SCHEMAS = (_FIRST, _SWEEPS)  # a file of version n lacks those from the n-th on
+_SEALS = (  # seals.py
+    "ALTER TABLE runs ADD COLUMN last_step INTEGER",  # of the run's curve
+    "ALTER TABLE runs ADD COLUMN curve INTEGER NOT NULL DEFAULT 0",  # the seal of its chunks' rows
+    "ALTER TABLE runs ADD COLUMN seal INTEGER",  # of this row
+    "ALTER TABLE sweeps ADD COLUMN seal INTEGER",
+    "ALTER TABLE members ADD COLUMN seal INTEGER",
+)
+_SCHEMAS = (_FIRST, _SWEEPS, _SEALS)  # a file of version n lacks those from the n-th on
 SCHEMA_VERSION = len(_SCHEMAS)
 _MAGIC = b"SQLite format 3\0"
 _VERSION_AT = 60  # where a SQLite file holds its user_version: 4 bytes, big-endian
@@ -80,17 +94,17 @@ _BUSY_SECONDS = 10.0
 class Database:
     """The SQLite file `path`, made if it is missing. For the thread that opened it only.
 
-    What this process may not write is opened for reading: then what would write raises StoreError.
+    What this process may not write is read from a copy of this moment: then what would write raises StoreError. With
+    `read_only` so is what belongs to somebody else, and what would have to be brought up to be read.
 
     Raises StoreError if the file is not a store, or if a newer grokfast wrote it (then nothing is touched).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path, self.is_read_only = path, False
+        self._lock: BaseFileLock | None = None  # in place of SQLite's own
         with self._errors():
-            if path.exists():
-                _refuse_newer(path)
-            self._connection = self._connect()
+            self._connection = self._connect(read_only)
             try:
                 self._prepare()
             except BaseException:
@@ -106,25 +120,37 @@ class Database:
 
         Raises StoreFullError if there is no room, StoreError for what else SQLite reports about the file.
         """
-        with self._errors():
+        with self._errors(), self._alone():
             return self._connection.execute(statement, parameters).fetchall()
 
     def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute one statement for every row of parameters. Raises as `execute` does."""
-        with self._errors():
+        with self._errors(), self._alone():
             self._connection.executemany(statement, rows)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what is executed inside, all of it or, on an exception, none. Waits while another process writes."""
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self.execute("ROLLBACK")
-            raise
+        with self._alone():
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is of one moment."""
+        with self._alone():
+            self.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self.execute("ROLLBACK")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -133,28 +159,61 @@ class Database:
             yield
         except sqlite3.ProgrammingError:
             raise
+        except UnicodeDecodeError as error:  # SQLite's own message quotes the damage
+            raise StoreError(f"{self.path}: the database is damaged ({error})") from error
         except sqlite3.Error as error:
             if "database or disk is full" in str(error):
                 raise StoreFullError(f"{self.path}: {error}; what was stored before remains readable") from error
-            raise StoreError(f"{self.path}: {error}") from error
+            why = "; this process may not write it" if self.is_read_only and "readonly" in str(error) else ""
+            raise StoreError(f"{self.path}: {error}{why}") from error
 
-    def _connect(self) -> sqlite3.Connection:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes out where SQLite cannot."""
+        if self._lock is None:
+            yield
+            return
         try:
+            self._lock.acquire(timeout=_BUSY_SECONDS, poll_interval=0.01)
+        except Timeout as error:
+            raise StoreError(
+                f"{self.path} is locked: another process uses it, or one on another machine was killed while it did; "
+                f"then delete {error.lock_file}"
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _connect(self, read_only: bool) -> sqlite3.Connection:
+        exists = self.path.exists()
+        is_foreign = exists and read_only and not _is_mine(self.path)
+        if exists and (is_foreign or _may_not_write(self.path)):
+            return self._copy()
+        can = abilities(self.path.parent)
+        if not can.records:
+            self._lock = exists_as_lock(self.path.with_name(f"{self.path.name}.lock"))
+        try:
+            if exists and _refuse_newer(self.path) < SCHEMA_VERSION and read_only:
+                return self._copy()
+            if not (can.records and can.memory):
+                return self._open_with_rollback_journal("" if can.records else "?vfs=unix-none")
             return self._open()
         except sqlite3.OperationalError as error:
             if "disk I/O error" in str(error):
                 # A full disk has no room for the shared memory of WAL mode; a sole user reads without it.
                 return self._open("PRAGMA locking_mode = EXCLUSIVE")
-            if not any(said in str(error) for said in ("readonly database", "unable to open")):
+            if not exists or not any(said in str(error) for said in ("readonly database", "unable to open")):
                 raise
+        return self._copy()
+
+    def _copy(self) -> sqlite3.Connection:
         self.is_read_only = True
-        try:
-            return self._open(options="?mode=ro")
-        except sqlite3.OperationalError:
-            log = self.path.with_name(f"{self.path.name}-wal")
-            if log.exists() and log.stat().st_size:  # has what the file has not
-                raise
-            return self._open(options="?mode=ro&immutable=1")  # in WAL mode a reader, too, makes files beside it
+        db = copied(self.path)
+        if (version := _user_version(db)) > SCHEMA_VERSION:
+            db.close()
+            raise _newer(self.path, version)
+        return db
 
     def _open(self, *settings: str, options: str = "") -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}{options}"
@@ -167,17 +226,27 @@ class Database:
             raise
         return db
 
+    def _open_with_rollback_journal(self, options: str) -> sqlite3.Connection:
+        """A sole user can switch a file from WAL mode over without shared memory."""
+        with self._alone():
+            db = self._open("PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = DELETE", options=options)
+            db.execute("PRAGMA locking_mode = NORMAL")
+            db.execute("SELECT count(*) FROM sqlite_master")  # the next read gives the lock up
+        return db
+
     def _prepare(self) -> None:
         """Make the tables in a new file, add what one of an older grokfast lacks, and set the connection up."""
-        if self.is_read_only:
-            if _user_version(self._connection) < SCHEMA_VERSION:
-                raise StoreError(f"{self.path} was begun by an older grokfast, and cannot be written to be brought up")
-            return
+        self._connection.text_factory = _text
         if _user_version(self._connection) < SCHEMA_VERSION:
             self._make_tables()
-        self._enter_wal_mode()
-        for setting in ("synchronous = NORMAL", "foreign_keys = ON"):
-            self.execute(f"PRAGMA {setting}")
+        if self.is_read_only:
+            self.execute("PRAGMA query_only = ON")
+            return
+        can = abilities(self.path.parent)
+        if can.records and can.memory:
+            self._enter_wal_mode()
+            self.execute("PRAGMA synchronous = NORMAL")
+        self.execute("PRAGMA foreign_keys = ON")
 
     def _enter_wal_mode(self) -> None:
         """Switch a new file over. SQLite does not itself wait when several processes open it at once, so this does."""
@@ -195,32 +264,73 @@ class Database:
     def _make_tables(self) -> None:
         with self.transaction():
             version = _user_version(self._connection)  # another process may have been faster
+            if version == SCHEMA_VERSION:
+                return
             if version == 0 and self.execute("SELECT 1 FROM sqlite_master"):
                 raise StoreError(f"{self.path} is a database, but not one of grokfast")
             for statement in (statement for schema in _SCHEMAS[version:] for statement in schema):
                 self.execute(statement)
+            self._seal()
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+    def _seal(self) -> None:
+        """Give the rows of an older grokfast their checksums."""
+        chunks = self.execute("SELECT run, last_step, rows FROM chunks ORDER BY run, first_step")
+        curves: dict[int, tuple[int, int]] = {}
+        for run, last_step, rows in chunks:
+            curves[run] = last_step, curve_seal([rows] if isinstance(rows, bytes) else [], curves.get(run, (0, 0))[1])
+        self.execute_many(
+            "UPDATE runs SET last_step = ?, curve = ? WHERE key = ?", ((*both, run) for run, both in curves.items())
+        )
+        keys: dict[str, tuple[type[Any], tuple[str, ...]]]
+        keys = {"runs": (Row, ("key",)), "sweeps": (SweepRow, ("key",)), "members": (Member, ("sweep", "place"))}
+        for table, (kind, key) in keys.items():
+            rows = self.execute(f"SELECT {', '.join(kind._fields)} FROM {table}")
+            which = " AND ".join(f"{name} = ?" for name in key)
+            self.execute_many(
+                f"UPDATE {table} SET seal = ? WHERE {which}", ((seal(row), *row[: len(key)]) for row in rows)
+            )
 
-def _refuse_newer(path: Path) -> None:
-    """Raise StoreError if `path` is no database or has a newer schema, without changing a file or making one.
 
-    The file's header tells, since opening a database in WAL mode makes two more files. What a killed or running process
-    has not moved into the file yet is in the log: that is read through a connection that cannot write.
+def _refuse_newer(path: Path) -> int:
+    """The version of the schema. Raises StoreError if `path` is no database or has a newer one.
+
+    No file is changed or made, so the file's header tells, since opening a database in WAL mode makes two more files.
+    What a killed or running process has not moved into the file yet is in the log: that is read through a connection
+    that cannot write.
     """
     with path.open("rb") as file:
         header = file.read(_VERSION_AT + 4)
     if header and not header.startswith(_MAGIC):
         raise StoreError(f"{path} is not a SQLite database")
     version = int.from_bytes(header[_VERSION_AT:], "big")
-    if path.with_name(f"{path.name}-wal").exists():
+    if path.with_name(f"{path.name}-wal").exists() and all(abilities(path.parent)):
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)) as db:
             version = _user_version(db)
     if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} was written by a newer grokfast (schema {version}, this one knows up to {SCHEMA_VERSION}): "
-            "upgrade grokfast to open it"
-        )
+        raise _newer(path, version)
+    return version
+
+
+def _newer(path: Path, version: int) -> StoreError:
+    return StoreError(
+        f"{path} was written by a newer grokfast (schema {version}, this one knows up to {SCHEMA_VERSION}): "
+        "upgrade grokfast to open it"
+    )
+
+
+def _may_not_write(path: Path) -> bool:
+    """Whether this process may not write the file, or make others beside it."""
+    return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK))
+
+
+def _is_mine(path: Path) -> bool:
+    return not hasattr(os, "geteuid") or path.stat().st_uid == os.geteuid()
+
+
+def _text(raw: bytes) -> str:
+    """Damaged text is text that no seal fits, not an error of the whole query."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _user_version(db: sqlite3.Connection) -> int:

@@ -1,4 +1,4 @@
-"""What the run store raises. Catching `StoreError` catches all of it."""
+"""What the run store raises, and what it warns of. Catching `StoreError` catches all that is raised."""
 
 from __future__ import annotations
 
@@ -17,5 +17,13 @@ class StoreFullError(StoreError):
     """The disk or the quota is full. The call left nothing behind, and what was stored before remains readable."""
 
 
+class DamagedError(StoreError):
+    """What the store has of a run or a sweep is not what was written; the message names it."""
+
+
 class CheckpointError(StoreError):
     """A file of tensors is missing, cut short, or differs from what was written."""
+
+
+class DamagedWarning(UserWarning):
+    """A run or a sweep that was left out among many, because it is damaged; the message names it."""

@@ -8,24 +8,27 @@ those digits. safetensors by itself notices a file that is cut short, but not a 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
 import secrets
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import safetensors
 
-from grokfast.store.errors import CheckpointError, StoreError, StoreFullError
+from grokfast.store.errors import CheckpointError, DamagedError, StoreFullError
 
 if TYPE_CHECKING:  # who only reads runs and curves need not wait for torch
     from torch import Tensor
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last: a limit of the process or of the file system
+_NAME = 200  # letters of a file's name in that of its temporary
 _CHECKSUM = re.compile(rb'"crc32":"[0-9a-f]{8}"')
 _LENGTH_BYTES = 8  # a safetensors file: the length of its header (little-endian), the header (JSON), the data
 
@@ -55,38 +58,68 @@ def to_json(name: str, value: Any) -> str:
 
 
 def from_json(name: str, text: str) -> dict[str, Any]:
-    """The dictionary that `to_json` wrote. Raises StoreError naming `name` if `text` is none."""
+    """The dictionary that `to_json` wrote. Raises DamagedError naming `name` if `text` is none."""
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{name} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{name} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{name} is damaged: it is no JSON object")
+        raise DamagedError(f"{name} is damaged: it is no JSON object")
     return value
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Write `parts` one after the other as the file `path`, which is then the new file, or on any failure the old one.
+    """Write `parts` one after the other as the file `path`, as `replacing` does.
 
-    A temporary that a killed process left beside `path` is removed, so one process at a time may write a path.
-
-    Raises StoreFullError if there is no room, OSError for other failures; the temporary is removed.
+    Raises StoreFullError if there is no room, OSError naming `path` for other failures.
     """
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        stale.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with full_disk_as_store_error(path):
+    with full_disk_as_store_error(path), replacing(path) as file:
+        for part in parts:
+            file.write(part)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written, which then takes the place of `path`; on any failure that stays what it was.
+
+    A temporary that a killed process left beside `path` is removed, so one process at a time may write a path. What is
+    no ordinary file (a device, a pipe) is written to as it is.
+
+    Raises OSError naming `path`; the temporary is removed.
+    """
+    with _named(path):
+        if path.exists() and not path.is_symlink() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+            return
+        begin = f".{path.name[-_NAME:]}."
+        for stale in path.parent.glob(f"{glob.escape(begin)}*.tmp"):
+            stale.unlink(missing_ok=True)
+        temporary = path.with_name(f"{begin}{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("xb") as file:
-                for part in parts:
-                    file.write(part)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
+                if path.is_file() and not path.is_symlink():
+                    temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an OSError say whose it is: that of a write names no file, that of the temporary one that nobody knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(".tmp"):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
 
 
 def _sync_directory(directory: Path) -> None:

@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
 from grokfast.store.files import full_disk_as_store_error
+from grokfast.store.locks import is_held, lock_at
+from grokfast.store.places import Places, is_token
 
 
 class Owner:
-    """One locked file in `directory`; its name, `token`, stands in the store's rows for whoever holds the lock."""
+    """One locked file in `.owners`; its name, `token`, stands in the store's rows for whoever holds the lock."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.token = directory, secrets.token_hex(8)
+    def __init__(self, places: Places) -> None:
+        self._places, self.token = places, secrets.token_hex(8)
         self._lock: BaseFileLock | None = None
 
     def lock(self) -> str:
         """Take the lock, if it is not held yet, and return the token."""
         if self._lock is None:
-            with full_disk_as_store_error(self.directory):
-                self.directory.mkdir(exist_ok=True)
-                lock = _lock(self._path(self.token))
-                lock.acquire(timeout=0)
+            path = self._places.lock(self.token)
+            with full_disk_as_store_error(path.parent):
+                path.parent.mkdir(exist_ok=True)
+                lock = lock_at(path)
+                lock.acquire(timeout=1)  # who looks whether it is held holds it for a moment
             self._lock = lock
         return self.token
 
-    def is_other_and_alive(self, token: str | None) -> bool:
-        """Whether the token is that of another owner whose process lives; a dead one's file is removed."""
-        if token is None or token == self.token or not self._path(token).exists():
-            return False
-        lock = _lock(self._path(token))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        self._path(token).unlink(missing_ok=True)
-        lock.release(force=True)
-        return False
+    def is_alive(self, token: str | None) -> bool:
+        """Whether the owner of this token lives."""
+        if token is None or token == self.token:
+            return token is not None and self._lock is not None
+        return is_held(self._places.lock(token))
+
+    def liveness(self) -> Callable[[str | None], bool]:
+        """`is_alive` of one moment: each owner is looked for once."""
+        return cache(self.is_alive)
+
+    def dead(self) -> list[str]:
+        """The owners that were killed: their locks are there, and nobody holds them."""
+        folder = self._places.owners
+        tokens = [path.stem for path in folder.glob("*.lock") if is_token(path.stem)]
+        return [token for token in tokens if token != self.token and not is_held(self._places.lock(token))]
+
+    def bury(self, token: str | None) -> None:
+        """Delete the lock file of a dead owner."""
+        if token is None:
+            return
+        with suppress(FileNotFoundError):
+            self._places.lock(token).unlink()
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing."""
         if self._lock is not None:
-            self._path(self.token).unlink(missing_ok=True)
+            self.bury(self.token)
             self._lock.release(force=True)
             self._lock = None
-
-    def _path(self, token: str) -> Path:
-        return self.directory / f"{token}.lock"
-
-
-def _lock(path: Path) -> BaseFileLock:
-    return FileLock(path, thread_local=False)

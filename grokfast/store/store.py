@@ -2,40 +2,46 @@
 
     root/grokfast.sqlite     runs, their curves, and which of them are a sweep
     root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
-    root/.owners/            a locked file for every process that trains runs
+    root/.owners/            a locked file for every process that trains runs, and what is being removed
+
+Paths come from places.py alone. What is read is checked (seals.py): one damaged run does not hide the others.
 
 What a call has stored when it returns, a killed process does not lose. Any number of processes use a store at once.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import secrets
-import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from grokfast import checks
-from grokfast.store.chunks import Chunks, curves_of, rows_of
+from grokfast.store.chunks import ROW_BYTES, Chunks, check, curves_of, rows_of
 from grokfast.store.database import Database
-from grokfast.store.errors import StoreError, UnknownRunError
+from grokfast.store.errors import DamagedError, DamagedWarning, StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
 from grokfast.store.owners import Owner
+from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, checked_name
 from grokfast.store.records import Record, now
-from grokfast.store.run import COLUMNS, DONE, ENDED, STATUSES, StoredRun
+from grokfast.store.removal import Removal
+from grokfast.store.rows import Rows
+from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun, config_of, result_of
+from grokfast.store.seals import Row, curve_seal
 from grokfast.store.sweeps import Sweeps
-from grokfast.store.table import Row, columns_of
+from grokfast.store.table import TableRow, columns_of
+from grokfast.store.tidying import Tidying
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
+T = TypeVar("T")
 _Runs = list[StoredRun]  # inside RunStore `list` is the method
 
 
@@ -45,27 +51,34 @@ class RunStore:
     A store is a context manager and belongs to the thread that opened it: open one per thread and per process (two of
     the same root are fine), and none across a fork. Dictionaries come back as JSON makes them: tuples as lists.
 
-    Every method raises UnknownRunError (a StoreError and KeyError) for an id that is not there, StoreFullError if there
-    is no room, and StoreError for what else the database reports; none of them leaves anything half done.
+    Every method raises UnknownRunError (a StoreError and KeyError) for an id that is not there, DamagedError where what
+    is stored of the run is not what was written, StoreFullError if there is no room, and StoreError for what else the
+    database reports, and for ids and links that lead out of `root`; none of them leaves anything half done. What reads
+    many runs leaves damaged ones out, with a DamagedWarning that names each.
+
+    `read_only` leaves no file behind, whoever the store belongs to; what would write raises StoreError.
 
     Raises StoreError if there is no store and `create` is false, if the file is not a store, or if a newer grokfast
     wrote it (then nothing is touched).
     """
 
-    def __init__(self, root: str | Path, create: bool = True) -> None:
+    def __init__(self, root: str | Path, create: bool = True, read_only: bool = False) -> None:
         self.root = Path(root).absolute()
-        path = self.root / "grokfast.sqlite"
-        if not create and not path.exists():
+        self._places = Places(self.root)
+        path = self._places.database
+        if not (create and not read_only) and not path.exists():
             raise StoreError(f"there is no run store at {self.root}")
         with full_disk_as_store_error(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise StoreError(f"{self.root} cannot be a run store: {error.filename} is no directory") from error
-        self._db = Database(path)
-        self._owner = Owner(self.root / ".owners")
+        self._db = Database(path, read_only)
+        self._owner, self._removal = Owner(self._places), Removal(self._db, self._places)
+        self._rows = Rows(self._db, self._places, self._owner, self._removal)
         self._chunks = Chunks(self._db)
-        self.sweeps = Sweeps(self._db, self.root, self._owner)
+        self._tidying = Tidying(self._db, self._places, self._owner, self._removal)
+        self.sweeps = Sweeps(self._db, self._places, self._owner, self._rows, self._removal, self._tidying)
 
     def __enter__(self) -> RunStore:
         return self
@@ -81,25 +94,29 @@ class RunStore:
         self._db.close()
 
     def create(self, config: dict[str, Any], *, preset: str, version: str, device: str) -> str:
-        """Add a run with status "running", make its directory, and return its id: `preset`, "-", 6 hexadecimal digits.
+        """Add a run, make its directory, and return its id: `preset`, "-", 6 hexadecimal digits.
+
+        This process trains it: its status is "running" until it is changed or the store is closed.
 
         Raises TypeError if `config` is not JSON, ValueError if `preset` cannot be part of a file name.
         """
-        if not _PRESET.fullmatch(preset):
-            raise ValueError(f"preset must consist of letters, digits, '.', '_' and '-', got {preset!r}")
-        text = to_json("config", config)
-        time = now()
-        directory = self._new_directory(preset)
+        checked_name(preset)
+        text, time = to_json("config", config), now()
+        self._tidying.tidy()
+        directory = None
         try:
             with self._db.transaction():
-                self._db.execute(
-                    f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, NULL)",
-                    (directory.name, time, time, preset, version, device, text),
-                )
+                owner, directory = self._owner.lock(), self._new_directory(preset)
+                row = Row(
+                    key=self._rows.next_key(), run_id=directory.name, created=time, updated=time, preset=preset,
+                    version=version, device=device, status="running", config=text, owner=owner,
+                )  # fmt: skip
+                self._rows.insert([row])
         except BaseException:
-            directory.rmdir()
+            if directory is not None:
+                directory.rmdir()
             raise
-        return directory.name
+        return row.run_id
 
     def append(self, run_id: str, records: Sequence[Record]) -> None:
         """Store `records` in one transaction; once this returns, a killed process does not lose them.
@@ -109,50 +126,70 @@ class RunStore:
         """
         rows = rows_of(records)
         with self._db.transaction():
-            key = self._key(run_id)
+            row = self._rows.get(run_id)
             if len(rows) == 0:
                 return
-            last = self._chunks.last_step(key)
+            last = row.last_step
             if last is not None and rows[0, 0] <= last:
                 raise ValueError(f"records must follow the stored step {last} of {run_id}, got step {rows[0, 0]:.0f}")
-            self._chunks.insert(key, rows)
-            self._touch(key)
+            self._chunks.insert(row.key, rows)
+            curve = curve_seal([rows.tobytes()], row.curve)
+            self._rows.change(row, updated=now(), last_step=int(rows[-1, 0]), curve=curve)
 
     def truncate(self, run_id: str, step: int) -> None:
         """Drop the records after `step`, as a run does that resumes from its checkpoint of that step; -1 drops all."""
         checks.integer("step", step, minimum=-1)
         with self._db.transaction():
-            key = self._key(run_id)
-            self._chunks.truncate(key, step)
-            self._touch(key)
+            row = self._rows.get(run_id)
+            check(row, self._chunks.blobs(row.key))
+            self._chunks.truncate(row.key, step)
+            left = self._chunks.blobs(row.key)
+            last = int(curves_of(left[-1:])["step"][-1]) if left else None
+            self._rows.change(row, updated=now(), last_step=last, curve=curve_seal(left))
 
-    def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
-        """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk, and
-        unless it failed its checkpoint is deleted.
+    def update(
+        self,
+        run_id: str,
+        *,
+        status: str | None = None,
+        result: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        """Set the status, the result, the configuration, or some of them; what is None stays.
 
-        Raises ValueError for an unknown status, TypeError if `result` is not JSON.
+        "running" says that this process trains the run. Once a run has ended, its curves are one chunk, and unless it
+        failed its checkpoint is deleted.
+
+        Raises ValueError for an unknown status, TypeError if `result` or `config` is not JSON.
         """
+        changes: dict[str, Any] = {}
         if status is not None:
-            checks.choice("status", status, STATUSES)
-        text = None if result is None else to_json("result", result)
+            changes["status"] = checks.choice("status", status, STATUSES)
+        for name, value in (("result", result), ("config", config)):
+            if value is not None:
+                changes[name] = to_json(name, value)
         with self._db.transaction():
-            key = self._key(run_id)
-            self._db.execute(
-                "UPDATE runs SET status = coalesce(?, status), result = coalesce(?, result) WHERE key = ?",
-                (status, text, key),
-            )
+            row = self._rows.get(run_id)
+            if status == "running":
+                changes["owner"] = self._owner.lock()
             if status in ENDED:
-                self._chunks.merge(key)
-            if status not in (None, "running"):
-                self._db.execute("UPDATE runs SET owner = NULL WHERE key = ?", (key,))
-            self._touch(key)
-        if status in DONE:
+                self._chunks.merge(row.key)
+            self._rows.change(row, updated=now(), **changes)
+        if status in WITHOUT_CHECKPOINT:
             self._checkpoint(run_id).unlink(missing_ok=True)
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""
-        rows = self._db.execute(f"SELECT {COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
-        return StoredRun.of(self.root, rows[0]) if rows else self._unknown(run_id)
+        row = self._rows.get(run_id)
+        return self._stored(row._replace(status=self._rows.state(row)))
+
+    def has(self, run_id: str) -> bool:
+        """Whether there is a run with this id; it may be damaged."""
+        try:
+            self._rows.key(run_id)
+        except UnknownRunError:
+            return False
+        return True
 
     def list(
         self,
@@ -169,22 +206,16 @@ class RunStore:
         if status is not None:
             checks.choice("status", status, STATUSES)
         sweep = None if sweep_id is None else self.sweeps.key(sweep_id)
-        wanted = {"status": status, "preset": preset, "sweep": sweep, "limit": -1 if limit is None else limit}
-        query = f"""SELECT {COLUMNS} FROM runs WHERE (:status IS NULL OR status = :status)
-                    AND (:preset IS NULL OR preset = :preset)
-                    AND (:sweep IS NULL OR key IN (SELECT run FROM members WHERE sweep = :sweep))
-                    ORDER BY key DESC LIMIT :limit"""
-        return [StoredRun.of(self.root, row) for row in self._db.execute(query, wanted)]
+        rows = self._rows.select(sweep, status=status, preset=preset, newest_first=True, limit=limit)
+        return list(self._undamaged(rows, self._stored))
 
     def curves(self, run_id: str) -> dict[str, np.ndarray]:
         """The run's records as columns, by the names of Record's fields: `step` in int64, the others in float64."""
-        chunks = self._db.execute(
-            "SELECT rows FROM runs LEFT JOIN chunks ON chunks.run = runs.key WHERE run_id = ? ORDER BY first_step",
-            (run_id,),
-        )
-        if not chunks:
-            self._unknown(run_id)
-        return curves_of([blob for (blob,) in chunks])
+        with self._db.snapshot():
+            row = self._rows.get(run_id)
+            blobs = self._chunks.blobs(row.key)
+        check(row, blobs)
+        return curves_of(blobs)
 
     def table(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """A sweep's runs in its order, or all runs, as columns of one length: `pandas.DataFrame(table)` takes it.
@@ -196,49 +227,51 @@ class RunStore:
         censored at `steps`), steps, seconds, collapsed, and the final train_loss, test_loss, train_accuracy,
         test_accuracy and weight_norm (NaN for runs that have not ended).
         """
-        source, parameters, order = self._runs_of(sweep_id)
-        found = self._db.execute(
-            f"""SELECT run_id, status, preset, config, result,
-                       coalesce((SELECT max(last_step) FROM chunks WHERE run = runs.key), -1)
-                FROM {source} ORDER BY {order}""",
-            parameters,
-        )
-        rows = [Row(*row) for row in found]
+        key = None if sweep_id is None else self.sweeps.key(sweep_id)
+        rows = list(self._undamaged(self._rows.select(key), TableRow))
         if sweep_id is None:
             return columns_of(rows)
         sweep = self.sweeps.get(sweep_id)
         return columns_of(rows, sweep.grid.get("axes", {}), sweep.base)
 
     def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
-        """The curves of all runs of `table(sweep_id)` in one query, long-form: `run` (the row in the table, int64)
-        and the columns of `curves`, run after run."""
-        source, parameters, order = self._runs_of(sweep_id)
-        chunks = self._db.execute(
-            f"SELECT key, n_rows, rows FROM {source} LEFT JOIN chunks ON chunks.run = runs.key "
-            f"ORDER BY {order}, first_step",
-            parameters,
-        )
-        keys = np.array([key for key, _, _ in chunks], dtype=np.int64)
-        numbers = np.cumsum(np.diff(keys, prepend=keys[:1]) != 0)  # a run's chunks stand together
-        lengths = np.array([n or 0 for _, n, _ in chunks], dtype=np.int64)
-        return {"run": np.repeat(numbers, lengths), **curves_of([blob for _, _, blob in chunks])}
+        """The curves of all runs of `table(sweep_id)`, long-form: `run` (the row in the table, int64) and the columns
+        of `curves`, run after run."""
+        with self._db.snapshot():
+            key = None if sweep_id is None else self.sweeps.key(sweep_id)
+            read = self._undamaged(self._rows.select(key), lambda row: (row, config_of(row), result_of(row)))
+            rows = [row for row, *_ in read]  # those of the table
+            chunks = self._chunks.of_all(key)
+        blobs: list[bytes] = []
+        lengths: list[int] = []
 
-    def directory(self, run_id: str) -> Path:
-        """The directory of the run's files."""
-        self._key(run_id)
-        return self.root / run_id
+        def take(row: Row) -> None:
+            check(row, chunks.get(row.key, []))
+            blobs.extend(chunks.get(row.key, []))
+
+        for row in rows:
+            before = len(blobs)
+            list(self._undamaged([row], take))
+            lengths.append(sum(map(len, blobs[before:])) // ROW_BYTES)
+        return {"run": np.repeat(np.arange(len(rows)), lengths), **curves_of(blobs)}
+
+    def directory(self, run_id: str, *parts: str) -> Path:
+        """The directory of the run's files, or one in it."""
+        self._rows.key(run_id)
+        return self._places.folder(run_id, *parts)
 
     def remove(self, run_id: str) -> None:
-        """Delete the run, its curves and its directory. Raises StoreError while another process trains it."""
+        """Delete the run, its curves and its directory. Raises StoreError while another process trains it.
+
+        On a full disk, too: its files go first. It is gone at once; where the database has no room to forget it, or the
+        process is killed, the next write does the rest.
+        """
+        self._tidying.tidy()
         with self._db.transaction():
-            key = self._key(run_id)
-            [(token,)] = self._db.execute("SELECT owner FROM runs WHERE key = ?", (key,))
-            if self._owner.is_other_and_alive(token):
-                raise StoreError(f"run {run_id} is being trained by another process: stop that first")
-            self._db.execute("DELETE FROM runs WHERE key = ?", (key,))
-        directory = self.root / run_id
-        if directory.exists():
-            shutil.rmtree(directory)
+            self._rows.key(run_id)
+            self._rows.refuse_trained(f"run {run_id}", "run_id = ?", run_id)
+            self._removal.mark(run_id)
+        self._removal.finish(is_strict=True)
 
     def save_checkpoint(self, run_id: str, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
         """Replace the run's checkpoint by `tensors` and the JSON object `meta`; on any failure the old one stays.
@@ -276,23 +309,30 @@ class RunStore:
 
     def size(self) -> int:
         """Bytes that the store takes: the database, and the runs' files."""
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        return _bytes_below(self.root)
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
         path.parent.mkdir(exist_ok=True)
         save_tensors(path, tensors, meta)
 
-    def _runs_of(self, sweep_id: str | None) -> tuple[str, tuple[int, ...], str]:
-        """What to select from, its parameters, and the order."""
-        if sweep_id is None:
-            return "runs", (), "runs.key"
-        return "members JOIN runs ON runs.key = members.run AND sweep = ?", (self.sweeps.key(sweep_id),), "place"
+    def _stored(self, row: Row) -> StoredRun:
+        return StoredRun.of(row, self._places.root / row.run_id)
+
+    def _undamaged(self, rows: Iterable[Row], made_of: Callable[[Row], T]) -> Iterator[T]:
+        """What is made of the rows, without those where that finds damage."""
+        for row in rows:
+            try:
+                yield made_of(row)
+            except DamagedError as error:
+                warnings.warn(f"{self.root}: {error}; it is left out", DamagedWarning, stacklevel=3)
 
     def _checkpoint(self, run_id: str) -> Path:
-        return self.directory(run_id) / "checkpoint.safetensors"
+        self._rows.key(run_id)
+        return self._places.file(run_id, CHECKPOINT)
 
     def _weights(self, run_id: str) -> Path:
-        return self.directory(run_id) / "weights.safetensors"
+        self._rows.key(run_id)
+        return self._places.file(run_id, WEIGHTS)
 
     def _new_directory(self, preset: str) -> Path:
         with full_disk_as_store_error(self.root):
@@ -304,13 +344,16 @@ class RunStore:
                     continue
                 return directory
 
-    def _key(self, run_id: str) -> int:
-        rows = self._db.execute("SELECT key FROM runs WHERE run_id = ?", (run_id,))
-        return int(rows[0][0]) if rows else self._unknown(run_id)
 
-    def _unknown(self, run_id: str) -> NoReturn:
-        ids = [row[0] for row in self._db.execute("SELECT run_id FROM runs ORDER BY key DESC")]
-        raise UnknownRunError(f"{self.root} has no run {run_id!r}{checks.nearest(run_id, ids)}")
-
-    def _touch(self, key: int) -> None:
-        self._db.execute("UPDATE runs SET updated = ? WHERE key = ?", (now(), key))
+def _bytes_below(directory: Path) -> int:
+    """Of the files in the directory and in those below it; links are not followed, and files may go meanwhile."""
+    total, todo = 0, [os.fspath(directory)]
+    while todo:
+        with suppress(FileNotFoundError), os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                else:
+                    with suppress(FileNotFoundError):
+                        total += entry.stat(follow_symlinks=False).st_size
+    return total

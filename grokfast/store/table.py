@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from grokfast.store.files import from_json
 from grokfast.store.records import Record
+from grokfast.store.run import config_of, result_of
+from grokfast.store.seals import Row
 from grokfast.store.words import written
 
 TIMES = ("t_memorize", "t_generalize", "diverged_at")
 ALWAYS = ("seed",)  # a column, also where it does not differ
 
 
-class Row:
-    """One run: `steps` is that of its last stored evaluation, or -1."""
+class TableRow:
+    """One run: `steps` is that of its last stored evaluation, or -1. Raises DamagedError where it holds no JSON."""
 
-    def __init__(self, run_id: str, status: str, preset: str, config: str, result: str | None, steps: int) -> None:
-        self.run_id, self.status, self.preset, self.steps = run_id, status, preset, steps
-        self.config: dict[str, Any] = flat(from_json(f"the config of {run_id}", config))
-        self.result: dict[str, Any] = {} if result is None else from_json(f"the result of {run_id}", result)
+    def __init__(self, row: Row) -> None:
+        self.run_id, self.status, self.preset = row.run_id, row.status, row.preset
+        self.steps = -1 if row.last_step is None else row.last_step
+        self.config, self.result = flat(config_of(row)), result_of(row) or {}
 
 
 def columns_of(
-    rows: Sequence[Row], keys: Iterable[str] = (), base: Mapping[str, Any] | None = None
+    rows: Sequence[TableRow], keys: Iterable[str] = (), base: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
     """Columns of one length, by name: see `RunStore.table`. `keys` of the configuration are there in any case.
 
@@ -88,10 +90,11 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
-    if kinds == {int}:
-        return np.array(values, dtype=np.int64)
-    if kinds <= {int, float, type(None)} and kinds != {type(None)}:
-        return _number(values)
+    with suppress(OverflowError):  # an older version took any integer: those stay in words
+        if kinds == {int}:
+            return np.array(values, dtype=np.int64)
+        if kinds <= {int, float, type(None)} and kinds != {type(None)}:
+            return _number(values)
     return _text(["" if value is None else word for value, word in zip(values, written(values))])
 
 

@@ -16,15 +16,16 @@ def written(values: Sequence[Any], base: Any = None, without: Collection[str] = 
     """
     usual = {kind.__name__: vars(kind()) for kind in KINDS.values()}
     if isinstance(base, Mapping) and "kind" in base:
-        usual[base["kind"]] = {**base}
+        usual[str(base["kind"])] = {**base}
     return [_part(value, usual, without) if isinstance(value, Mapping) else _plain(value) for value in values]
 
 
 def _part(value: Mapping[str, Any], usual: dict[str, dict[str, Any]], without: Collection[str]) -> str:
+    kind = str(value.get("kind"))
     fields = {name: own for name, own in value.items() if name != "kind" and name not in without}
-    known = usual.setdefault(value["kind"], {**value})
+    known = usual.setdefault(kind, {**value})
     differ = [f"{name}={_plain(own)}" for name, own in fields.items() if known.get(name) != own]
-    return " ".join([value["kind"].lower(), *differ])
+    return " ".join([kind.lower(), *differ])
 
 
 def _plain(value: Any) -> str:

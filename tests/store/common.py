@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from grokfast.store import Record, RunStore
@@ -33,6 +35,19 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def folders(root: Path) -> list[str]:
+    """Of runs and sweeps."""
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != ".owners")
+
+
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def as_of_schema_2(root: Path) -> None:
+    with closing(sqlite3.connect(root / "grokfast.sqlite")) as db, db:
+        for column in ("runs.last_step", "runs.curve", "runs.seal", "sweeps.seal", "members.seal"):
+            table, name = column.split(".")
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        db.execute("PRAGMA user_version = 2")

@@ -16,6 +16,7 @@ import torch
 
 from grokfast import checks
 from grokfast.store import NewRun, RunStore
+from grokfast.store.places import checked_name
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
 from grokfast.training.result import stored_experiment
@@ -167,6 +168,7 @@ def plan(
     """`sweep` up to the training: everything is checked, then stored. Arguments and errors are those of `sweep`."""
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment must be an Experiment, got {experiment!r} ({type(experiment).__name__})")
+    checked_name(experiment.name)
     cells = expand(experiment, grid, zip=zip, random=random, seeds=seeds)
     experiments = [_placed(cell.experiment) for cell in cells]
     training = _Training(runner=runner, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)

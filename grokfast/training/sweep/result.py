@@ -10,6 +10,7 @@ from typing import overload
 import numpy as np
 
 from grokfast.store import RunStore
+from grokfast.store.places import Places
 from grokfast.training.result import RunResult, stored_result
 
 
@@ -35,6 +36,11 @@ class SweepResult:
         """The curves of all runs, long-form: `RunStore.all_curves`."""
         with RunStore(self.root, create=False) as store:
             return store.all_curves(self.sweep_id)
+
+    @property
+    def directory(self) -> Path:
+        """Where its pictures go."""
+        return Places(self.root).folder(self.sweep_id)
 
     @property
     def runs(self) -> Runs:

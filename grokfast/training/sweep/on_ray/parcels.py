@@ -56,7 +56,7 @@ def unpack(root: Path, runs: Sequence[Packed]) -> None:
         for preset in dict.fromkeys(run.preset for run in runs):
             store.sweeps.create(preset, {}, {}, [run.new for run in runs if run.preset == preset])
         for run in runs:
-            (root / run.run_id).mkdir()
+            store.directory(run.run_id).mkdir()
             store.append(run.run_id, run.records)
             if run.checkpoint is not None:
                 store.save_checkpoint(run.run_id, *run.checkpoint)
