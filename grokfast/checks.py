@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -70,7 +71,7 @@ def choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """Return `value` if it is a string of 1 to 200 printable characters, or raise TypeError/ValueError naming `name`."""
+    """Return `value` if it is a string of 1 to 200 printable characters, or raise an error naming `name`."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {shown(value)} ({type(value).__name__})")
     if not (value.isprintable() and 1 <= len(value) <= _SHOWN):
@@ -106,11 +107,11 @@ class Fields:
 
     def integer(self, *names: str, minimum: int, maximum: int | None = None, optional: bool = False) -> None:
         """Integers; None, too, where they are optional."""
-        self._keep(names, lambda name, value: integer(name, value, minimum=minimum, maximum=maximum), optional)
+        self._keep(names, partial(integer, minimum=minimum, maximum=maximum), optional)
 
     def real(self, *names: str, **limits: Any) -> None:
         """Finite numbers within the limits of `checks.real`."""
-        self._keep(names, lambda name, value: real(name, value, **limits))
+        self._keep(names, partial(real, **limits))
 
     def boolean(self, *names: str) -> None:
         """True or False."""
@@ -123,7 +124,7 @@ class Fields:
     def choice(self, **choices: Iterable[str]) -> None:
         """For each field one of its choices."""
         for name, options in choices.items():
-            self._keep([name], lambda full, value, options=options: choice(full, value, options))
+            self._keep([name], partial(choice, choices=options))
 
     def _keep(self, names: Iterable[str], check: Callable[[str, Any], Any], optional: bool = False) -> None:
         for name in names:
