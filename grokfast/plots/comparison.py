@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from grokfast import text
 from grokfast.plots.curves import _FEW, _accuracy_axis, _columns, _step_axis
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
@@ -42,7 +43,12 @@ def plot_comparison(
             style: dict[str, Any] = {"color": color, "marker": marker, "ms": 3}
             axes.plot(run["step"], run["train_accuracy"], lw=width, ls=":", alpha=0.6, zorder=2, **style)
             axes.plot(
-                run["step"], run["test_accuracy"], lw=width, label=name if i == 0 else "_nolegend_", zorder=3, **style
+                run["step"],
+                run["test_accuracy"],
+                lw=width,
+                label=text.label(name) if i == 0 else "_nolegend_",
+                zorder=3,
+                **style,
             )
     _step_axis(axes, np.concatenate([run["step"] for runs in columns.values() for run in runs]))
     _accuracy_axis(axes, threshold)

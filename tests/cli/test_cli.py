@@ -84,7 +84,7 @@ def test_every_preset_takes_a_step(preset, out, capsys):
     [
         (["run", "quik"], "did you mean 'quick'"),
         (["run", "--seed", "1", "nanda"], "the preset comes first"),
-        (["run", "quick", "--optimizer.wieght-decay", "1"], "--optimizer.weight_decay"),
+        (["run", "quick", "--optimizer.wieght-decay", "1"], "--optimizer.weight-decay"),
         (["run", "quick", "--filter", "em"], "--filter must be one of 'none', 'ema', 'ma', got 'em'"),
         (["run", "quick", "--filter", "ema", "--filter.alpha", "1.5"], "alpha must be in [0.0, 1.0], got 1.5"),
         (["run", "quick", "--filter", "ma", "--filter.window-size", "0"], "window_size must be at least 1, got 0"),
@@ -95,7 +95,7 @@ def test_every_preset_takes_a_step(preset, out, capsys):
         (["run", "quick", "--device", "meta"], "device must be 'auto', 'cpu' or an available accelerator, got 'meta'"),
         (["run", "quick", "--filter.lamb", "3"], "--filter.lamb is of a filter: choose one, with --filter ema or"),
         (["run", "quick", "--model.width", "10000000000"], "quick does not fit into this machine's memory: can't"),
-        (["run", "quick", "--checkpoint-every", "-1"], "checkpoint_every"),
+        (["run", "quick", "--checkpoint-every", "-1"], "--checkpoint-every must be in"),
         (["run", "quick", "--resume", "x"], "--resume takes the run as it was begun"),
         (["run", "--resume", "x", "--seed", "3"], "--resume takes the run as it was begun"),
         (["run", "--resume", "quick-000000"], "there is no run store at"),
@@ -261,7 +261,7 @@ def test_python_m_grokfast_shows_help():
         check=True,
         env={**os.environ, "COLUMNS": "200"},
     ).stdout
-    assert "--model.d_model" in shown
+    assert "--model.d-model" in shown
     assert "--steps" in shown
 
 

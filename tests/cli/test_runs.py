@@ -164,7 +164,7 @@ def test_pictures_that_cannot_be_written_are_left_out(filled, capsys, monkeypatc
 
     monkeypatch.setattr("grokfast.cli.sweep.draw", refuse)
     assert main(["show", sweep_id, "--out", str(root)]) == 0
-    assert "no pictures: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
+    assert "no picture: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

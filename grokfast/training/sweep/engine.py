@@ -18,6 +18,7 @@ from grokfast import checks
 from grokfast.store import NewRun, RunStore
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.observer import tell_result
 from grokfast.training.result import stored_experiment
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
@@ -78,7 +79,7 @@ class Plan:
             raise SweepInterrupted(self.sweep_id) from error
         result = SweepResult(sweep_id=self.sweep_id, root=self.root, axes=self.axes, errors=progress.errors)
         for observer in observers:
-            observer.ended(result)
+            tell_result(observer.ended, result)
         return result
 
 
@@ -108,7 +109,7 @@ class _Training:
         return Plan(
             sweep_id=sweep_id,
             root=store.root,
-            axes=list(store.sweeps.get(sweep_id).grid["axes"]),
+            axes=list(store.sweeps.get(sweep_id).axes),
             runs=runs,
             statuses=statuses,
             groups=groups,
