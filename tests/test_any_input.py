@@ -1,0 +1,267 @@
+"""Whatever is given to experiments, grids, files and the command line: it works, or is refused in a line that says why.
+
+Drawn by hypothesis, always the same examples. What is refused must be so by ValueError, TypeError or one of the errors
+that the command line knows; nothing lasts, and nothing is written outside of the store's directory.
+"""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grokfast import EMA, MA, Experiment, RunStore, train
+from grokfast.cli import COMMANDS, main
+from grokfast.nn import TransformerConfig
+from grokfast.tasks import ModularTask
+from grokfast.training import PRESETS
+from grokfast.training.ensemble import resolve_device
+from grokfast.training.sweep import grid as grids
+from grokfast.training.sweep import plan
+from grokfast.training.sweep.grid import expand
+from grokfast.training.sweep.text import parse_axes
+from grokfast.training.sweep.toml import read_sweep
+
+EXAMPLES = 120
+bounded = settings(
+    max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+
+TINY = Experiment.preset("quick").override({"task.p": 7, "model.width": 4, "schedule.steps": 2, "device": "cpu"})
+BASES = [
+    TINY,
+    TINY.override({"filter": EMA()}),
+    TINY.override({
+        "filter": MA(), "task": ModularTask(p=5, layout="equals"), "model": TransformerConfig(d_model=4, n_heads=2, d_mlp=4)
+    }),
+]  # fmt: skip
+PATHS = sorted({name for base in BASES for name in base.flat()} | {"task", "model", "filter", "optimizer"})
+NAMES = st.sampled_from(PATHS) | st.sampled_from(
+    ["", ".", "task.", "task.p.q", "override", "__class__", "sed", "filter.x"]
+)
+CHOICES = [
+    "add",
+    "div",
+    "pair",
+    "equals",
+    "adamw",
+    "sgd",
+    "relu",
+    "torch",
+    "mse",
+    "float64",
+    "tf32",
+    "cpu",
+    "hpu",
+    "meta",
+]
+CHOICES += [
+    "none",
+    "ema",
+    "ma",
+    "auto",
+    "reference",
+    "../x",
+    "/abs",
+    "$x$",
+    "[/red]",
+    "=1+1",
+    "\x1b[31m",
+    "None",
+    "nan",
+]
+NUMBERS = [0, 1, 2, 5, 7, 13, -1, 2**31, 2**53, 2**63 - 1, 2**63, 10**20, 0.1, 0.5, 0.9, 1.0, 1e-300, 1e39, 1e308]
+SCALARS = (
+    st.sampled_from(CHOICES)
+    | st.sampled_from(NUMBERS)
+    | st.sampled_from([None, True, False, float("nan"), float("inf"), np.float32(0.5), np.int64(3), Fraction(1, 3)])
+    | st.text(max_size=5)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+SIZES = {
+    "p": 13,
+    "width": 64,
+    "depth": 3,
+    "d_model": 64,
+    "d_mlp": 64,
+    "n_layers": 2,
+    "n_positions": 64,
+    "window_size": 99,
+}
+
+
+def refused(call, *arguments, **options):
+    """What the call returns; None where it refuses its arguments as it should."""
+    try:
+        return call(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        assert said.strip()
+        assert "\n" not in said
+        assert len(said) < 1500
+        return None
+
+
+@bounded
+@given(st.sampled_from(BASES), st.dictionaries(NAMES, VALUES, min_size=1, max_size=4))
+def test_any_change_of_an_experiment(base, changes):
+    made = refused(base.override, changes)
+    if made is not None:
+        assert Experiment.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+@bounded
+@given(st.sampled_from(BASES), NAMES, st.sampled_from(["kind", "p", "lr", "x", "betas"]), VALUES)
+def test_any_stored_experiment(base, path, name, value):
+    stored = base.to_dict()
+    part = path.partition(".")[0]
+    if isinstance(stored.get(part), dict):
+        stored[part][name] = value
+    else:
+        stored[part] = value
+    refused(Experiment.from_dict, stored)
+    refused(Experiment.from_dict, value)
+
+
+@bounded
+@given(st.sampled_from(BASES), st.lists(st.tuples(st.sampled_from(PATHS), SCALARS), max_size=3))
+def test_any_experiment_that_is_made_can_be_trained(base, changes):
+    for path, value in changes:
+        base = refused(base.override, {path: value}) or base
+    small = {path: value for path, value in base.flat().items() if path.rpartition(".")[2] in SIZES}
+    if all(value is None or value <= SIZES[path.rpartition(".")[2]] for path, value in small.items()):
+        result = refused(
+            train,
+            base.override({"schedule.steps": min(base.schedule.steps, 3), "filter.ring": "full"})
+            if isinstance(base.filter, MA)
+            else base.override({"schedule.steps": min(base.schedule.steps, 3)}),
+        )
+        assert result is None or result.status in ("finished", "diverged")
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A sweep has at most 50 runs."""
+    for module in (grids,):
+        monkeypatch.setattr(module, "MAX_CELLS", 50)
+
+
+AXES = st.lists(SCALARS, max_size=3) | VALUES | st.sampled_from([range(10**9), range(10**30), np.zeros((2, 2)), "seed"])
+COUNTS = st.sampled_from([None, None, None, 1, 2, 0, -1, 2**53, 10**30, 1.5, "2", True])
+
+
+@bounded
+@given(st.sampled_from(BASES), st.dictionaries(NAMES | st.just(3), AXES, max_size=3), st.booleans(), COUNTS, COUNTS)
+def test_any_grid(few, base, grid, zip, random, seeds):
+    cells = refused(expand, base, grid, zip=zip, random=random, seeds=seeds)
+    assert cells is None or 1 <= len(cells) <= 50
+
+
+WORDS = st.sampled_from(
+    [*map(str, CHOICES), *map(str, NUMBERS), "(0.9,0.98)", "(({1:2},0.9))", "((((", "-'a'", "9" * 5000]
+)
+RANGES = st.tuples(WORDS, WORDS, st.sampled_from(["0", "1", "2", "3", "400000001", "9" * 5000, "3log", "2log"])).map(
+    ":".join
+)
+TEXTS = st.tuples(NAMES, st.lists(WORDS | RANGES | st.text(max_size=5), max_size=3)).map(
+    lambda axis: f"{axis[0]}={','.join(axis[1])}"
+) | st.text(max_size=5)  # fmt: skip
+
+
+@bounded
+@given(st.sampled_from(BASES), st.lists(TEXTS, max_size=3))
+def test_any_grid_in_words(few, base, texts):
+    axes = refused(parse_axes, base, texts)
+    if axes is not None:
+        refused(expand, base, axes)
+
+
+TOML = ["1", "0.5", "-1", "9" * 5000, "1e400", "nan", "'ema'", "'0:3:4'", "'9:1:99999999999'", '"\\u0000"', "true", "[]", "[1, 2]",
+        "[0.5, 'x']", "{kind = 'ma'}", "{kind = 3}", "[{kind = 'ema', lamb = 1}]", "1979-05-27", "07:32:00", "'../x'", "[[1], {a = 1}]",
+        "[" * 2000, "{a = " * 2000, "'''a\nb'''", "'\udcff'"]  # fmt: skip
+HEADS = ["[experiment]", "[grid]", "[sweep]", "[experiment.filter]", "[[grid]]", "[x]", "[a.b.c]", "["]
+KEYS = NAMES.map(lambda name: name or '""') | st.sampled_from(
+    ["preset", "zip", "random", "seeds", "a." * 2000 + "b", "'a b'"]
+)
+LINES = st.sampled_from(HEADS) | st.tuples(KEYS, st.sampled_from(TOML)).map(" = ".join) | st.text(max_size=9)
+
+
+@bounded
+@given(
+    st.lists(LINES, max_size=6).map("\n".join)
+    | st.binary(max_size=30).map(lambda b: b.decode(errors="surrogateescape"))
+)
+def test_any_file(few, tmp_path, text):
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(
+        text.encode(errors="surrogateescape")
+        if text.isascii() or "\udcff" in text
+        else text.encode("utf-8", "surrogateescape")
+    )
+    read = refused(read_sweep, path)
+    if read is not None:
+        refused(expand, read.experiment, read.grid, **read.options)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, few):
+    """Where the command line works: `runs` with a run and a sweep, and their ids. It trains, times and draws nothing."""
+    root = tmp_path / "runs"
+    with RunStore(root) as store:
+        run = train(TINY, store=store).run_id
+        sweep = plan(TINY, {"seed": [0, 1]}, store=store).sweep_id
+    for what in ("run._run", "sweep._sweep", "bench._bench", "doctor._doctor"):
+        monkeypatch.setattr(f"grokfast.cli.{what}", _pretended)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("rich.prompt.Confirm.ask", lambda *_, **__: False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return root, [run, sweep]
+
+
+def _pretended(*arguments, **_):
+    """Everything but training."""
+    for argument in arguments:
+        if callable(argument):  # a sweep's plan, which is stored
+            argument()
+        if isinstance(argument, Experiment):
+            resolve_device(argument.device)
+    return 0
+
+
+OPTIONS = [f"--{path}" for path in PATHS] + [f"--{path.replace('_', '-')}" for path in PATHS]
+OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ray", "--ensemble",
+            "--checkpoint-every", "--weights", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves",
+            "--format", "--yes", "--models", "--seconds", "--help", "-h", "--filter", "--filter.alpha", "--x", "-", "--", "---"]  # fmt: skip
+
+
+@bounded
+@given(st.data())
+def test_any_command_line(place, capsys, data):
+    root, ids = place
+    words = st.sampled_from([*PRESETS, *ids, *ids]) | WORDS | TEXTS | st.text(max_size=6)
+    options = st.lists(
+        st.sampled_from(OPTIONS) | words | st.tuples(st.sampled_from(OPTIONS), words).map("=".join), max_size=6
+    )
+    command = data.draw(st.sampled_from([*COMMANDS, "run", "sweep", "sweep"]) | st.text(max_size=3))
+    argv = [command, *data.draw(st.lists(words, max_size=1)), *data.draw(options)]
+    if "--ray" in " ".join(argv) or "--to" in " ".join(argv):
+        return
+    before = sorted(root.parent.iterdir())
+    try:
+        status, said = main([*argv, "--out", str(root)]), capsys.readouterr().err
+        assert status in (0, 1, 2)
+        if status:
+            assert said.count("\n") <= 1 or "\n" not in said.rpartition("grokfast: ")[2].strip()
+    except SystemExit as stopped:  # tyro's
+        said = capsys.readouterr().err
+        assert stopped.code in (0, 2)
+    assert "GROKFAST_DEBUG=1 shows where" not in said, argv
+    assert "Traceback" not in said
+    assert sorted(root.parent.iterdir()) == before
