@@ -24,7 +24,7 @@ from grokfast.training.sweep.grid import expand
 from grokfast.training.sweep.text import parse_axes
 from grokfast.training.sweep.toml import read_sweep
 
-EXAMPLES = 120
+EXAMPLES = 100
 bounded = settings(
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -34,10 +34,14 @@ TINY = Experiment.preset("quick").override({"task.p": 7, "model.width": 4, "sche
 BASES = [
     TINY,
     TINY.override({"filter": EMA()}),
-    TINY.override({
-        "filter": MA(), "task": ModularTask(p=5, layout="equals"), "model": TransformerConfig(d_model=4, n_heads=2, d_mlp=4)
-    }),
-]  # fmt: skip
+    TINY.override(
+        {
+            "filter": MA(),
+            "task": ModularTask(p=5, layout="equals"),
+            "model": TransformerConfig(d_model=4, n_heads=2, d_mlp=4),
+        }
+    ),
+]
 PATHS = sorted({name for base in BASES for name in base.flat()} | {"task", "model", "filter", "optimizer"})
 NAMES = st.sampled_from(PATHS) | st.sampled_from(
     ["", ".", "task.", "task.p.q", "override", "__class__", "sed", "filter.x"]
@@ -135,22 +139,17 @@ def test_any_stored_experiment(base, path, name, value):
 def test_any_experiment_that_is_made_can_be_trained(base, changes):
     for path, value in changes:
         base = refused(base.override, {path: value}) or base
-    small = {path: value for path, value in base.flat().items() if path.rpartition(".")[2] in SIZES}
-    if all(value is None or value <= SIZES[path.rpartition(".")[2]] for path, value in small.items()):
-        result = refused(
-            train,
-            base.override({"schedule.steps": min(base.schedule.steps, 3), "filter.ring": "full"})
-            if isinstance(base.filter, MA)
-            else base.override({"schedule.steps": min(base.schedule.steps, 3)}),
-        )
-        assert result is None or result.status in ("finished", "diverged")
+    sizes = {path.rpartition(".")[2]: value for path, value in base.flat().items()}
+    if any((sizes.get(name) or 0) > most for name, most in SIZES.items()):
+        return
+    result = refused(train, base.override({"schedule.steps": min(base.schedule.steps, 3)}))
+    assert result is None or result.status in ("finished", "diverged")
 
 
 @pytest.fixture
 def few(monkeypatch):
     """A sweep has at most 50 runs."""
-    for module in (grids,):
-        monkeypatch.setattr(module, "MAX_CELLS", 50)
+    monkeypatch.setattr(grids, "MAX_CELLS", 50)
 
 
 AXES = st.lists(SCALARS, max_size=3) | VALUES | st.sampled_from([range(10**9), range(10**30), np.zeros((2, 2)), "seed"])
@@ -183,28 +182,22 @@ def test_any_grid_in_words(few, base, texts):
         refused(expand, base, axes)
 
 
-TOML = ["1", "0.5", "-1", "9" * 5000, "1e400", "nan", "'ema'", "'0:3:4'", "'9:1:99999999999'", '"\\u0000"', "true", "[]", "[1, 2]",
-        "[0.5, 'x']", "{kind = 'ma'}", "{kind = 3}", "[{kind = 'ema', lamb = 1}]", "1979-05-27", "07:32:00", "'../x'", "[[1], {a = 1}]",
-        "[" * 2000, "{a = " * 2000, "'''a\nb'''", "'\udcff'"]  # fmt: skip
+TOML = ["1", "0.5", "-1", "9" * 5000, "1e400", "nan", "true", "1979-05-27", "07:32:00", "[]", "[1, 2]", "[0.5, 'x']"]
+TOML += ["'ema'", "'0:3:4'", "'9:1:99999999999'", "'../x'", '"\\u0000"', "'''a\nb'''", "'\udcff'"]
+TOML += ["{kind = 'ma'}", "{kind = 3}", "[{kind = 'ema', lamb = 1}]", "[[1], {a = 1}]", "[" * 2000, "{a = " * 2000]
 HEADS = ["[experiment]", "[grid]", "[sweep]", "[experiment.filter]", "[[grid]]", "[x]", "[a.b.c]", "["]
-KEYS = NAMES.map(lambda name: name or '""') | st.sampled_from(
-    ["preset", "zip", "random", "seeds", "a." * 2000 + "b", "'a b'"]
-)
+KEYS = NAMES.map(lambda name: name or '""')
+KEYS |= st.sampled_from(["preset", "zip", "random", "seeds", "a." * 2000 + "b", "'a b'"])
 LINES = st.sampled_from(HEADS) | st.tuples(KEYS, st.sampled_from(TOML)).map(" = ".join) | st.text(max_size=9)
 
 
 @bounded
 @given(
-    st.lists(LINES, max_size=6).map("\n".join)
-    | st.binary(max_size=30).map(lambda b: b.decode(errors="surrogateescape"))
+    st.lists(LINES.map(lambda line: line.encode(errors="surrogateescape")), max_size=6).map(b"\n".join) | st.binary()
 )
-def test_any_file(few, tmp_path, text):
+def test_any_file(few, tmp_path, written):
     path = tmp_path / "sweep.toml"
-    path.write_bytes(
-        text.encode(errors="surrogateescape")
-        if text.isascii() or "\udcff" in text
-        else text.encode("utf-8", "surrogateescape")
-    )
+    path.write_bytes(written)
     read = refused(read_sweep, path)
     if read is not None:
         refused(expand, read.experiment, read.grid, **read.options)
@@ -212,7 +205,7 @@ def test_any_file(few, tmp_path, text):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, few):
-    """Where the command line works: `runs` with a run and a sweep, and their ids. It trains, times and draws nothing."""
+    """A store with a run and a sweep, and their ids; the command line trains, times and draws nothing there."""
     root = tmp_path / "runs"
     with RunStore(root) as store:
         run = train(TINY, store=store).run_id
@@ -222,7 +215,7 @@ def place(tmp_path, monkeypatch, few):
     monkeypatch.chdir(root)
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda *_, **__: False)
     monkeypatch.setenv("COLUMNS", "100")
-    return root, [run, sweep]
+    return root, {"RUN": run, "SWEEP": sweep, "/ABSOLUTE": str(tmp_path / "absolute")}
 
 
 def _pretended(*arguments, **_):
@@ -236,32 +229,30 @@ def _pretended(*arguments, **_):
 
 
 OPTIONS = [f"--{path}" for path in PATHS] + [f"--{path.replace('_', '-')}" for path in PATHS]
-OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ray", "--ensemble",
-            "--checkpoint-every", "--weights", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves",
-            "--format", "--yes", "--models", "--seconds", "--help", "-h", "--filter", "--filter.alpha", "--x", "-", "--", "---"]  # fmt: skip
+OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ensemble"]
+OPTIONS += ["--checkpoint-every", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves"]
+OPTIONS += ["--format", "--yes", "--models", "--seconds", "--help", "-h", "--filter", "--filter.x", "-", "--", "---"]
+
+
+WORD = st.sampled_from([*PRESETS, "RUN", "SWEEP"]) | WORDS | TEXTS | st.text(max_size=6)
+OPTION = st.sampled_from(OPTIONS) | WORD | st.tuples(st.sampled_from(OPTIONS), WORD).map("=".join)
+COMMAND = st.sampled_from([*COMMANDS, "run", "sweep", "sweep"]) | st.text(max_size=3)
 
 
 @bounded
-@given(st.data())
-def test_any_command_line(place, capsys, data):
-    root, ids = place
-    words = st.sampled_from([*PRESETS, *ids, *ids]) | WORDS | TEXTS | st.text(max_size=6)
-    options = st.lists(
-        st.sampled_from(OPTIONS) | words | st.tuples(st.sampled_from(OPTIONS), words).map("=".join), max_size=6
-    )
-    command = data.draw(st.sampled_from([*COMMANDS, "run", "sweep", "sweep"]) | st.text(max_size=3))
-    argv = [command, *data.draw(st.lists(words, max_size=1)), *data.draw(options)]
-    if "--ray" in " ".join(argv) or "--to" in " ".join(argv):
-        return
+@given(COMMAND, st.lists(WORD, max_size=1), st.lists(OPTION, max_size=6))
+def test_any_command_line(place, capsys, command, names, options):
+    root, known = place
+    argv = [known.get(word, word) for word in (command, *names, *options)]
     before = sorted(root.parent.iterdir())
     try:
-        status, said = main([*argv, "--out", str(root)]), capsys.readouterr().err
-        assert status in (0, 1, 2)
-        if status:
-            assert said.count("\n") <= 1 or "\n" not in said.rpartition("grokfast: ")[2].strip()
+        status = main([*argv, "--out", str(root)])
     except SystemExit as stopped:  # tyro's
-        said = capsys.readouterr().err
-        assert stopped.code in (0, 2)
-    assert "GROKFAST_DEBUG=1 shows where" not in said, argv
+        status = stopped.code
+    said = capsys.readouterr().err
+    assert status in (0, 1, 2)
     assert "Traceback" not in said
+    assert "GROKFAST_DEBUG=1" not in said  # of what is raised by mistake
+    if "grokfast: " in said:
+        assert said.splitlines()[-1].startswith("grokfast: ")
     assert sorted(root.parent.iterdir()) == before

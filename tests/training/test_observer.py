@@ -34,12 +34,12 @@ class Counting(Observer):
 
 
 def test_a_result_stands_whatever_observers_do_with_it(tmp_path):
-    others = Counting()
-    with (
-        RunStore(tmp_path) as store,
-        pytest.warns(UserWarning, match=r"the result stands, but Broken.finished failed: OSError: connection lost"),
-    ):
-        results = train([TINY, TINY.override({"seed": 1})], store=store, observers=[Broken("finished"), others])
+    others, two = Counting(), [TINY, TINY.override({"seed": 1})]
+    with RunStore(tmp_path) as store:
+        with pytest.warns(
+            UserWarning, match=r"the result stands, but Broken.finished failed: OSError: connection lost"
+        ):
+            results = train(two, store=store, observers=[Broken("finished"), others])
         assert [store.get(result.run_id).status for result in results] == ["finished"] * 2
     assert others.n == 2
 
@@ -74,8 +74,9 @@ class Sink:
 def test_a_sink_that_fails_is_closed_and_left_alone():
     inner = Sink(fails_at=[1])
     sink = SafeSink(inner, "TensorBoard")
-    with pytest.warns(UserWarning, match="TensorBoard takes no more: OSError: .* No space left on device") as warned:
-        for record in range(3):
-            sink.record(record)
-        sink.close({})
-    assert (inner.taken, len(warned)) == ([0, 1, {}], 1)
+    sink.record(0)
+    with pytest.warns(UserWarning, match=r"TensorBoard takes no more: OSError: .* No space left on device"):
+        sink.record(1)
+    sink.record(2)
+    sink.close({})
+    assert inner.taken == [0, 1, {}]
