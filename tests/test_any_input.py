@@ -69,7 +69,7 @@ CHOICES += [
     "auto",
     "reference",
     "../x",
-    "/abs",
+    "/ABSOLUTE",
     "$x$",
     "[/red]",
     "=1+1",
@@ -231,22 +231,30 @@ def _pretended(*arguments, **_):
 OPTIONS = [f"--{path}" for path in PATHS] + [f"--{path.replace('_', '-')}" for path in PATHS]
 OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ensemble"]
 OPTIONS += ["--checkpoint-every", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves"]
-OPTIONS += ["--format", "--yes", "--models", "--seconds", "--help", "-h", "--filter", "--filter.x", "-", "--", "---"]
+OPTIONS += ["--format", "--models", "--seconds", "--help", "-h", "--filter", "--filter.x", "-", "--", "---"]
 
+
+GOOD = [f"--{path}={value}" for path, value in TINY.flat().items() if isinstance(value, (int, float, str))]
+GOOD = [option for option in GOOD if not option.endswith(("True", "False"))]
+GOOD += ["--grid", "task.p=5,7", "--grid=seed=0:3:4", "--seeds=2", "--filter=ema", "--filter=ma", "--steps=2", "--zip"]
 
 WORD = st.sampled_from([*PRESETS, "RUN", "SWEEP"]) | WORDS | TEXTS | st.text(max_size=6)
 OPTION = st.sampled_from(OPTIONS) | WORD | st.tuples(st.sampled_from(OPTIONS), WORD).map("=".join)
-COMMAND = st.sampled_from([*COMMANDS, "run", "sweep", "sweep"]) | st.text(max_size=3)
+FITTING = [["run"], ["run", "quick"], ["sweep", "quick"], ["sweep", "quick", "--seeds=2"], ["show", "RUN"]]
+FITTING += [["show", "SWEEP"], ["list"], ["list", "--limit=1"], ["rm", "RUN"], ["rm", "SWEEP"], ["doctor"]]
+FITTING += [["show", "SWEEP", "--json"], ["export", "SWEEP"], ["export", "--curves"], ["bench"]]
+BEGIN = st.sampled_from(FITTING) | st.tuples(st.sampled_from([*COMMANDS]) | st.text(max_size=3), WORD).map(list)
 
 
 @bounded
-@given(COMMAND, st.lists(WORD, max_size=1), st.lists(OPTION, max_size=6))
-def test_any_command_line(place, capsys, command, names, options):
+@given(BEGIN, st.lists(st.sampled_from(GOOD), max_size=2), st.lists(OPTION, max_size=2))
+def test_any_command_line(place, capsys, command, good, others):
+    argv = [*command, *(good if command[0] in ("run", "sweep") else []), *others]
     root, known = place
-    argv = [known.get(word, word) for word in (command, *names, *options)]
+    argv = [known.get(word, word) for word in argv]
     before = sorted(root.parent.iterdir())
     try:
-        status = main([*argv, "--out", str(root)])
+        status = main(argv if command[0] in ("bench", "doctor") else [*argv, "--out", str(root)])
     except SystemExit as stopped:  # tyro's
         status = stopped.code
     said = capsys.readouterr().err

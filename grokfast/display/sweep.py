@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grokfast.display.run import LINE_EVERY
-from grokfast.text import shown
+from grokfast.text import one_line, shown
 from grokfast.training.sweep import Event, Plan, Progress, SweepObserver, SweepResult
 from grokfast.units import duration
 
@@ -37,7 +37,7 @@ class SweepDisplay(SweepObserver):
         self.progress = progress
         self._latest[event.run_id] = event
         if event.status == "failed":
-            self.say(f"{event.run_id} failed: {event.error}")
+            self.say(f"{event.run_id} failed: {one_line(event.error)}")
         if event.status != "running":
             self._latest.pop(event.run_id)
         now = time.monotonic()

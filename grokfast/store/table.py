@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,11 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
-    if kinds == {int}:
-        return np.array(values, dtype=np.int64)
-    if kinds <= {int, float, type(None)} and kinds != {type(None)}:
-        return _number(values)
+    with suppress(OverflowError):  # an older grokfast took integers of any size
+        if kinds == {int}:
+            return np.array(values, dtype=np.int64)
+        if kinds <= {int, float, type(None)} and kinds != {type(None)}:
+            return _number(values)
     return _text(["" if value is None else word for value, word in zip(values, written(values))])
 
 

@@ -107,6 +107,18 @@ def test_show_draws_a_runs_picture_again(tmp_path, capsys):
     assert "was stored by grokfast 0" in capsys.readouterr().err
 
 
+def test_a_number_that_was_stored_too_large_is_exported(tmp_path, capsys):
+    with RunStore(tmp_path) as store:
+        for gap, seed in ((10**20, 0), (1, 10**400)):
+            config = {**TINY.to_dict(), "criteria": {"kind": "Criteria", "grok_gap": gap}, "seed": seed}
+            store.create(config, preset="quick", version="grokfast 0", device="cpu")
+    assert main(["export", "--to", "-", "--out", str(tmp_path)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["criteria.grok_gap"] for row in rows] == [str(10**20), "1"]
+    assert [row["seed"] for row in rows] == ["0", str(10**400)]
+    assert main(["list", "--out", str(tmp_path)]) == 0
+
+
 HOSTILE = "[/red]\x1b[2J\u202e\n:smile:"
 HARMLESS = r"[/red]\x1b[2J\u202e\n:smile:"
 
