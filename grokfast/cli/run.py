@@ -84,10 +84,8 @@ def _run(
         finally:
             display.stop()
     try:  # first of all, what nothing that comes later can take away
-        speed = (
-            f"{result.steps:,} steps in {result.seconds:.1f} s, {result.steps / max(result.seconds, 1e-9):,.0f} steps/s"
-        )
-        print(f"{result.sentence} ({result.phase}, {speed})")
+        done, rate = f"{result.steps:,} steps in {result.seconds:.1f} s", result.steps / max(result.seconds, 1e-9)
+        print(f"{result.sentence} ({result.phase}, {done}, {rate:,.0f} steps/s)")
         if as_json:
             print(json_module.dumps(result.summary()))
         sys.stdout.flush()

@@ -182,7 +182,8 @@ class Experiment:
                 raise ValueError(f"unknown option {checks.shown(path)}{_hint(path, parts)}")
             if dot:
                 fields.setdefault(part, {})[name] = value
-        return Experiment(**parts | {part: dataclasses.replace(parts[part], **own) for part, own in fields.items()})
+        new = {part: dataclasses.replace(parts[part], **own) for part, own in fields.items()}
+        return dataclasses.replace(self, **parts | new)
 
     def hint(self, path: str) -> str:
         """What an unknown dotted name may have meant, in parentheses; empty where nothing is near."""

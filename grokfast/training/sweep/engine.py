@@ -93,10 +93,10 @@ class _Training:
     keep_weights: bool
 
     def __post_init__(self) -> None:
-        checks.real("checkpoint_every", self.checkpoint_every, minimum=0)
-        checks.boolean("keep_weights", self.keep_weights)
-        if self.ensemble is not None:
-            checks.integer("ensemble", self.ensemble, minimum=1)
+        fields = checks.Fields(self)
+        fields.real("checkpoint_every", minimum=0)
+        fields.boolean("keep_weights")
+        fields.integer("ensemble", minimum=1, optional=True)
 
     def plan(self, store: RunStore, sweep_id: str, experiments: Sequence[Experiment]) -> Plan:
         """What is left to do of a stored sweep of these experiments."""
@@ -178,6 +178,7 @@ def plan(
         NewRun(config=e.to_dict(), hash=run_hash(e, version(), e.device), version=version(), device=e.device)
         for e in experiments
     ]
+    random, seeds = (None if n is None else int(n) for n in (random, seeds))  # NumPy's cannot be stored
     how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
     with _opened(store) as opened:
         sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)

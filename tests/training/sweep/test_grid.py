@@ -4,7 +4,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from grokfast import EMA, Experiment
+from grokfast import EMA, Experiment, RunStore
+from grokfast.training.sweep import InProcess, plan
 from grokfast.training.sweep.grid import axes_of, expand
 
 QUICK = Experiment.preset("quick")
@@ -63,6 +64,22 @@ def test_numbers_of_any_kind_become_pythons_own():
     assert axes == {"seed": [3, 4], "optimizer.lr": [0.5, 2.0, 3.0]}
     assert {type(value) for value in axes["optimizer.lr"]} == {float}
     assert json.loads(json.dumps(axes)) == axes
+
+
+def test_counts_of_any_kind_can_be_stored(tmp_path):
+    options = {
+        "seeds": np.int64(2),
+        "random": np.uint8(1),
+        "checkpoint_every": np.float32(0.5),
+        "ensemble": np.int16(1),
+    }
+    planned = plan(
+        QUICK.override({"device": "cpu"}), {"task.p": [13, 17]}, store=tmp_path, runner=InProcess(), **options
+    )
+    json.dumps([group.to_dict() for group in planned.groups])
+    with RunStore(tmp_path) as store:
+        grid = store.sweeps.get(planned.sweep_id).grid
+    assert (grid["seeds"], grid["random"], len(planned.runs)) == (2, 1, 2)
 
 
 def test_seeds_end_where_seeds_do():
