@@ -25,9 +25,9 @@ class EMA:
     lamb: float = 2.0
 
     def __post_init__(self) -> None:
-        _set(
-            self, alpha=checks.real("alpha", self.alpha, minimum=0.0, maximum=1.0), lamb=checks.real("lamb", self.lamb)
-        )
+        fields = checks.Fields(self)
+        fields.real("alpha", minimum=0.0, maximum=1.0)
+        fields.real("lamb")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class MA:
     ring: Literal["full", "bfloat16", "host"] = "full"
 
     def __post_init__(self) -> None:
-        _set(self, window_size=checks.integer("window_size", self.window_size, minimum=1))
-        _set(self, lamb=checks.real("lamb", self.lamb))
-        checks.choice("filter_type", self.filter_type, ("mean", "sum"))
-        checks.boolean("warmup", self.warmup)
-        checks.choice("ring", self.ring, ("full", "bfloat16", "host"))
+        fields = checks.Fields(self)
+        fields.integer("window_size", minimum=1)
+        fields.real("lamb")
+        fields.choice(filter_type=("mean", "sum"), ring=("full", "bfloat16", "host"))
+        fields.boolean("warmup")
 
 
 Filter = EMA | MA
@@ -98,9 +98,3 @@ def filter_of(said: Any, current: Filter | None = None, *, name: str = "filter")
         return dataclasses.replace(base, **fields)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
-
-
-def _set(filter: Filter, **values: float) -> None:
-    """Keep plain Python numbers, whatever kind (NumPy's, a Fraction) was given."""
-    for name, value in values.items():
-        object.__setattr__(filter, name, value)

@@ -85,3 +85,43 @@ def test_choice_suggests_nothing_where_nothing_is_near(value):
     with pytest.raises(ValueError, match="'hinge', got ") as raised:
         checks.choice("loss", value, ["mse", "hinge"])
     assert "mean" not in str(raised.value) or value == ["mse"]
+
+
+def test_what_has_no_maximum_ends_where_doubles_do():
+    assert checks.integer("n", 2**53 - 1, minimum=0) == 2**53 - 1
+    with pytest.raises(ValueError, match=r"^n must be at most 9007199254740991, got 9007199254740992$"):
+        checks.integer("n", 2**53, minimum=0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_of_more_digits_than_python_writes_is_refused_by_name(sign):
+    number = sign * 10**5000
+    for check in (lambda: checks.integer("n", number, minimum=0), lambda: checks.real("n", number)):
+        with pytest.raises(ValueError, match=r"^n must be .*, got about 10\^5000$"):
+            check()
+    with pytest.raises(ValueError, match=r"^n must be one of 'a', got about 10\^5000$"):
+        checks.choice("n", number, ["a"])
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: np.array(["mse", "hinge"]), Unspeakable, lambda: "x\n" * 10**6, lambda: [0] * 10**5]
+)
+def test_a_value_that_is_odd_or_long_is_said_in_a_line(make):
+    value = make()
+    for check in (checks.text, lambda name, value: checks.choice(name, value, ["mse", "hinge"])):
+        with pytest.raises((TypeError, ValueError), match=r"^loss must ") as raised:
+            check("loss", value)
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["", "a\nb", "\x1b[31m", "a\u202eb", "x" * 201])
+def test_text_is_short_and_printable(value):
+    assert checks.text("name", "ĝ = λ·x") == "ĝ = λ·x"
+    with pytest.raises(ValueError, match=r"^name must have 1 to 200 printable characters, got "):
+        checks.text("name", value)

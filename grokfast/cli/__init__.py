@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tyro
-from rich.console import Console
 
 import grokfast
-from grokfast.cli.common import UsageError, option
+from grokfast.cli.common import KNOWN, Screen, UsageError, option, why
 from grokfast.store import StoreError
+from grokfast.text import command
 
 
 class Command(NamedTuple):
@@ -55,27 +57,31 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script; returns the exit status: 0, 1 (failed), 2 (bad usage), 130 (interrupted)."""
+    """The console script; returns the exit status: 0, 1 (failed), 2 (bad usage), 130 (interrupted).
+
+    Whatever goes wrong is said in a line; with GROKFAST_DEBUG=1 in the environment its traceback comes before.
+    """
     args = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
+    screen = Screen(stderr=True)
     try:
         return _parsed(args)()
     except KeyboardInterrupt as stopped:  # `Interrupted` has run_ids, `SweepInterrupted` a sweep_id
         out = option(args, "--out")
-        left = [f"run --resume {run_id}" for run_id in getattr(stopped, "run_ids", [])]
-        left += [f"sweep --resume {stopped.sweep_id}"] if hasattr(stopped, "sweep_id") else []
-        for command in left:
-            command = f"grokfast {command}" + (f" --out {out}" if out else "")
-            console.print(f"Stopped and saved. Go on with: {command}", highlight=False, soft_wrap=True)
+        left = [("run", run_id) for run_id in getattr(stopped, "run_ids", [])]
+        left += [("sweep", stopped.sweep_id)] if hasattr(stopped, "sweep_id") else []
+        for what, which in left:
+            words = ["grokfast", what, "--resume", which, *(["--out", out] if out else [])]
+            screen.say(f"Stopped and saved. Go on with: {command(*words)}")
         return 130
     except BrokenPipeError:  # streams.py ends quietly
         raise
-    except (StoreError, OSError, MemoryError) as error:
-        console.print(f"grokfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return 1
-    except (UsageError, ValueError, TypeError, ImportError) as error:
-        console.print(f"grokfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        return 2
+    except Exception as error:
+        if os.environ.get("GROKFAST_DEBUG") == "1":
+            traceback.print_exc()
+        hint = "" if isinstance(error, KNOWN) else " (GROKFAST_DEBUG=1 shows where)"
+        screen.say(f"grokfast: {why(error)}{hint}", style="red")
+        is_usage = isinstance(error, (UsageError, ValueError, TypeError, ImportError))
+        return 2 if is_usage and not isinstance(error, StoreError) else 1
 
 
 def _parsed(args: list[str]) -> Callable[[], int]:
@@ -84,7 +90,7 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         return _version
     if option(args, "--out") == "":
         raise UsageError("--out must name a directory, got ''")
-    options: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.AvoidSubcommands,)}
+    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands,)}
     if not args or args[0] not in COMMANDS:
         commands = {name: _stand_in(command) for name, command in COMMANDS.items()}
         description = "Fast grokking experiments."
@@ -95,9 +101,9 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         from grokfast.cli.sweep import merged
 
         args = merged(args)
-    command = COMMANDS[args[0]]
-    function = getattr(importlib.import_module(f"grokfast.cli.{command.module}"), command.function)
-    if command.takes_arguments:
+    chosen = COMMANDS[args[0]]
+    function = getattr(importlib.import_module(f"grokfast.cli.{chosen.module}"), chosen.function)
+    if chosen.takes_arguments:
         function = function(args)
     execute: Callable[[], int] = tyro.cli(function, prog=f"grokfast {args[0]}", args=args[1:], **options)
     return execute

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from rich.bar import Bar
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from grokfast import checks
+from grokfast.cli.common import Screen
 
 
 def bench(models: int = 1, seconds: float = 0.2) -> Callable[[], int]:
@@ -21,7 +21,7 @@ def bench(models: int = 1, seconds: float = 0.2) -> Callable[[], int]:
         seconds: spent on each figure.
     """
     checks.integer("--models", models, minimum=1)
-    checks.real("--seconds", seconds, minimum=0, open_minimum=True)
+    checks.real("--seconds", seconds, minimum=0, maximum=3600, open_minimum=True)
     return partial(_bench, models, seconds)
 
 
@@ -31,9 +31,9 @@ def _bench(models: int, seconds: float) -> int:
     from grokfast.bench import measure
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    console = Console()
+    console = Screen()
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    console.print(f"{name}, torch {torch.__version__}, {models} model{'s' if models > 1 else ''}", highlight=False)
+    console.print(f"{name}, torch {torch.__version__}, {models} model{'s' if models > 1 else ''}")
     figures: dict[str, dict[str, float | str]] = {}
     with console.status("measuring"):
         for what, how, found in measure(models, device, seconds):
@@ -49,5 +49,5 @@ def _bench(models: int, seconds: float) -> int:
                 bar = Bar(max(times.values()), 0, found, width=30, color="cyan")
                 table.add_row(how, f"{1e3 * found:.3f} ms", bar, ratio)
         console.print()
-        console.print(table, highlight=False)
+        console.print(table)
     return 0

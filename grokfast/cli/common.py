@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from grokfast.filters import filter_of
+from grokfast.store import StoreError
+from grokfast.text import one_line, shown
 
 if TYPE_CHECKING:
     from grokfast.training import Experiment
@@ -21,6 +24,34 @@ class UsageError(Exception):
     """The command line cannot be carried out; the message is for the user."""
 
 
+KNOWN = (UsageError, StoreError, OSError, MemoryError, ValueError, TypeError, ImportError)  # their messages say enough
+
+
+def why(error: BaseException) -> str:
+    """What an error says, in one line; also what kind it is where it says nothing, or is none that is raised here."""
+    said, kind = one_line(error), type(error).__name__
+    return said if said and isinstance(error, KNOWN) else f"{kind}: {said}" if said else kind
+
+
+class Screen(Console):
+    """A console that shows every string as it is, in cells of tables, too: no markup, no emoji codes, no highlighting;
+    control characters escaped."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text), **options)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line, however long it is."""
+        self.print(text, style=style, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Not the status 1 that rich would end with: streams.py says how a command ends."""
+        raise BrokenPipeError
+
+
 def option(args: Sequence[str], name: str) -> str | None:
     """The value of an option that has to be known before the others can be parsed."""
     for i, arg in enumerate(args):
@@ -31,15 +62,15 @@ def option(args: Sequence[str], name: str) -> str | None:
     return None
 
 
-def output() -> Console:
+def output() -> Screen:
     """Standard output, for tables: 120 columns wide where it is no terminal that has a width of its own.
 
     And 80 at least: lines that a narrow terminal breaks can be read, cells that are cut off cannot.
     """
-    console = Console()
-    if not (console.is_terminal or "COLUMNS" in os.environ):
-        return Console(width=120)
-    return console if console.width >= NARROWEST else Console(width=NARROWEST)
+    screen = Screen()
+    if not (screen.is_terminal or "COLUMNS" in os.environ):
+        return Screen(width=120)
+    return screen if screen.width >= NARROWEST else Screen(width=NARROWEST)
 
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:

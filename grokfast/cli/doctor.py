@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.table import Table
-from rich.text import Text
 
 from grokfast.cli.common import output
 
@@ -21,11 +20,11 @@ def _doctor() -> int:
     console = output()
     table = Table.grid(padding=(0, 2))
     for what, found in report.machine():
-        table.add_row(what, Text(found))
-    console.print(table, highlight=False)
+        table.add_row(what, found)
+    console.print(table)
     console.print()
     table = Table("operation", "where", "implementation", box=None, pad_edge=False)
     for row in report.operations():
-        table.add_row(*map(Text, row))
-    console.print(table, highlight=False)
+        table.add_row(*row)
+    console.print(table)
     return 0

@@ -1,16 +1,55 @@
-"""The pictures of a sweep that fit what was varied."""
+"""The pictures of runs and sweeps, which are drawn when the result is stored and said: one that fails costs nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grokfast.training.sweep import SweepResult
+from grokfast.cli.common import Screen, why
+from grokfast.store.records import records_of
+
+if TYPE_CHECKING:
+    from grokfast.training import Experiment
+    from grokfast.training.sweep import SweepResult
 
 ENDED = ("finished", "diverged")
 COLORS = 7  # groups in one picture
+
+
+def attempt(draw: Callable[[], Mapping[str, Path]], screen: Screen) -> dict[str, Path]:
+    """Draw, and say where the pictures are, by their titles, or why there are none, whatever it is that fails."""
+    try:
+        pictures = dict(draw())
+    except Exception as error:
+        screen.say(f"no picture: {why(error)}")
+        return {}
+    for what, path in pictures.items():
+        screen.say(f"{what}: {path}")
+    return pictures
+
+
+def draw_run(
+    experiment: Experiment, curves: Mapping[str, np.ndarray], directory: Path, *, has_ended: bool
+) -> dict[str, Path]:
+    """Draw the curves of a run, as far as they go, into its directory, which has its id as name."""
+    from grokfast.plots import plot_curves
+    from grokfast.training.outcome import Outcome
+
+    outcome = Outcome(experiment.criteria)
+    for record in records_of(curves):
+        outcome.update(record)
+    path = plot_curves(
+        curves,
+        directory / "curves.png",
+        title=f"{directory.name}: {outcome.phase if has_ended else outcome.stage}",
+        t_memorize=outcome.t_memorize,
+        t_generalize=outcome.t_generalize,
+        threshold=experiment.criteria.threshold,
+    )
+    return {"curves": path}
 
 
 def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str]) -> dict[str, Path]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
-from grokfast.cli.common import UsageError, base_experiment
+from grokfast import checks
+from grokfast.cli.common import Screen, UsageError, base_experiment
+from grokfast.cli.pictures import attempt, draw_run
 from grokfast.display import Display
 from grokfast.filters import filter_name
 from grokfast.store import RunStore
@@ -19,7 +21,7 @@ from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
-from grokfast.training.sinks import Sink, TensorBoardSink, WandbSink
+from grokfast.training.sinks import SafeSink, Sink, TensorBoardSink, WandbSink
 
 
 def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
@@ -61,6 +63,7 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             raise UsageError(
                 "--resume takes the run as it was begun: no preset and no option of the experiment beside it"
             )
+        checks.real("--checkpoint-every", checkpoint_every, minimum=0)
         sinks = _Sinks(tensorboard, wandb)
         return partial(_run, experiment, resume, out, sinks, as_json=json, checkpoint_every=checkpoint_every)
 
@@ -70,10 +73,8 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 def _run(
     experiment: Experiment, run_id: str | None, out: Path, sinks: _Sinks, *, as_json: bool, checkpoint_every: float
 ) -> int:
-    from grokfast.plots import plot_curves
-
-    console = Console(stderr=True)
-    display = Display(console)
+    screen = Screen(stderr=True)
+    display = Display(screen)
     watchers: dict[str, Any] = {"observers": [display, sinks], "checkpoint_every": checkpoint_every}
     with RunStore(out, create=run_id is None) as store:
         sinks.store = store
@@ -82,25 +83,24 @@ def _run(
             result = begin(store=store, **watchers)
         finally:
             display.stop()
-    assert result.directory is not None
-    picture = plot_curves(
-        result.curves,
-        result.directory / "curves.png",
-        title=f"{result.run_id}: {result.phase}",
-        t_memorize=result.t_memorize,
-        t_generalize=result.t_generalize,
-        threshold=result.experiment.criteria.threshold,
-    )
-    speed = result.steps / max(result.seconds, 1e-9)
-    print(f"{result.sentence} ({result.phase}, {result.steps:,} steps in {result.seconds:.1f} s, {speed:,.0f} steps/s)")
-    print(f"curves: {picture}")
-    if as_json:
-        print(json_module.dumps(result.summary()))
+    try:  # first of all, what nothing that comes later can take away
+        done, rate = f"{result.steps:,} steps in {result.seconds:.1f} s", result.steps / max(result.seconds, 1e-9)
+        print(f"{result.sentence} ({result.phase}, {done}, {rate:,.0f} steps/s)")
+        if as_json:
+            print(json_module.dumps(result.summary()))
+        sys.stdout.flush()
+    finally:
+        attempt(partial(_draw, result), screen if as_json else Screen())
     return 0
 
 
+def _draw(result: RunResult) -> dict[str, Path]:
+    assert result.directory is not None
+    return draw_run(result.experiment, result.curves, result.directory, has_ended=True)
+
+
 class _Sinks(Observer):
-    """Feeds TensorBoard and Weights & Biases, if asked for."""
+    """Feeds TensorBoard and Weights & Biases, if asked for; a run does not end because one of them fails in it."""
 
     def __init__(self, tensorboard: bool, wandb: bool) -> None:
         self.tensorboard, self.wandb = tensorboard, wandb
@@ -114,10 +114,12 @@ class _Sinks(Observer):
         store, curves = self.store, self.store.curves(run_id)
         resumed = len(curves["step"]) > 0
         if self.tensorboard:
-            self.open.append(TensorBoardSink(store.directory(run_id, "tensorboard"), purge_step=0 if resumed else None))
+            board = TensorBoardSink(store.directory(run_id, "tensorboard"), purge_step=0 if resumed else None)
+            self.open.append(SafeSink(board, "TensorBoard"))
         if self.wandb:
             config = ensemble.experiments[0].to_dict()
-            self.open.append(WandbSink("grokfast", run_id, config, store.directory(run_id, "wandb")))
+            log = WandbSink("grokfast", run_id, config, store.directory(run_id, "wandb"))
+            self.open.append(SafeSink(log, "Weights & Biases"))
         for record in records_of(curves):  # a killed process may not have sent all
             for sink in self.open:
                 sink.record(record)

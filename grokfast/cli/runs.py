@@ -12,15 +12,17 @@ from typing import IO, Annotated, Any, Literal, TextIO
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Column, Table
+from rich.text import Text
 
 from grokfast import checks
-from grokfast.cli.common import UsageError, output
+from grokfast.cli.common import Screen, UsageError, output
 from grokfast.store import RunStore, StoredRun, StoredSweep
 from grokfast.store.files import replacing
+from grokfast.store.run import DONE
 from grokfast.store.words import written
+from grokfast.text import cell, shown
 from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
@@ -61,7 +63,7 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
             for found in sweeps[:limit]:
                 table.add_row(found.sweep_id, _time(found.created), f"{found.n_runs:,}", _counts(found))
             if sweeps:
-                console.print(table, highlight=False)
+                console.print(table)
                 console.print()
         runs = store.list(status=status, preset=preset, sweep_id=sweep, limit=limit + 1)
         names = ("begun", "status", "phase", "memorised", "generalised")
@@ -71,53 +73,63 @@ def _list(status: str | None, preset: str | None, sweep: str | None, limit: int,
             result = run.result or {}
             times = (_number(result.get(name)) for name in ("t_memorize", "t_generalize"))
             table.add_row(run.run_id, _time(run.created), run.status, result.get("phase", ""), *times)
-        console.print(table, highlight=False)
+        console.print(table)
         if len(runs) > limit:
-            console.print(f"... and more: --limit {10 * limit}", highlight=False)
-        console.print(f"{memory(store.size())} in {store.root}", highlight=False, soft_wrap=True)
+            console.print(f"... and more: --limit {10 * limit}")
+        console.say(f"{memory(store.size())} in {store.root}")
     return 0
 
 
 def _ids(name: str, items: Sequence[StoredRun | StoredSweep]) -> Column:
     """A column that is never cut off: ids are there to be copied."""
     ids = [item.run_id if isinstance(item, StoredRun) else item.sweep_id for item in items]
-    return Column(name, no_wrap=True, min_width=max(map(len, ids), default=0))
+    return Column(name, no_wrap=True, min_width=max((len(shown(own)) for own in ids), default=0))
 
 
-def show(which: Id, out: Path = Path("runs"), json: bool = False) -> Callable[[], int]:
+def show(which: Id, out: Path = Path("runs"), json: bool = False, picture: bool = False) -> Callable[[], int]:
     """Say what a run or a sweep is, and what happened in it.
 
     Args:
         which: id of a run or a sweep.
         out: directory of the run store.
         json: as one JSON object.
+        picture: draw the run's curves again, as far as they go; a sweep's pictures are drawn anyway.
     """
-    return partial(_show, which, out, json)
+    return partial(_show, which, out, json, picture)
 
 
-def _show(which: str, out: Path, as_json: bool) -> int:
+def _show(which: str, out: Path, as_json: bool, picture: bool) -> int:
     with RunStore(out, create=False, read_only=True) as store:
         if store.sweeps.has(which):
             return _show_sweep(store.sweeps.get(which), store.root, as_json)
         run = store.get(which)
         if as_json:
             print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
-            return 0
-        return _show_run(run, _sentence(store, run))
+        else:
+            _show_run(run, _sentence(store, run))
+        return _draw_run(store, run, Screen(stderr=True) if as_json else output()) if picture else 0
+
+
+def _draw_run(store: RunStore, run: StoredRun, screen: Screen) -> int:
+    """Draw its picture; 1 where that cannot be."""
+    from grokfast.cli.pictures import attempt, draw_run
+    from grokfast.training.result import stored_experiment
+
+    curves = store.curves(run.run_id)
+    draw = partial(draw_run, stored_experiment(run), curves, run.directory, has_ended=run.status in DONE)
+    return 0 if attempt(draw, screen) else 1
 
 
 def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
     from grokfast.cli.sweep import report  # this and `_sentence` are all that needs torch
     from grokfast.training.sweep import SweepResult
 
-    console, which = output(), found.sweep_id
-    result = SweepResult(sweep_id=which, root=root, axes=list(found.grid["axes"]))
-    axes = found.grid["axes"]
+    screen, which, axes = Screen(stderr=True) if as_json else output(), found.sweep_id, found.axes
+    result = SweepResult(sweep_id=which, root=root, axes=list(axes))
     words = {key: written(values, found.base.get(key), _fields(key, axes)) for key, values in axes.items()}
     varied = "; ".join(f"{key} {', '.join(_ends(of_key))}" for key, of_key in words.items())
-    text = f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}"
-    (Console(stderr=True) if as_json else console).print(text, highlight=False, markup=False, soft_wrap=True)
-    summary = report(result, Console(stderr=True) if as_json else console)
+    screen.say(f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}")
+    summary = report(result, screen)
     if as_json:
         print(json_module.dumps({**summary, "base": found.base, "grid": found.grid, "counts": found.counts}))
     return 0
@@ -135,24 +147,23 @@ def _ends(words: list[str]) -> list[str]:
 
 def _sentence(store: RunStore, run: StoredRun) -> str:
     """What happened in a run, if it has ended."""
-    if run.status not in ("finished", "diverged"):
+    if run.status not in DONE:
         return ""
     from grokfast.training.result import stored_result
 
     return stored_result(store, run.run_id).sentence
 
 
-def _show_run(run: StoredRun, said: str) -> int:
+def _show_run(run: StoredRun, said: str) -> None:
     console = output()
     table = Table.grid(padding=(0, 2))
     rows = {"status": run.status, "begun": _time(run.created), "with": run.version, "on": run.device}
     rows |= {"what happened": said, "files": str(run.directory)}
     for name, value in rows.items():
         table.add_row(name, value)
-    console.print(run.run_id, style="bold", highlight=False)
-    console.print(table, highlight=False, soft_wrap=True)
-    console.print_json(data=run.config)
-    return 0
+    console.say(run.run_id, style="bold")
+    console.print(table, soft_wrap=True)
+    console.print_json(data=run.config, ensure_ascii=True)
 
 
 def remove(
@@ -181,16 +192,16 @@ def _remove(which: tuple[str, ...], out: Path, yes: bool) -> int:
         for one in which:
             if store.sweeps.has(one):
                 runs = store.sweeps.remove(one)
-                console.print(f"deleted {one} and {runs:,} runs", highlight=False)
+                console.print(f"deleted {one} and {runs:,} runs")
             else:
                 store.remove(one)
-                console.print(f"deleted {one}", highlight=False)
+                console.print(f"deleted {one}")
     return 0
 
 
 def _confirmed(question: str) -> bool:
     try:
-        return Confirm.ask(question, default=False)
+        return Confirm.ask(Text(shown(question)), default=False)
     except EOFError as error:
         raise UsageError("there is nobody to ask: --yes deletes without asking") from error
 
@@ -239,7 +250,7 @@ def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, ou
             text = TextIOWrapper(file, encoding="utf-8", newline="")
             _write_csv(table, text)
             text.detach()
-    print(f"{len(table['run_id']):,} rows: {path}")
+    print(f"{len(table['run_id']):,} rows: {shown(path)}")
     return 0
 
 
@@ -256,11 +267,13 @@ def _write_csv(table: dict[str, np.ndarray], file: TextIO) -> None:
     import csv
 
     writer = csv.writer(file, lineterminator="\n" if file is sys.stdout else "\r\n")
-    writer.writerow(table)
+    writer.writerow(map(cell, table))
     writer.writerows(zip(*(_cells(column) for column in table.values())))
 
 
 def _cells(column: np.ndarray) -> list[Any]:
+    if column.dtype.kind == "U":
+        return [cell(value) for value in column.tolist()]
     return ["" if isinstance(value, float) and value != value else value for value in column.tolist()]
 
 

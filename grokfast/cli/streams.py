@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TextIO, cast
+
+from grokfast.text import one_line
 
 CLOSED_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # the status of a command that died of one
 _PLAIN = {"×": "x", "·": "-", "∘": "o", "•": "*", "≈": "~", "−": "-", "±": "+-", "√": "sqrt "}
@@ -33,11 +35,11 @@ def run(command: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _discard()
+        _discard(sys.stdout)
         return CLOSED_PIPE
     except OSError as error:
-        _discard()
-        print(f"grokfast: standard output: {error}", file=sys.stderr)
+        _discard(sys.stdout)
+        print(f"grokfast: standard output: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -51,12 +53,37 @@ def _prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="grokfast")
+    sys.stderr = cast(TextIO, _Lossy(sys.stderr))
     warnings.showwarning = _warn
+
+
+class _Lossy:
+    """Standard error, which only tells of the work: where it cannot be written any more, as its terminal is closed or
+    its disk full, the work goes on, and what would be said is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            _discard(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as any other message, without the line of code that it came from."""
-    print(f"grokfast: {message}", file=sys.stderr)
+    print(f"grokfast: {one_line(message)}", file=sys.stderr)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
@@ -74,9 +101,9 @@ def _plain(character: str) -> str:
     return f"{raised}{parts}" if parts else "?"
 
 
-def _discard() -> None:
+def _discard(stream: TextIO) -> None:
     """What is still to be written, also at the interpreter's end."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)

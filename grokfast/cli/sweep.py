@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from grokfast import checks
-from grokfast.cli.common import UsageError, base_experiment, output
-from grokfast.cli.pictures import draw
+from grokfast.cli.common import Screen, UsageError, base_experiment, output
+from grokfast.cli.pictures import attempt, draw
 from grokfast.display import SweepDisplay
 from grokfast.filters import filter_name
 from grokfast.store.words import written
+from grokfast.text import command
 from grokfast.training import Experiment
 from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.training.sweep.estimate import estimate
@@ -126,10 +126,10 @@ def _runner(processes: int | None, ray: str | None) -> Runner | None:
 
 
 def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
-    console = Console(stderr=True)
+    screen = Screen(stderr=True)
     planned = begin()
-    _announce(console, planned)
-    display = SweepDisplay(console)
+    _announce(screen, planned)
+    display = SweepDisplay(screen)
     try:
         result = planned.train([display])
     finally:
@@ -142,13 +142,13 @@ def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
     return 1 if result.errors else 0
 
 
-def _announce(console: Console, planned: Plan) -> None:
+def _announce(screen: Screen, planned: Plan) -> None:
     """Runs, groups, where, how much memory and how long."""
     n, todo = len(planned.runs), planned.todo
     done = f", {n - todo:,} of them done already" if n > todo else ""
     text = f"{planned.sweep_id}: {n:,} run{'s' if n != 1 else ''}{done}"
     if todo:
-        with console.status("timing a few steps"):
+        with screen.status("timing a few steps"):
             first = planned.groups[0]
             expected = estimate([planned.runs[run_id] for run_id in first.runs], first.device)
         workers = min(planned.runner.workers, len(planned.groups))
@@ -160,10 +160,10 @@ def _announce(console: Console, planned: Plan) -> None:
             f"{memory(workers * expected.worker_bytes)} of memory; {1e3 * expected.seconds_per_step:.3g} ms a step, "
             f"{duration(seconds)} if every run took all its steps. Ctrl-C saves."
         )
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    screen.say(text)
 
 
-def report(result: SweepResult, console: Console) -> dict[str, Any]:
+def report(result: SweepResult, screen: Screen) -> dict[str, Any]:
     """Print the cells of a sweep, draw its pictures, and return what was found as JSON values."""
     from grokfast.analysis import summarize
 
@@ -195,16 +195,10 @@ def report(result: SweepResult, console: Console) -> dict[str, Any]:
                 "unfinished": cell.unfinished,
             }
         )
-    console.print(shown, highlight=False)
+    screen.print(shown)
     if len(cells) > ROWS:
-        console.print(f"... and {len(cells) - ROWS:,} more: grokfast export {result.sweep_id}", highlight=False)
-    try:
-        pictures = draw(result, table, axes)
-    except PermissionError as error:
-        pictures = {}
-        console.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
-    for what, path in pictures.items():
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+        screen.say(f"... and {len(cells) - ROWS:,} more: {command('grokfast', 'export', result.sweep_id)}")
+    pictures = attempt(partial(draw, result, table, axes), screen)
     return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from grokfast import backend
 from grokfast.store.records import Record
+from grokfast.text import shown
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.observer import Observer
 from grokfast.training.outcome import Outcome
@@ -40,7 +41,7 @@ class Display(Observer):
 
     def started(self, ensemble: Ensemble, run_ids: Sequence[str | None]) -> None:
         experiment = ensemble.experiments[0]
-        self.title = run_ids[0] or experiment.name
+        self.title = shown(run_ids[0] or experiment.name)
         self.total, self.first, self.steps = experiment.schedule.steps, ensemble.steps, ensemble.steps
         self.begun = self._spoken = time.monotonic()
         train, test = ensemble.train_targets.shape[1], ensemble.test_targets.shape[1]
@@ -87,7 +88,7 @@ class Display(Observer):
         self._live.stop()
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(shown(text)), soft_wrap=True)
 
     def rate(self) -> float:
         """Steps per second since the start."""

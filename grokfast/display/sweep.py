@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grokfast.display.run import LINE_EVERY
+from grokfast.text import one_line, shown
 from grokfast.training.sweep import Event, Plan, Progress, SweepObserver, SweepResult
 from grokfast.units import duration
 
@@ -28,7 +29,7 @@ class SweepDisplay(SweepObserver):
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def planned(self, plan: Plan) -> None:
-        self.title, self.total = plan.sweep_id, len(plan.runs)
+        self.title, self.total = shown(plan.sweep_id), len(plan.runs)
         if self.console.is_terminal and plan.groups:
             self._live.start()
 
@@ -36,7 +37,7 @@ class SweepDisplay(SweepObserver):
         self.progress = progress
         self._latest[event.run_id] = event
         if event.status == "failed":
-            self.say(f"{event.run_id} failed: {event.error}")
+            self.say(f"{event.run_id} failed: {one_line(event.error)}")
         if event.status != "running":
             self._latest.pop(event.run_id)
         now = time.monotonic()
@@ -53,7 +54,7 @@ class SweepDisplay(SweepObserver):
 
     def say(self, text: str) -> None:
         """Print a line, above the display where there is one."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(shown(text)), soft_wrap=True)
 
     def line(self) -> str:
         """Where the sweep is, in one line."""
@@ -77,5 +78,5 @@ class SweepDisplay(SweepObserver):
         head.add_row(Text(self.title, style="bold"), ProgressBar(total=self.total, completed=ended, width=30))
         rows = Table.grid(padding=(0, 2))
         for event in list(self._latest.values())[-SHOWN:]:
-            rows.add_row(Text(event.run_id, style="dim"), f"step {event.steps:,}", event.stage or "")
+            rows.add_row(Text(shown(event.run_id), style="dim"), f"step {event.steps:,}", event.stage or "")
         return Group(head, Text(self.line()), rows)

@@ -16,6 +16,7 @@ from grokfast.ops.pair_embed.reference import ACTIVATIONS
 
 Activation = Literal["relu", "square", "gelu", "abs"]
 Init = Literal["torch", "gromov"]
+MAX_DEPTH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,12 @@ class PairMLPConfig:
     init_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.integer("width", self.width, minimum=1)
-        checks.integer("depth", self.depth, minimum=1)
-        checks.choice("activation", self.activation, get_args(Activation))
-        checks.boolean("bias", self.bias)
-        checks.choice("init", self.init, get_args(Init))
-        checks.real("init_scale", self.init_scale, minimum=0, open_minimum=True)
+        fields = checks.Fields(self)
+        fields.integer("width", minimum=1)
+        fields.integer("depth", minimum=1, maximum=MAX_DEPTH)
+        fields.choice(activation=get_args(Activation), init=get_args(Init))
+        fields.boolean("bias")
+        fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
 
 class PairMLP(EnsembleModule):

@@ -19,6 +19,7 @@ Norm = Literal["none", "pre", "post", "replace"]
 Positions = Literal["learned", "sinusoidal"]
 Outputs = Literal["answers", "tokens"]
 Init = Literal["nanda", "torch"]
+MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +66,19 @@ class TransformerConfig:
     init_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "d_model", "n_heads", "d_mlp"):
-            checks.integer(name, getattr(self, name), minimum=1)
+        fields = checks.Fields(self)
+        fields.integer("n_layers", minimum=1, maximum=MAX_LAYERS)
+        fields.integer("d_model", "n_heads", "d_mlp", minimum=1)
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads={self.n_heads}, got {self.d_model}")
         choices = {"activation": Activation, "norm": Norm, "positions": Positions, "outputs": Outputs, "init": Init}
-        for name, options in choices.items():
-            checks.choice(name, getattr(self, name), get_args(options))
+        fields.choice(**{name: get_args(options) for name, options in choices.items()})
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model must be even for sinusoidal positions, got {self.d_model}")
-        if self.n_positions is not None:
-            checks.integer("n_positions", self.n_positions, minimum=1)
-        for name in ("tied", "attention_bias", "mlp_bias", "residual", "causal"):
-            checks.boolean(name, getattr(self, name))
-        checks.real("dropout", self.dropout, minimum=0, maximum=1, open_maximum=True)
-        checks.real("init_scale", self.init_scale, minimum=0, open_minimum=True)
+        fields.integer("n_positions", minimum=1, optional=True)
+        fields.boolean("tied", "attention_bias", "mlp_bias", "residual", "causal")
+        fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
+        fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
 
 class GrokTransformer(EnsembleModule):

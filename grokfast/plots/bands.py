@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grokfast import checks
+from grokfast import checks, text
 from grokfast.plots.comparison import _COLORS
 from grokfast.plots.curves import _accuracy_axis, _columns, _step_axis
 from grokfast.store.files import replacing
@@ -51,7 +51,7 @@ def plot_bands(
         begun = steps >= max(run["step"][0] for run in runs)
         test, train = (held(runs, split, steps[begun]) for split in ("test_accuracy", "train_accuracy"))
         band = np.nanquantile(test, (low, high), axis=0)
-        label = f"{name} ({len(runs)} run{'s' if len(runs) > 1 else ''})"
+        label = f"{text.label(name)} ({len(runs)} run{'s' if len(runs) > 1 else ''})"
         axes.fill_between(steps[begun], band[0], band[1], step="post", color=color, alpha=0.2, lw=0, zorder=2)
         style: dict[str, Any] = {"color": color, "drawstyle": "steps-post"}
         axes.plot(steps[begun], np.nanmedian(train, axis=0), lw=1.5, ls=":", alpha=0.7, zorder=3, **style)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from grokfast import text
 from grokfast.plots.curves import _FEW, _accuracy_axis, _columns, _step_axis
 from grokfast.store.files import replacing
 
@@ -43,7 +44,12 @@ def plot_comparison(
             style: dict[str, Any] = {"color": color, "marker": marker, "ms": 3}
             axes.plot(run["step"], run["train_accuracy"], lw=width, ls=":", alpha=0.6, zorder=2, **style)
             axes.plot(
-                run["step"], run["test_accuracy"], lw=width, label=name if i == 0 else "_nolegend_", zorder=3, **style
+                run["step"],
+                run["test_accuracy"],
+                lw=width,
+                label=text.label(name) if i == 0 else "_nolegend_",
+                zorder=3,
+                **style,
             )
     _step_axis(axes, np.concatenate([run["step"] for runs in columns.values() for run in runs]))
     _accuracy_axis(axes, threshold)

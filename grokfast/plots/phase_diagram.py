@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from grokfast import text
 from grokfast.analysis import CellSummary, summarize
 from grokfast.analysis.bins import in_bins
 from grokfast.analysis.table import column, names, order
@@ -83,7 +84,7 @@ def plot_phase_diagram(
         )
         axes.label_outer(remove_inner_ticks=True)
         if by is not None:
-            axes.set_title(f"{by} = {_label(value)}", fontsize=11, loc="left")
+            axes.set_title(f"{text.label(by)} = {_label(value)}", fontsize=11, loc="left")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     if any(cell.t_generalize.reached for cell in cells):
@@ -134,7 +135,7 @@ def draw_phases(
         shown = range(0, len(values), stride)
         labels = [_label(values[i]) for i in shown]
         axis.set_ticks(list(shown), labels, fontsize=10)
-        axis.set_label_text(name, fontsize=12)
+        axis.set_label_text(text.label(name), fontsize=12)
         if axis is axes.xaxis and max(map(len, labels)) * len(labels) > 70:
             axes.tick_params(axis="x", rotation=60)
     axes.tick_params(length=0)
@@ -238,7 +239,7 @@ def _notes(table: Any, cells: Sequence[CellSummary], keys: Sequence[str], binned
 
 def _label(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "none" if value is None else str(value)
+        return "none" if value is None else text.label(value)
     return f"{value:,}" if isinstance(value, int) and abs(value) < 1e6 else f"{value:.4g}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from grokfast import text
 from grokfast.analysis import PowerLaw, UndeterminedError, fit_power_law, summarize
 from grokfast.analysis.power_law import symbol
 from grokfast.analysis.table import ENDED, columns, order
@@ -63,7 +64,7 @@ def plot_scaling(
         shift = math.exp(width * (i - (len(groups) - 1) / 2))
         rows = [j for j in range(len(runs[x])) if by is None or runs[by][j] == group]
         _runs(axes, runs, x, rows, shift, width, color)
-        label = "" if by is None else f"{by} = {'none' if group is None else group}"
+        label = "" if by is None else text.label(f"{by} = {'none' if group is None else group}")
         _medians(axes, [cell for cell in cells if by is None or cell.cell[by] == group], x, shift, color, label)
         if law is not None and (by is None or by in law.exponents or i == 0):
             _line(axes, law, runs, x, {} if by is None else {by: group}, color if by in law.exponents else "0.3")
@@ -158,7 +159,7 @@ def _axes(axes: Any, x: str, values: Sequence[float]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(x, fontsize=12)
+    axes.set_xlabel(text.label(x), fontsize=12)
     axes.set_ylabel("step of generalisation", fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(which="major", color="0.92", lw=0.8)

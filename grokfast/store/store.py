@@ -232,7 +232,7 @@ class RunStore:
         if sweep_id is None:
             return columns_of(rows)
         sweep = self.sweeps.get(sweep_id)
-        return columns_of(rows, sweep.grid.get("axes", {}), sweep.base)
+        return columns_of(rows, sweep.axes, sweep.base)
 
     def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """The curves of all runs of `table(sweep_id)`, long-form: `run` (the row in the table, int64) and the columns

@@ -51,6 +51,14 @@ class StoredSweep:
     def n_runs(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """What was varied: values by key. Raises StoreError where the stored grid does not tell."""
+        axes = self.grid.get("axes")
+        if not isinstance(axes, dict) or not all(isinstance(values, list) for values in axes.values()):
+            raise StoreError(f"the grid of {self.sweep_id} is damaged: it has no axes")
+        return axes
+
 
 _Ids = list[str]
 _Sweeps = list[StoredSweep]  # inside Sweeps `list` is the method

@@ -53,18 +53,15 @@ class ModularTask:
     b_nonzero: bool = False
 
     def __post_init__(self) -> None:
-        checks.choice("operation", self.operation, OPERATIONS)
-        checks.integer("p", self.p, minimum=2, maximum=MAX_P)
+        fields = checks.Fields(self)
+        fields.choice(operation=OPERATIONS, layout=LAYOUTS)
+        fields.integer("p", minimum=2, maximum=MAX_P)
         if self.operation in ("div", "conditional") and not _is_prime(self.p):
             raise ValueError(f"p must be prime for operation {self.operation!r}, which divides by b, got p={self.p}")
-        checks.real("train_fraction", self.train_fraction, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
-        for name in ("split_seed", "noise_seed"):
-            if getattr(self, name) is not None:
-                checks.integer(name, getattr(self, name), minimum=0, maximum=MAX_SEED)
-        checks.real("label_noise", self.label_noise, minimum=0, maximum=1)
-        checks.choice("layout", self.layout, LAYOUTS)
-        for name in ("stratified", "b_nonzero"):
-            checks.boolean(name, getattr(self, name))
+        fields.real("train_fraction", minimum=0, maximum=1, open_minimum=True, open_maximum=True)
+        fields.integer("split_seed", "noise_seed", minimum=0, maximum=MAX_SEED, optional=True)
+        fields.real("label_noise", minimum=0, maximum=1)
+        fields.boolean("stratified", "b_nonzero")
         train_size(self.n_pairs, self.train_fraction)
 
     @property

@@ -45,20 +45,19 @@ class OptimizerConfig:
     warmup: int = 0
 
     def __post_init__(self) -> None:
-        checks.choice("optimizer.name", self.name, get_args(OptimizerName))
-        checks.real("optimizer.lr", self.lr, minimum=0)
-        checks.real("optimizer.weight_decay", self.weight_decay, minimum=0)
+        fields = checks.Fields(self, "optimizer.")
+        fields.choice(name=get_args(OptimizerName))
+        fields.real("lr", "weight_decay", "eps", "momentum", minimum=0, maximum=checks.LARGEST_REAL)
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
-            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas!r}")
-        for beta in self.betas:
-            checks.real("optimizer.betas", beta, minimum=0, maximum=1, open_maximum=True)
-        object.__setattr__(self, "betas", tuple(self.betas))
-        checks.real("optimizer.eps", self.eps, minimum=0)
-        checks.real("optimizer.momentum", self.momentum, minimum=0)
-        checks.boolean("optimizer.nesterov", self.nesterov)
+            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {checks.shown(self.betas)}")
+        one, two = (
+            checks.real("optimizer.betas", beta, minimum=0, maximum=1, open_maximum=True) for beta in self.betas
+        )
+        object.__setattr__(self, "betas", (one, two))
+        fields.boolean("nesterov")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0, got 0")
-        checks.integer("optimizer.warmup", self.warmup, minimum=0)
+        fields.integer("warmup", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +79,11 @@ class Schedule:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
-        checks.integer("schedule.steps", self.steps, minimum=1)
-        checks.integer("schedule.eval_every", self.eval_every, minimum=1)
-        for name, least in (("batch_size", 1), ("batch_seed", 0), ("stop_after", 0)):
-            if getattr(self, name) is not None:
-                checks.integer(f"schedule.{name}", getattr(self, name), minimum=least, maximum=MAX_SEED)
+        fields = checks.Fields(self, "schedule.")
+        fields.integer("steps", "eval_every", minimum=1)
+        fields.integer("batch_size", minimum=1, optional=True)
+        fields.integer("batch_seed", minimum=0, maximum=MAX_SEED, optional=True)
+        fields.integer("stop_after", minimum=0, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +102,10 @@ class Criteria:
     grok_gap: int = 1000
 
     def __post_init__(self) -> None:
-        checks.real("criteria.threshold", self.threshold, minimum=0, maximum=1, open_minimum=True)
-        checks.integer("criteria.sustain", self.sustain, minimum=1)
-        checks.integer("criteria.grok_gap", self.grok_gap, minimum=0)
+        fields = checks.Fields(self, "criteria.")
+        fields.real("threshold", minimum=0, maximum=1, open_minimum=True)
+        fields.integer("sustain", minimum=1)
+        fields.integer("grok_gap", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,16 +146,14 @@ class Experiment:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
-        for name, kinds in _KINDS.items():
-            if not isinstance(getattr(self, name), kinds):
-                accepted = " or ".join(kind.__name__ for kind in kinds)
-                raise TypeError(f"{name} must be a {accepted}, got {getattr(self, name)!r}")
+        _check_kinds(vars(self))
+        fields = checks.Fields(self)
+        fields.text("name", "device")
         choices = {"loss": Loss, "precision": Precision, "products": Products, "engine": Engine}
-        for name, options in choices.items():
-            checks.choice(name, getattr(self, name), get_args(options))
+        fields.choice(**{name: get_args(options) for name, options in choices.items()})
         if self.products != "ieee" and self.precision != "float32":
             raise ValueError(f"products must be 'ieee' where precision is {self.precision!r}, got {self.products!r}")
-        checks.integer("seed", self.seed, minimum=0, maximum=MAX_SEED)
+        fields.integer("seed", minimum=0, maximum=MAX_SEED)
         if isinstance(self.model, PairMLPConfig) and self.task.layout != "pair":
             raise ValueError(f"task.layout must be 'pair' for a PairMLP, got {self.task.layout!r}")
 
@@ -169,26 +167,31 @@ class Experiment:
     def override(self, changes: Mapping[str, Any]) -> Experiment:
         """A copy with dotted fields replaced: `exp.override({"optimizer.lr": 3e-3, "seed": 1})`.
 
-        A whole part ("filter", "model", ...) is replaced before its fields are. Raises ValueError for an unknown name
-        (and names the nearest), and whatever the fields' own checks raise.
+        A whole part ("filter", "model", ...) is replaced before its fields are, and the fields of a part at once: those
+        that fit only each other may come in any order. Raises ValueError for an unknown name (and names the nearest),
+        TypeError where `changes` is no mapping of names, and whatever the fields' own checks raise.
         """
-        result, known = self, list(self.flat())
-        for path in sorted(changes, key=lambda path: path.count(".")):
-            if path not in known and path not in _KINDS:
-                raise ValueError(f"unknown option {path!r}{result.hint(path)}")
-            result = _replace(result, path.split("."), changes[path])
-            known = list(result.flat()) if path in _KINDS else known
-        return result
+        if not isinstance(changes, Mapping) or not all(isinstance(path, str) for path in changes):
+            raise TypeError(f"changes must map dotted names to values, got {checks.shown(changes)}")
+        parts = vars(self) | {path: value for path, value in changes.items() if "." not in path}
+        _check_kinds(parts)
+        fields: dict[str, dict[str, Any]] = {}
+        for path, value in changes.items():
+            part, dot, name = path.partition(".")
+            if part not in vars(self) or (dot and name not in _names(parts[part])):
+                raise ValueError(f"unknown option {checks.shown(path)}{_hint(path, parts)}")
+            if dot:
+                fields.setdefault(part, {})[name] = value
+        new = {part: dataclasses.replace(parts[part], **own) for part, own in fields.items()}
+        return dataclasses.replace(self, **parts | new)
 
     def hint(self, path: str) -> str:
         """What an unknown dotted name may have meant, in parentheses; empty where nothing is near."""
-        if path.startswith("filter.") and self.filter is None:
-            return " (the experiment has no filter: choose one first)"
-        return checks.nearest(path, self.flat())
+        return _hint(path, vars(self))
 
     def flat(self) -> dict[str, Any]:
         """Every leaf by its dotted name."""
-        return dict(_leaves(self))
+        return dict(_leaves(vars(self)))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` is the way back."""
@@ -197,13 +200,14 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """From `to_dict`'s result; raises ValueError or TypeError where it is none."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"not an experiment's dict: {checks.shown(values)}")
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
                 raise TypeError(f"not an experiment's dict: unknown field {name!r}{checks.nearest(name, known)}")
-        parts = {name: _from_plain(name, value) for name, value in values.items()}
         try:
-            return cls(**parts)
+            return cls(**{name: _from_plain(name, value) for name, value in values.items()})
         except TypeError as error:
             raise TypeError(f"not an experiment's dict: {error}") from error
 
@@ -218,18 +222,29 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
+def _check_kinds(parts: Mapping[str, Any]) -> None:
+    for name, kinds in _KINDS.items():
+        if not isinstance(parts[name], kinds):
+            accepted = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} must be a {accepted}, got {checks.shown(parts[name])}")
+
+
+def _names(part: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
+
+
+def _hint(path: str, parts: Mapping[str, Any]) -> str:
+    if path.startswith("filter.") and parts["filter"] is None:
+        return " (the experiment has no filter: choose one first)"
+    return checks.nearest(path, dict(_leaves(parts)))
+
+
+def _leaves(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in parts.items():
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{f.name}.")
+            yield from ((f"{name}.{own}", getattr(value, own)) for own in _names(value))
         else:
-            yield prefix + f.name, value
-
-
-def _replace(node: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    return dataclasses.replace(node, **{name: _replace(getattr(node, name), rest, value) if rest else value})
+            yield name, value
 
 
 def to_plain(node: Any) -> Any:
@@ -241,11 +256,8 @@ def to_plain(node: Any) -> Any:
 
 
 def _from_plain(name: str, value: Any) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or name not in _KINDS:
         return value
     fields = dict(value)
-    kinds = {kind.__name__: kind for kind in _KINDS.get(name, ())}
-    kind = kinds[checks.choice(f"{name}.kind", fields.pop("kind", None), kinds)]
-    if "betas" in fields:
-        fields["betas"] = tuple(fields["betas"])
-    return kind(**fields)
+    kinds = {kind.__name__: kind for kind in _KINDS[name]}
+    return kinds[checks.choice(f"{name}.kind", fields.pop("kind", None), kinds)](**fields)

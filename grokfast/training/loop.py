@@ -14,7 +14,7 @@ from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.interrupt import Interrupted
-from grokfast.training.observer import Observer
+from grokfast.training.observer import Observer, tell_result
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
 from grokfast.training.run import Run, State
@@ -240,7 +240,7 @@ class Loop:
     def _finish(self, run: Run, weights: dict[str, Tensor], diverged_at: int | None) -> None:
         result = run.end(weights, diverged_at, self._seconds(run), keep_weights=self.keep_weights)
         for observer in self.observers:
-            observer.finished(run.number, result)
+            tell_result(observer.finished, run.number, result)
 
     def _interrupt(self) -> None:
         if self.store is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,32 @@ class Sink(Protocol):
     def record(self, record: Record) -> None: ...
 
     def close(self, result: dict[str, Any]) -> None: ...
+
+
+class SafeSink:
+    """Passes everything on to `sink`, called `name`, until that raises, as its disk is full or its connection lost.
+
+    Then it says so, once, as a warning, and passes on no more records. It raises nothing itself.
+    """
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self.sink, self.name, self.is_lost = sink, name, False
+
+    def record(self, record: Record) -> None:
+        if not self.is_lost:
+            self._try(self.sink.record, record)
+
+    def close(self, result: dict[str, Any]) -> None:
+        """Close the sink, one that was lost, too."""
+        self._try(self.sink.close, result)
+
+    def _try(self, take: Callable[[Any], None], what: Any) -> None:
+        try:
+            take(what)
+        except Exception as error:
+            if not self.is_lost:
+                warnings.warn(f"{self.name} takes no more: {type(error).__name__}: {error}", stacklevel=3)
+            self.is_lost = True
 
 
 class TensorBoardSink:

@@ -126,9 +126,10 @@ def first_wave(experiments: Sequence[Experiment], most: int | None = None) -> tu
         except torch.OutOfMemoryError:
             pass
         except RuntimeError as error:
-            if "DefaultCPUAllocator" not in str(error):
+            said = str(error)
+            if "DefaultCPUAllocator" not in said and "Storage size calculation overflowed" not in said:
                 raise
-            why = str(error).partition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+            why = said.rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
             raise MemoryError(f"{first[0].name} does not fit into this machine's memory: {why}") from error
         forget()
         if len(first) == 1:

@@ -1,16 +1,19 @@
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 import grokfast
 from grokfast.cli import COMMANDS, main
 from grokfast.store import NewRun, RunStore
-from grokfast.training import PRESETS
+from grokfast.training import PRESETS, Interrupted
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import short_of_memory
 
@@ -46,6 +49,54 @@ def test_run_says_what_happened_and_prints_json_last(out, capsys):
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     with RunStore(out, create=False) as store:
         assert store.get(result["run_id"]).result == result
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no\nbackend"), RuntimeError("odd"), PermissionError(13, "no"), MemoryError()]
+)
+def test_a_picture_that_fails_costs_nothing_else(error, out, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("grokfast.plots.plot_curves", fail)
+    assert main([*QUICK, "--json", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    sentence, result = captured.out.splitlines()
+    assert "40 steps in" in sentence
+    assert json.loads(result)["status"] == "finished"
+    assert re.fullmatch("no picture: .+", captured.err.splitlines()[-1])
+    assert main([*QUICK, "--out", str(out)]) == 0
+    assert "no picture: " in capsys.readouterr().out
+
+
+def test_a_backend_that_is_not_there_costs_the_picture_alone(out):
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_backend"}
+    command = [sys.executable, "-m", "grokfast", *QUICK, "--json", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 40
+    assert "no picture: " in done.stderr or len(list(out.rglob("curves.png"))) == 1  # which never needed it
+
+
+@pytest.mark.parametrize("method", ["record", "close"])
+@pytest.mark.parametrize("option", ["tensorboard", "wandb"])
+def test_a_log_that_fails_costs_nothing_else(method, option, out, capsys, monkeypatch):
+    class Broken:
+        def __init__(self, *_, **__):
+            pass
+
+        def record(self, record):
+            assert method != "record", "connection lost"
+
+        def close(self, result):
+            assert method != "close", "connection lost"
+
+    name = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases"}[option]
+    monkeypatch.setattr(f"grokfast.cli.run.{name.split()[0].replace('Weights', 'Wandb')}Sink", Broken)
+    with pytest.warns(UserWarning, match=f"{name} takes no more: AssertionError: connection lost") as warned:
+        assert main([*QUICK, f"--{option}", "--json", "--out", str(out)]) == 0
+    assert len(warned) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 40
 
 
 def test_short_and_dotted_options_reach_the_experiment(out, capsys):
@@ -84,7 +135,7 @@ def test_every_preset_takes_a_step(preset, out, capsys):
     [
         (["run", "quik"], "did you mean 'quick'"),
         (["run", "--seed", "1", "nanda"], "the preset comes first"),
-        (["run", "quick", "--optimizer.wieght-decay", "1"], "--optimizer.weight_decay"),
+        (["run", "quick", "--optimizer.wieght-decay", "1"], "--optimizer.weight-decay"),
         (["run", "quick", "--filter", "em"], "--filter must be one of 'none', 'ema', 'ma', got 'em'"),
         (["run", "quick", "--filter", "ema", "--filter.alpha", "1.5"], "alpha must be in [0.0, 1.0], got 1.5"),
         (["run", "quick", "--filter", "ma", "--filter.window-size", "0"], "window_size must be at least 1, got 0"),
@@ -93,9 +144,18 @@ def test_every_preset_takes_a_step(preset, out, capsys):
         (["run", "quick", "--steps", "0"], "schedule.steps must be at least 1, got 0"),
         (["run", "quick", "--device", "warp"], "device must be"),
         (["run", "quick", "--device", "meta"], "device must be 'auto', 'cpu' or an available accelerator, got 'meta'"),
+        (["run", "quick", "--device", "hpu"], "device must be 'auto', 'cpu' or an available accelerator, got 'hpu'"),
+        (["run", "quick", "--device", ""], "device must have 1 to 200 printable characters, got ''"),
+        (["run", "quick", "--model.init-scale", "1e39"], "init_scale must be in (0, 1e+38], got 1e+39"),
+        (["run", "quick", "--model.width", f"1{'0' * 30}"], "width must be at most 9007199254740991, got 1000000"),
+        (
+            ["run", "quick", "--task.p", "997", "--model.width", "9007199254740991"],
+            "does not fit into this machine's memory",
+        ),
+        (["run", "quick", "--criteria.grok-gap", f"1{'0' * 20}"], "criteria.grok_gap must be at most 9007199254740991"),
         (["run", "quick", "--filter.lamb", "3"], "--filter.lamb is of a filter: choose one, with --filter ema or"),
         (["run", "quick", "--model.width", "10000000000"], "quick does not fit into this machine's memory: can't"),
-        (["run", "quick", "--checkpoint-every", "-1"], "checkpoint_every"),
+        (["run", "quick", "--checkpoint-every", "-1"], "--checkpoint-every must be in"),
         (["run", "quick", "--resume", "x"], "--resume takes the run as it was begun"),
         (["run", "--resume", "x", "--seed", "3"], "--resume takes the run as it was begun"),
         (["run", "--resume", "quick-000000"], "there is no run store at"),
@@ -261,7 +321,7 @@ def test_python_m_grokfast_shows_help():
         check=True,
         env={**os.environ, "COLUMNS": "200"},
     ).stdout
-    assert "--model.d_model" in shown
+    assert "--model.d-model" in shown
     assert "--steps" in shown
 
 
@@ -293,3 +353,63 @@ def test_reading_the_store_does_not_wait_for_torch(tmp_path, arguments):
     command = [sys.executable, "-c", WITHOUT_TORCH, *arguments.split()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            RuntimeError("one\n  two\x1b[31m"),
+            1,
+            r"grokfast: RuntimeError: one two\x1b[31m (GROKFAST_DEBUG=1 shows where)",
+        ),
+        (KeyError("axes"), 1, "grokfast: KeyError: 'axes' (GROKFAST_DEBUG=1 shows where)"),
+        (RecursionError(), 1, "grokfast: RecursionError (GROKFAST_DEBUG=1 shows where)"),
+        (MemoryError(), 1, "grokfast: MemoryError"),
+        (ValueError("p must be [/red]"), 2, "grokfast: p must be [/red]"),
+        (OSError(28, "No space left on device"), 1, "grokfast: [Errno 28] No space left on device"),
+    ],
+)
+def test_whatever_is_raised_is_a_line_and_with_debugging_a_traceback(error, status, message, out, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.delenv("GROKFAST_DEBUG", raising=False)
+    monkeypatch.setattr("grokfast.cli.run.train", fail)
+    assert main([*QUICK, "--out", str(out)]) == status
+    assert capsys.readouterr().err == f"{message}\n"
+    monkeypatch.setenv("GROKFAST_DEBUG", "1")
+    assert main([*QUICK, "--out", str(out)]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.endswith(f"{message}\n")
+
+
+@pytest.mark.parametrize("name", ["my runs", "it's; rm -rf *", "--json"])
+def test_the_command_to_go_on_with_can_be_copied(name, tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise Interrupted(["quick-000000"])
+
+    monkeypatch.setattr("grokfast.cli.run.train", stop)
+    out = str(tmp_path / name)
+    assert main([*QUICK, f"--out={out}"]) == 130
+    said = capsys.readouterr().err.rpartition("Go on with: ")[2]
+    assert shlex.split(said) == ["grokfast", "run", "--resume", "quick-000000", "--out", out]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[name, "--help"] for name in COMMANDS] + [["run", "grokfast", "--help"], ["doctor"]]
+)
+def test_options_are_spelt_with_dashes(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with suppress(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().out
+    assert said
+    assert not re.findall(r"--[\w.-]*_[\w.-]*", said)
+
+
+def test_underscores_in_options_are_accepted(out, capsys):
+    assert main([*QUICK, "--task.train_fraction", "0.3", "--checkpoint_every", "5", "--out", str(out)]) == 0
+    with RunStore(out, create=False) as store:
+        assert store.list()[0].config["task"]["train_fraction"] == 0.3

@@ -7,7 +7,9 @@ import pytest
 
 from grokfast import EMA, Experiment, RunStore, sweep, train
 from grokfast.cli import main
+from grokfast.store import NewRun
 from grokfast.training.sweep import InProcess, plan
+from grokfast.training.version import version
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 20, "device": "cpu"})
 
@@ -80,6 +82,90 @@ def test_filters_are_said_as_they_were_written(tmp_path, capsys):
     swept = plan(TINY, {"filter": ["ema", "ma"], "filter.lamb": [1, 2]}, store=tmp_path)
     assert main(["show", swept.sweep_id, "--out", str(tmp_path)]) == 0
     assert "filter ema, ma; filter.lamb 1, 2\n" in capsys.readouterr().out
+
+
+def test_show_draws_a_runs_picture_again(tmp_path, capsys):
+    with RunStore(tmp_path) as store:
+        run = train(TINY, store=store)
+        begun = store.create(TINY.to_dict(), preset="quick", version="grokfast 0", device="cpu")
+        unknown = store.create({"tsk": {}}, preset="quick", version="grokfast 0", device="cpu")
+    picture = run.directory / "curves.png"
+    assert not picture.exists()  # as after a kill between the two
+    assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 0
+    assert f"curves: {picture}\n" in capsys.readouterr().out
+    first = picture.read_bytes()
+    assert main(["show", run.run_id, "--picture", "--json", "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+    assert picture.read_bytes() == first
+    assert main(["show", begun, "--picture", "--out", str(tmp_path)]) == 1
+    assert "no picture: curves must have at least one record, got none\n" in capsys.readouterr().out
+    with RunStore(tmp_path) as store:
+        store.append(begun, [run.final])
+    assert main(["show", begun, "--picture", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / begun / "curves.png").exists()
+    assert main(["show", unknown, "--picture", "--out", str(tmp_path)]) == 1
+    assert "was stored by grokfast 0" in capsys.readouterr().err
+
+
+def test_a_number_that_was_stored_too_large_is_exported(tmp_path, capsys):
+    with RunStore(tmp_path) as store:
+        for gap, seed in ((10**20, 0), (1, 10**400)):
+            config = {**TINY.to_dict(), "criteria": {"kind": "Criteria", "grok_gap": gap}, "seed": seed}
+            store.create(config, preset="quick", version="grokfast 0", device="cpu")
+    assert main(["export", "--to", "-", "--out", str(tmp_path)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["criteria.grok_gap"] for row in rows] == [str(10**20), "1"]
+    assert [row["seed"] for row in rows] == ["0", str(10**400)]
+    assert main(["list", "--out", str(tmp_path)]) == 0
+
+
+HOSTILE = "[/red]\x1b[2J\u202e\n:smile:"
+HARMLESS = r"[/red]\x1b[2J\u202e\n:smile:"
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A store that somebody sent, with markup, control characters and formulas in what it says: its root and ids."""
+    config = TINY.to_dict()
+    with RunStore(tmp_path) as store:
+        run_id = store.create({**config, "name": HOSTILE}, preset="quick", version=HOSTILE, device=HOSTILE)
+        store.update(run_id, status="failed", result={"phase": HOSTILE, "t_memorize": None})
+        grid = {"axes": {"name": [HOSTILE, "+x"]}}
+        runs = [
+            NewRun({**config, "=k": "-2+3", "name": name}, str(i) * 64, "grokfast 0", "cpu")
+            for i, name in enumerate(grid["axes"]["name"])
+        ]
+        sweep_id = store.sweeps.create("quick", config, grid, runs)
+    return tmp_path, sweep_id, run_id
+
+
+def test_what_a_store_says_is_shown_as_text(hostile, capsys):
+    root, sweep_id, run_id = hostile
+    for arguments in (["list"], ["show", run_id], ["show", sweep_id], ["rm", run_id, sweep_id, "--yes"]):
+        assert main([*arguments, "--out", str(root)]) == 0, capsys.readouterr().err
+        said = "".join(capsys.readouterr())
+        assert all(character.isprintable() or character == "\n" for character in said)
+        assert HARMLESS in said or arguments[0] == "rm"
+
+
+def test_a_table_has_nothing_that_a_spreadsheet_would_run(hostile, capsys):
+    root, _, _ = hostile
+    assert main(["export", "--to", "-", "--out", str(root)]) == 0
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    table = [dict(zip(header, row)) for row in rows]
+    assert [row["phase"] for row in table] == [HARMLESS, "", ""]
+    assert [row["name"] for row in table] == [HARMLESS, HARMLESS, "'+x"]
+    assert [row["'=k"] for row in table] == ["", "'-2+3", "'-2+3"]
+
+
+@pytest.mark.parametrize("grid", [{}, {"axes": 3}, {"axes": {"seed": 1}}, {"axes": None}])
+def test_a_stored_grid_without_axes_is_a_message(tmp_path, capsys, grid):
+    with RunStore(tmp_path) as store:
+        new = NewRun(TINY.to_dict(), "0" * 64, version(), "cpu")
+        sweep_id = store.sweeps.create("quick", TINY.to_dict(), grid, [new])
+    for arguments in (["show"], ["export"], ["sweep", "--resume"]):
+        assert main([*arguments, sweep_id, "--out", str(tmp_path)]) == 1
+        assert capsys.readouterr().err == f"grokfast: the grid of {sweep_id} is damaged: it has no axes\n"
 
 
 def test_show_of_a_sweep_that_has_not_begun_draws_nothing(tmp_path, capsys):
@@ -164,7 +250,7 @@ def test_pictures_that_cannot_be_written_are_left_out(filled, capsys, monkeypatc
 
     monkeypatch.setattr("grokfast.cli.sweep.draw", refuse)
     assert main(["show", sweep_id, "--out", str(root)]) == 0
-    assert "no pictures: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
+    assert "no picture: [Errno 13] Permission denied: 'phase_diagram.png'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Standard output that is closed, full, or of few characters."""
 
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,32 @@ def test_a_full_disk_behind_the_output_is_a_message(command):
     assert done.stderr.startswith("grokfast: ")
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_list_whose_reader_has_enough_ends_quietly(tmp_path):
+    with RunStore(tmp_path) as store:
+        for seed in range(30):
+            store.create({"seed": seed}, preset="quick", version="grokfast 0", device="cpu")
+    with subprocess.Popen(
+        [*GROKFAST, "list", "--out", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        done.stdout.close()
+        assert done.stderr.read() == b""
+    assert done.returncode == CLOSED_PIPE
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no /dev/full")
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_a_run_whose_messages_nobody_can_read_goes_on(tmp_path, is_pipe):
+    arguments = ["run", "quick", "--task.p", "13", "--model.width", "16", "--steps", "40", "--json", "--out", tmp_path]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer if is_pipe else "/dev/full", "w") as nobody:
+        done = subprocess.run([*GROKFAST, *arguments], stdout=subprocess.PIPE, stderr=nobody, text=True)
+    if not is_pipe:
+        os.close(writer)
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
 
 def test_without_standard_streams_it_works():

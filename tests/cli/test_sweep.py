@@ -75,6 +75,14 @@ def test_a_sweep_from_a_file(out, tmp_path, capsys):
     assert "phase diagram" not in capsys.readouterr().out
 
 
+def test_seeds_of_a_range_are_exact(out, capsys):
+    seeds = [1000000000001, 2000000000003]
+    grid = f"seed={seeds[0]}:{seeds[1]}:2"
+    assert main(["sweep", "quick", "--grid", grid, *TINY, "--steps", "1", "--out", str(out)]) == 0
+    with RunStore(out, create=False) as store:
+        assert [run.config["seed"] for run in store.list()] == seeds[::-1]
+
+
 def test_filters_are_compared_in_a_sweep(out, capsys):
     grid = ["--grid", "filter.lamb=1,2", "filter=ema,ma"]
     assert main(["sweep", "quick", *grid, *TINY, "--steps", "20", "--json", "--out", str(out)]) == 0
@@ -101,6 +109,19 @@ def test_grid_may_be_given_often():
         (["quick", "--grid", "task.train_fraction=0.5,1.0"], "cell task.train_fraction=1.0"),
         (["quick", "--grid", "seed=1", "--seeds", "2"], "seeds cannot be given"),
         (["quick", "--seeds", "0"], "seeds must be at least 1"),
+        (
+            ["quick", "--seeds", "99999999999999999999"],
+            "seeds must be at most 9007199254740991, got 99999999999999999999",
+        ),
+        (["quick", "--seeds", "1000001"], "a sweep has at most 1,000,000 runs, this one 1,000,001"),
+        (
+            ["quick", "--grid", "seed=0:400000000:400000001"],
+            "a sweep has at most 1,000,000 runs, grid['seed'] has more",
+        ),
+        (
+            ["quick", "--grid", "optimizer.betas=({1:2},0.9)"],
+            "grid['optimizer.betas'] must have plain values, got ({1: 2}, 0.9)",
+        ),
         (["quick", "--seeds", "2", "--processes", "0"], "processes must be at least 1"),
         (["quick", "--seeds", "2", "--processes", "2", "--ray", "local"], "not both"),
         (["quick", "--seeds", "2", "--checkpoint-every", "-1"], "--checkpoint-every"),

@@ -50,3 +50,17 @@ def test_without_a_terminal_it_prints_lines_and_failures(tmp_path, monkeypatch):
     said = console.file.getvalue()
     assert "1/2 done, 1 running" in said
     assert "x failed: died" in said
+
+
+def test_what_a_worker_says_is_shown_as_text(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None)
+    display = SweepDisplay(console)
+    display.planned(plan(TINY, {"seed": [0]}, store=tmp_path, runner=InProcess()))
+    progress = Progress({"[/red]\x1b[2J": 100}, {})
+    display.happened(Event(run_id="[/red]\x1b[2J", status="running"), progress)
+    console.print(display._render())
+    display.happened(Event(run_id="[/red]\x1b[2J", status="failed", error="[/bold]\n  two\x1b[31m :smile:"), progress)
+    display.stop()
+    said = console.file.getvalue()
+    assert r"[/red]\x1b[2J failed: [/bold] two\x1b[31m :smile:" in said
+    assert "\x1b[2J" not in said

@@ -329,7 +329,7 @@ def test_state_dict_restores_the_model():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"n_layers": 0}, ValueError, "n_layers must be at least 1"),
+        ({"n_layers": 0}, ValueError, "n_layers must be between 1 and 1000"),
         ({"d_model": 128.0}, TypeError, "d_model must be an integer"),
         ({"d_model": 126}, ValueError, "d_model must be a multiple of n_heads=4, got 126"),
         ({"d_model": 7, "n_heads": 7, "positions": "sinusoidal"}, ValueError, "d_model must be even"),

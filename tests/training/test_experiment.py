@@ -1,5 +1,8 @@
 import json
+from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from grokfast import EMA, MA, tasks
@@ -79,5 +82,95 @@ def test_bad_values_name_the_field(make, message):
 def test_parts_of_another_type_are_refused():
     with pytest.raises(TypeError, match="filter must be a EMA or MA"):
         Experiment(filter=0.98)
-    with pytest.raises(TypeError, match="not an experiment's dict"):
-        Experiment.from_dict({"sed": 1})
+    for values in ({"sed": 1}, {"task": {"kind": "ModularTask", "q": 1}}, {"seed": {"kind": "EMA"}}, 3, [1], None):
+        with pytest.raises(TypeError, match=r"not an experiment's dict|seed must be an integer"):
+            Experiment.from_dict(values)
+
+
+LEAVES = sorted(Experiment.preset("nanda").override({"filter": MA()}).flat())
+ODD = [
+    np.array([1, 2]),
+    {1: 2},
+    [{}],
+    float("nan"),
+    1e39,
+    -1,
+    10**20,
+    10**5000,
+    "\x1b[31m",
+    "",
+    b"x",
+    {1, 2},
+    object(),
+    ...,
+]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_whatever_a_field_is_given_is_refused_by_name_or_can_be_stored(name):
+    base = Experiment.preset("nanda").override({"filter": MA()})
+    for value in ODD:
+        said = ""
+        try:
+            made = base.override({name: value})
+            assert Experiment.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+        except (TypeError, ValueError) as error:
+            said = str(error)
+            assert "\n" not in said
+        assert not said or name.rpartition(".")[2] in said
+
+
+def test_numbers_of_any_kind_become_pythons_own():
+    changes = {
+        "seed": np.int64(3), "task.p": np.uint8(13), "task.train_fraction": Fraction(1, 2), "model.width": np.int32(16),
+        "optimizer.lr": np.float32(0.5), "optimizer.betas": [np.float64(0.5), Fraction(3, 4)], "loss": np.str_("mse"),
+        "optimizer.weight_decay": 1, "schedule.stop_after": np.int16(7), "criteria.threshold": Fraction(1, 4),
+        "filter": EMA(Fraction(1, 2), np.float64(1)), "name": np.str_("mine"),
+    }  # fmt: skip
+    made = Experiment.preset("quick").override(changes)
+    assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
+    kinds = {name: type(value) for name, value in made.flat().items()}
+    assert set(kinds.values()) <= {int, float, bool, str, tuple, type(None)}
+    assert [type(beta) for beta in made.optimizer.betas] == [float, float]
+    assert (kinds["optimizer.weight_decay"], kinds["seed"], kinds["loss"]) == (float, int, str)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("criteria.grok_gap", 10**20, ValueError, "criteria.grok_gap must be at most 9007199254740991, got 1000"),
+        ("model.width", 10**30, ValueError, "width must be at most 9007199254740991"),
+        ("model.depth", 10**9, ValueError, "depth must be between 1 and 1000, got 1000000000"),
+        ("model.init_scale", 1e39, ValueError, r"init_scale must be in \(0, 1e\+38\], got 1e\+39"),
+        ("optimizer.lr", 1e39, ValueError, r"optimizer.lr must be in \[0, 1e\+38\]"),
+        ("optimizer.betas", ({1: 2}, 0.9), TypeError, "optimizer.betas must be a number, got {1: 2}"),
+        ("task.layout", np.array(["pair", "equals"]), ValueError, "layout must be one of 'pair', "),
+        ("name", 3, TypeError, "name must be a string, got 3"),
+        ("device", None, TypeError, "device must be a string, got None"),
+        ("device", "", ValueError, "device must have 1 to 200 printable characters"),
+    ],
+)
+def test_values_that_once_escaped_are_refused_by_name(name, value, error, message):
+    with pytest.raises(error, match=message):
+        Experiment.preset("quick").override({name: value})
+
+
+def test_fields_that_fit_only_each_other_come_in_any_order():
+    for changes in (
+        {"optimizer.nesterov": True, "optimizer.momentum": 0.9},
+        {"task.operation": "div", "task.p": 13},
+        {"model": TransformerConfig(), "task.layout": "equals"},
+    ):
+        base = Experiment(task=ModularTask(p=12))
+        assert base.override(changes) == base.override(dict(reversed(changes.items()))) != base
+
+
+@pytest.mark.parametrize("changes", [3, None, "seed", {3: 1}, {None: 1}, [("seed", 1)]])
+def test_changes_that_are_no_mapping_of_names_are_refused(changes):
+    with pytest.raises(TypeError, match="changes must map dotted names to values"):
+        Experiment().override(changes)
+
+
+def test_a_copy_by_dataclasses_is_checked_like_any_other():
+    with pytest.raises(ValueError, match=r"schedule.steps must be at least 1"):
+        replace(Schedule(), steps=0)

@@ -19,6 +19,7 @@ from grokfast.store import NewRun, RunStore
 from grokfast.store.places import checked_name
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.observer import tell_result
 from grokfast.training.result import stored_experiment
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
 from grokfast.training.sweep.groups import ENSEMBLE, make_groups
@@ -79,7 +80,7 @@ class Plan:
             raise SweepInterrupted(self.sweep_id) from error
         result = SweepResult(sweep_id=self.sweep_id, root=self.root, axes=self.axes, errors=progress.errors)
         for observer in observers:
-            observer.ended(result)
+            tell_result(observer.ended, result)
         return result
 
 
@@ -93,10 +94,10 @@ class _Training:
     keep_weights: bool
 
     def __post_init__(self) -> None:
-        checks.real("checkpoint_every", self.checkpoint_every, minimum=0)
-        checks.boolean("keep_weights", self.keep_weights)
-        if self.ensemble is not None:
-            checks.integer("ensemble", self.ensemble, minimum=1)
+        fields = checks.Fields(self)
+        fields.real("checkpoint_every", minimum=0)
+        fields.boolean("keep_weights")
+        fields.integer("ensemble", minimum=1, optional=True)
 
     def plan(self, store: RunStore, sweep_id: str, experiments: Sequence[Experiment]) -> Plan:
         """What is left to do of a stored sweep of these experiments."""
@@ -109,7 +110,7 @@ class _Training:
         return Plan(
             sweep_id=sweep_id,
             root=store.root,
-            axes=list(store.sweeps.get(sweep_id).grid["axes"]),
+            axes=list(store.sweeps.get(sweep_id).axes),
             runs=runs,
             statuses=statuses,
             groups=groups,
@@ -179,6 +180,7 @@ def plan(
         NewRun(config=e.to_dict(), hash=run_hash(e, version(), e.device), version=version(), device=e.device)
         for e in experiments
     ]
+    random, seeds = (None if n is None else int(n) for n in (random, seeds))  # NumPy's cannot be stored
     how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
     with _opened(store) as opened:
         sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)

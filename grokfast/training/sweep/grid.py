@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import random as random_module
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from grokfast import checks
 from grokfast.filters import filter_of
+from grokfast.seeds import MAX_SEED
 from grokfast.store.sweeps import digest
 from grokfast.training.experiment import Experiment
 
@@ -49,25 +53,41 @@ def expand(
     axes = axes_of(experiment, grid)
     checks.boolean("zip", zip)
     if random is not None:
-        checks.integer("random", random, minimum=1)
+        random = checks.integer("random", random, minimum=1)
         if zip:
             raise ValueError(
                 "random draws from all combinations, zip takes none but the first with the first: not both"
             )
     if seeds is not None:
-        checks.integer("seeds", seeds, minimum=1)
+        seeds = checks.integer("seeds", seeds, minimum=1)
         if "seed" in axes:
             raise ValueError("seeds cannot be given where the grid has a key 'seed'")
+        if experiment.seed + seeds - 1 > MAX_SEED:
+            raise ValueError(f"seeds must end at {MAX_SEED} at most, got {seeds:,} from {experiment.seed} on")
     if not axes and seeds is None:
         raise ValueError("grid must have at least one key, got an empty one (or give seeds)")
-    repeats = [{}] if seeds is None else [{"seed": experiment.seed + i} for i in range(seeds)]
+    _check_size(axes, zip, random, seeds or 1)
     for key, values in axes.items():
         if not zip and (twice := _twice(values)) is not None:
-            raise ValueError(f"grid[{key!r}] has the value {values[twice]!r} twice")
+            raise ValueError(f"grid[{key!r}] has the value {checks.shown(values[twice])} twice")
     picked = _zipped(axes) if zip else _product(axes, random, experiment.seed)
-    if len(picked) * len(repeats) > MAX_CELLS:
-        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this one {len(picked) * len(repeats):,}")
+    repeats = [{}] if seeds is None else [{"seed": experiment.seed + i} for i in range(seeds)]
     return [_cell(experiment, {**values, **repeat}) for values in picked for repeat in repeats]
+
+
+def _check_size(axes: Mapping[str, Sequence[Any]], zip: bool, random: int | None, repeats: int) -> None:
+    """Count the runs, before any is made. Raises ValueError where there are too many."""
+    lengths = {key: len(values) for key, values in axes.items()}
+    if zip and len(set(lengths.values())) > 1:
+        said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise ValueError(f"zip needs the same number of values for every key: {said}")
+    total = max(lengths.values(), default=1) if zip else math.prod(lengths.values())
+    if random is not None and not random <= total <= sys.maxsize:
+        most = "" if random > total else ", which are too many to draw from"
+        raise ValueError(f"random must be at most the {total:,} cells of the grid, got {random:,}{most}")
+    n = repeats * (total if random is None else random)
+    if n > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this one {n:,}: fewer values, or random")
 
 
 def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
@@ -85,20 +105,49 @@ def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
     """The values of one axis as Python's own, integers as floats where the experiment has a float."""
+    if not isinstance(key, str):
+        raise TypeError(f"grid must have dotted names as keys, got {checks.shown(key)}")
     if not hasattr(experiment, key):  # a whole part of it, such as the filter, may vary, too
         check_key(experiment, key)
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
-        raise TypeError(f"grid[{key!r}] must be a sequence of values, got {values!r}")
-    if len(values) > MAX_CELLS:
-        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, grid[{key!r}] has {len(values):,} values")
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+        raise TypeError(f"grid[{key!r}] must be a sequence of values, got {checks.shown(values)}")
+    try:
+        check_count(key, len(values))
+    except OverflowError:  # a range
+        check_count(key, MAX_CELLS + 1)
+    is_float = isinstance(experiment.flat().get(key), float)
+    plain = [_plain(value, is_float) for value in values]
     if not plain:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
-    if isinstance(experiment.flat().get(key), float):
-        plain = [float(value) if type(value) is int else value for value in plain]
     if key == "filter":
         return [filter_of(value, experiment.filter, name="grid['filter']") for value in plain]
-    return [tuple(value) if isinstance(value, list) else value for value in plain]
+    for value in plain:
+        try:
+            hash(value)
+        except TypeError:  # no field takes such a value
+            raise TypeError(f"grid[{key!r}] must have plain values, got {checks.shown(value)}") from None
+    return plain
+
+
+def check_count(key: str, n: int) -> None:
+    """Raise ValueError where an axis alone has more values than a sweep has runs."""
+    if n > MAX_CELLS:
+        raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, grid[{key!r}] has more values")
+
+
+def _plain(value: Any, is_float: bool = False) -> Any:
+    """A number of any kind (NumPy's, a Fraction) as Python's own, a list as a tuple, what else there is as it is."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    if isinstance(value, Integral) and not is_float:
+        return int(value)
+    with suppress(OverflowError):  # the field's own check says that it is too large
+        return float(value)
+    return value
 
 
 def as_filtered(experiment: Experiment, filters: Sequence[Any], key: str) -> Experiment:
@@ -113,14 +162,10 @@ def as_filtered(experiment: Experiment, filters: Sequence[Any], key: str) -> Exp
 def check_key(experiment: Experiment, key: str) -> None:
     """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
     if key not in experiment.flat():
-        raise ValueError(f"grid has an unknown key {key!r}{experiment.hint(key)}")
+        raise ValueError(f"grid has an unknown key {checks.shown(key)}{experiment.hint(key)}")
 
 
 def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    lengths = {key: len(values) for key, values in axes.items()}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{key} has {n}" for key, n in lengths.items())
-        raise ValueError(f"zip needs the same number of values for every key: {said}")
     rows = [*zip(*axes.values())]
     if (twice := _twice(rows)) is not None:
         raise ValueError(f"zip meets {', '.join(map(repr, rows[twice]))} twice")
@@ -138,13 +183,9 @@ def _twice(values: Sequence[Any]) -> int | None:
 
 
 def _product(axes: Mapping[str, Sequence[Any]], n: int | None, seed: int) -> list[dict[str, Any]]:
-    total = math.prod(len(values) for values in axes.values())
     if n is None:
-        if total > MAX_CELLS:
-            raise ValueError(f"a sweep has at most {MAX_CELLS:,} runs, this grid {total:,} cells: try random")
         return [dict(zip(axes, row)) for row in itertools.product(*axes.values())]
-    if n > total:
-        raise ValueError(f"random must be at most the {total:,} cells of the grid, got {n:,}")
+    total = math.prod(len(values) for values in axes.values())
     chosen = sorted(random_module.Random(seed).sample(range(total), n))
     return [{key: axes[key][i] for key, i in zip(axes, _place(axes, number))} for number in chosen]
 
@@ -162,7 +203,7 @@ def _cell(experiment: Experiment, values: dict[str, Any]) -> Cell:
     try:
         return Cell(values, experiment.override(values))
     except (ValueError, TypeError) as error:
-        said = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        said = ", ".join(f"{key}={checks.shown(value)}" for key, value in values.items())
         raise type(error)(f"the grid's cell {said}: {error}") from error
 
 

@@ -47,10 +47,12 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         with path.open("rb") as file:
             said = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, or nested thousands deep
         raise ValueError(f"{path} is not TOML: {error}") from error
     try:
         return _read(said)
+    except RecursionError as error:
+        raise ValueError(f"{path} has tables nested too deeply: {error}") from error
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -60,7 +62,7 @@ def _read(said: dict[str, Any]) -> SweepFile:
         checks.choice("a key", name, ("preset", "experiment", "grid", "sweep"))
     for name in ("experiment", "grid", "sweep"):
         if not isinstance(said.get(name, {}), dict):
-            raise TypeError(f"[{name}] must be a table, got {said[name]!r}")
+            raise TypeError(f"[{name}] must be a table, got {checks.shown(said[name])}")
     base = Experiment.preset(said.get("preset", "quick"))
     experiment = base.override(_changes(base, flat(said.get("experiment", {}))))
     grid = flat(said.get("grid", {}))
@@ -69,6 +71,10 @@ def _read(said: dict[str, Any]) -> SweepFile:
     options = said.get("sweep", {})
     for name in options:
         checks.choice("a key of [sweep]", name, OPTIONS)
+        if name == "zip":
+            checks.boolean("zip", options[name])
+        else:
+            checks.integer(name, options[name], minimum=1)
     return SweepFile(experiment, grid | parsed, options)
 
 

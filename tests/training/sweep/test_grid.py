@@ -1,8 +1,12 @@
+import json
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from grokfast import EMA, Experiment
-from grokfast.training.sweep.grid import expand
+from grokfast import EMA, Experiment, RunStore
+from grokfast.training.sweep import InProcess, plan
+from grokfast.training.sweep.grid import axes_of, expand
 
 QUICK = Experiment.preset("quick")
 
@@ -51,6 +55,40 @@ def test_values_become_pythons_own_and_numbers_of_the_experiments_kind():
     assert [type(value) for value in cell.values.values()] == [float, int, EMA]
 
 
+SEEDS = ("seed", "task.noise_seed", "task.split_seed", "schedule.batch_seed")
+
+
+def test_numbers_of_any_kind_become_pythons_own():
+    grid = {"seed": [np.int64(3), Fraction(4)], "optimizer.lr": [Fraction(1, 2), np.float32(2), 3]}
+    axes = axes_of(QUICK, grid)
+    assert axes == {"seed": [3, 4], "optimizer.lr": [0.5, 2.0, 3.0]}
+    assert {type(value) for value in axes["optimizer.lr"]} == {float}
+    assert json.loads(json.dumps(axes)) == axes
+
+
+def test_counts_of_any_kind_can_be_stored(tmp_path):
+    options = {
+        "seeds": np.int64(2),
+        "random": np.uint8(1),
+        "checkpoint_every": np.float32(0.5),
+        "ensemble": np.int16(1),
+    }
+    planned = plan(
+        QUICK.override({"device": "cpu"}), {"task.p": [13, 17]}, store=tmp_path, runner=InProcess(), **options
+    )
+    json.dumps([group.to_dict() for group in planned.groups])
+    with RunStore(tmp_path) as store:
+        grid = store.sweeps.get(planned.sweep_id).grid
+    assert (grid["seeds"], grid["random"], len(planned.runs)) == (2, 1, 2)
+
+
+def test_seeds_end_where_seeds_do():
+    last = QUICK.override({"seed": 2**63 - 2})
+    assert [cell.experiment.seed for cell in expand(last, {}, seeds=2)] == [2**63 - 2, 2**63 - 1]
+    with pytest.raises(ValueError, match="seeds must end at 9223372036854775807 at most, got 3 from"):
+        expand(last, {}, seeds=3)
+
+
 @pytest.mark.parametrize(
     ("grid", "options", "error", "message"),
     [
@@ -78,6 +116,18 @@ def test_values_become_pythons_own_and_numbers_of_the_experiments_kind():
         ({"task.p": [13]}, {"seeds": 0}, ValueError, "seeds must be at least 1"),
         ({"seed": range(2_000_000)}, {}, ValueError, "at most 1,000,000 runs"),
         ({"seed": range(2000), "task.noise_seed": range(2000)}, {}, ValueError, "at most 1,000,000 runs"),
+        ({"seed": range(10**30)}, {}, ValueError, "at most 1,000,000 runs"),
+        ({"task.p": [13]}, {"seeds": 2**53 - 1}, ValueError, "at most 1,000,000 runs, this one 9,007,199,254,740,991"),
+        ({"task.p": [13]}, {"seeds": 10**20}, ValueError, "seeds must be at most"),
+        ({"task.p": [13]}, {"seeds": 2.0}, TypeError, "seeds must be an integer"),
+        ({"seed": range(10**6), "task.noise_seed": range(10**6)}, {"random": 10**9}, ValueError, "at most 1,000,000"),
+        ({key: range(10**6) for key in SEEDS}, {"random": 2}, ValueError, "too many to draw from"),
+        ({"optimizer.betas": [({1: 2}, 0.9)]}, {}, TypeError, r"grid\['optimizer.betas'\] must have plain values"),
+        ({"seed": [{1}]}, {}, TypeError, r"grid\['seed'\] must have plain values, got \{1\}"),
+        ({"seed": np.zeros((2, 2))}, {}, TypeError, r"grid\['seed'\] must have plain values"),
+        ({3: [1]}, {}, TypeError, "grid must have dotted names as keys, got 3"),
+        ({"override": [1]}, {}, ValueError, "unknown option 'override'"),
+        ({"optimizer.lr": [10**400]}, {}, ValueError, r"optimizer.lr must be in \[0"),
         ({}, {}, ValueError, "at least one key"),
         ([("seed", [1])], {}, TypeError, "grid must map"),
     ],

@@ -23,6 +23,14 @@ QUICK = Experiment.preset("quick")
         ("task.stratified=true,False", [True, False]),
         ("task.operation=add,a2+b2", ["add", "a2+b2"]),
         ("loss=mse", ["mse"]),
+        ("seed=1000000000001:2000000000003:2", [1000000000001, 2000000000003]),
+        ("seed=9223372036854775799:9223372036854775807:3", [2**63 - 9, 2**63 - 5, 2**63 - 1]),
+        ("seed=7:0:8", list(range(8))[::-1]),
+        ("seed=1:1000000000000000000:19log", [10**i for i in range(19)]),
+        ("seed=64:1:4log", [64, 16, 4, 1]),
+        ("seed=16:81:5log", [16, 24, 36, 54, 81]),
+        ("seed=0:1e3:3", [0, 500, 1000]),
+        ("seed=5:9:1,3:3:1log", [5, 3]),
     ],
 )
 def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
@@ -39,6 +47,17 @@ def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
         ("sed=1", "did you mean 'seed'"),
         ("seed=1,two", r"grid\['seed'\] must have values of type an integer, got 'two'"),
         ("seed=0:3:3", "the range '0:3:3': a range of integers must meet integers"),
+        ("seed=1:10:3log", "a range of integers must meet integers"),
+        ("seed=0:10:3log", "must begin and end above 0"),
+        ("seed=0:1e300:3", "'1e300' is no integer, or not exactly known"),
+        ("seed=0:inf:3", "'inf' is no integer"),
+        ("seed=0:400000000:400000001", r"at most 1,000,000 runs, grid\['seed'\] has more values"),
+        ("seed=1:900000:900000,1:900000:900000", r"at most 1,000,000 runs, grid\['seed'\] has more values"),
+        ("seed=0:1:" + "9" * 5000, r"at most 1,000,000 runs, grid\['seed'\] has more values"),
+        ("seed=" + "9" * 5000, r"values of type an integer, got '9+\.\.\. \(5,002 characters\)"),
+        ("seed=0:3:0", None),
+        ("optimizer.betas=" + "(" * 500, r"grid\['optimizer.betas'\] must have values of type"),
+        ("optimizer.betas=-'a'", r"grid\['optimizer.betas'\] must have values of type"),
         ("optimizer.lr=0:1:3log", "the range '0:1:3log': Geometric sequence cannot include zero"),
         ("optimizer.lr=fast", "type a number, got 'fast'"),
         ("task.stratified=maybe", "true or false, got 'maybe'"),
@@ -48,8 +67,8 @@ def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
     ],
 )
 def test_bad_text_is_named(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_axes(QUICK, [text])
+    with pytest.raises(ValueError, match=message or "at least one value"):
+        expand(QUICK, parse_axes(QUICK, [text]))
 
 
 def test_a_key_is_given_once():
@@ -129,6 +148,15 @@ def test_a_file_holds_a_sweep(tmp_path):
     ("text", "message"),
     [
         ("grid = ", r"sweep.toml is not TOML"),
+        ("a." * 2000 + "b = 1", "nested too deeply|a key must be one of"),
+        ("a = " + "[" * 2000 + "]" * 2000, r"sweep.toml is not TOML"),
+        ("[experiment]\ntask = " + "{a=" * 2000 + "1" + "}" * 2000, "sweep.toml "),
+        ("a = " + "9" * 5000, r"sweep.toml is not TOML"),
+        ("a = '\udcff'", r"sweep.toml is not TOML: .*utf-8"),
+        ("[sweep]\nseeds = 'x'", "seeds must be an integer, got 'x'"),
+        ("[sweep]\nrandom = 0", "random must be at least 1"),
+        ("[sweep]\nzip = 1", "zip must be True or False"),
+        ("[experiment]\nseed = 1979-05-27", "seed must be an integer, got datetime.date"),
         ("[grids]", "did you mean 'grid'"),
         ("grid = 3", r"\[grid\] must be a table"),
         ("preset = 'quik'", "did you mean 'quick'"),
@@ -148,7 +176,7 @@ def test_a_file_holds_a_sweep(tmp_path):
 )
 def test_a_bad_file_is_named(tmp_path, text, message):
     path = tmp_path / "sweep.toml"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises((ValueError, TypeError), match=message) as raised:
         read_sweep(path)
     assert str(path) in str(raised.value)
