@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from grokfast import backend as backends
 from grokfast import checks
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -66,6 +67,24 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype) for t in tensors]
+
+
+def outside_autocast(method: Method) -> Method:
+    """A forward or backward of a torch.autograd.Function as it is without autocast.
+
+    Dtypes are those of the tensors that came: `autocast` has said what they are to be before the call, and the backward
+    follows the forward, whatever is on by then.
+    """
+
+    @functools.wraps(method)
+    def exact(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        device = "cpu" if first.is_cpu else first.device.type
+        if not torch.is_autocast_enabled(device):
+            return method(ctx, first, *rest)
+        with torch.autocast(device, enabled=False):
+            return method(ctx, first, *rest)
+
+    return cast(Method, exact)
 
 
 def product(a: Tensor, b: Tensor, precision: str) -> Tensor:
