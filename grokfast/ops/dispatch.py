@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -14,6 +15,8 @@ from grokfast import backend as backends
 from grokfast import checks
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+# Multiplications of one product from which on something else than torch's own layers is faster on a CPU.
+TORCHS_OWN = {"mlp": 1 << 25, "attention": 1 << 63}
 Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -92,6 +95,22 @@ def product(a: Tensor, b: Tensor, precision: str) -> Tensor:
     if precision == "bf16" and a.dtype == torch.float32:
         return (a.bfloat16() @ b.bfloat16()).to(a.dtype)
     return a @ b
+
+
+def torchs_own(op: str, x: Tensor, multiplications: int, precision: str, backend: str | None) -> bool:
+    """Whether torch's own layers compute ops.`op` of tensors like `x`: on a CPU where they are faster.
+
+    multiplications: of one product. The rule is measured (benchmarks/bench_layers.py), on Intel and AMD. Under autocast
+    and for "bf16" products, which torch's layers do not know, the answer is no.
+    """
+    return (
+        multiplications < TORCHS_OWN[op]
+        and backend is None
+        and x.is_cpu
+        and precision != "bf16"
+        and not torch.is_autocast_enabled("cpu")
+        and not (os.environ.get("TRITON_INTERPRET") and backends.current() == "triton")
+    )
 
 
 def kernel_precision(dtype: torch.dtype, precision: str) -> str:
