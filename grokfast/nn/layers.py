@@ -109,7 +109,8 @@ class MLP(Stackable):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., d_model]; [E, ..., d_model] of `n_models`."""
-        first, second, w_in = self.linear1, self.linear2, _weight(self.linear1)
+        first, second = self.linear1, self.linear2
+        w_in = _weight(first)
         dropout = self.dropout if self.training else 0.0
         skip = x if self.residual and not dropout else None
         if self._is_torchs(x, w_in):
@@ -130,7 +131,7 @@ class MLP(Stackable):
         if not isinstance(x, Tensor) or x.ndim == 0 or w_in.ndim != 2:
             return False
         fits = x.shape[-1] == w_in.shape[1] and x.dtype is w_in.dtype
-        return fits and torchs_own("mlp", x, x.numel() * len(w_in), self.precision, self.backend)
+        return fits and torchs_own("mlp", x, x.numel() * w_in.shape[0], self.precision, self.backend)
 
     def extra_repr(self) -> str:
         settings = f"activation={self.activation!r}, residual={self.residual}, precision={self.precision!r}"

@@ -17,6 +17,7 @@ from grokfast import checks
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 # Multiplications of one product from which on something else than torch's own layers is faster on a CPU.
 TORCHS_OWN = {"mlp": 1 << 25, "attention": 1 << 63}
+_INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # asking anew costs as much as all else that is asked here
 Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -109,7 +110,7 @@ def torchs_own(op: str, x: Tensor, multiplications: int, precision: str, backend
         and x.is_cpu
         and precision != "bf16"
         and not torch.is_autocast_enabled("cpu")
-        and not (os.environ.get("TRITON_INTERPRET") and backends.current() == "triton")
+        and not (_INTERPRETS and backends.current() == "triton")
     )
 
 

@@ -69,9 +69,12 @@ def attention(
 
 def _is_right(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """A quick yes on a CPU to what `_check` asks in words."""
-    if not all(isinstance(t, Tensor) and t.is_cpu and t.dtype is q.dtype and t.shape == q.shape for t in (q, k, v)):
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
         return False
-    return q.ndim > 2 and q.dtype.is_floating_point and 0 not in q.shape
+    dtype, shape = q.dtype, q.shape
+    alike = k.dtype is dtype and v.dtype is dtype and k.shape == shape and v.shape == shape
+    on_cpu = q.is_cpu and k.is_cpu and v.is_cpu
+    return alike and on_cpu and len(shape) > 2 and dtype.is_floating_point and 0 not in shape
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -54,7 +54,7 @@ def mlp(
         _check(x, w_in, b_in, w_out, b_out, activation, skip)
     dispatch.check_options(precision, backend)
     residual = skip is x
-    if w_in.ndim == 2 and dispatch.torchs_own("mlp", x, x.numel() * len(w_in), precision, backend):
+    if w_in.ndim == 2 and dispatch.torchs_own("mlp", x, x.numel() * w_in.shape[0], precision, backend):
         y = F.linear(ACTIVATIONS[activation](F.linear(x, w_in, b_in)), w_out, b_out)
         return y if skip is None else skip + y
     x, w_in, b_in, w_out, b_out, skip = dispatch.autocast(x, w_in, b_in, w_out, b_out, skip)  # type: ignore[assignment]
