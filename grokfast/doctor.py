@@ -68,7 +68,7 @@ def operations() -> list[tuple[str, str, str]]:
             f"PyTorch ({_blas()} on a CPU)",
         ),
         ("products of what a relu leaves", "CPU fp32", _active(why)),
-        ("ops.attention", "CPU fp32", "torch's scaled_dot_product_attention, plain PyTorch in other dtypes"),
+        ("ops.attention", "CPU fp32", _attention()),
     ]
     fused = "ops.mlp, ops.attention, ops.linear_cross_entropy, ops.pair_embed, ops.layer_norm"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -95,6 +95,12 @@ def training_steps() -> list[tuple[str, str, str]]:
 def _mlp(why_no_extension: str) -> str:
     large = f"plain PyTorch, {why_no_extension}" if why_no_extension else "C++ extension"
     return f"{large}, below {TORCHS_OWN['mlp']:,} multiplications a product torch's own layers, which are faster"
+
+
+def _attention() -> str:
+    if backend.current() == "reference":
+        return "plain PyTorch, GROKFAST_BACKEND=reference"
+    return "torch's scaled_dot_product_attention"
 
 
 def _active(why_no_extension: str) -> str:

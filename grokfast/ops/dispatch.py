@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -17,7 +16,6 @@ from grokfast import checks
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 # Multiplications of one product from which on something else than torch's own layers is faster on a CPU.
 TORCHS_OWN = {"mlp": 1 << 25, "attention": 1 << 63}
-_INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # asking anew costs as much as all else that is asked here
 Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -101,8 +99,8 @@ def product(a: Tensor, b: Tensor, precision: str) -> Tensor:
 def torchs_own(op: str, x: Tensor, multiplications: int, precision: str, backend: str | None) -> bool:
     """Whether torch's own layers compute ops.`op` of tensors like `x`: on a CPU where they are faster.
 
-    multiplications: of one product. The rule is measured (benchmarks/bench_layers.py), on Intel and AMD. Under autocast
-    and for "bf16" products, which torch's layers do not know, the answer is no.
+    multiplications: of one product. The rule is measured (benchmarks/bench_layers.py). Under autocast, for "bf16"
+    products, which torch's layers do not know, and where another backend is asked for, the answer is no.
     """
     return (
         multiplications < TORCHS_OWN[op]
@@ -110,7 +108,7 @@ def torchs_own(op: str, x: Tensor, multiplications: int, precision: str, backend
         and x.is_cpu
         and precision != "bf16"
         and not torch.is_autocast_enabled("cpu")
-        and not (_INTERPRETS and backends.current() == "triton")
+        and backends.current() not in ("reference", "triton")
     )
 
 

@@ -17,10 +17,13 @@ FLASH = "ScaledDotProductFlashAttentionForCpuBackward0"  # the one whose gradien
 
 
 def fits(q: Tensor) -> bool:
-    """Whether it takes these: fp32, and none of torch.func's transforms or forward-mode derivatives at work."""
-    return (
-        q.dtype is torch.float32 and torch._C._functorch.maybe_current_level() is None and forward_ad._current_level < 0
-    )
+    """Whether it takes these: fp32, and none of torch.func's transforms or forward-mode derivatives at work.
+
+    Of one position it would round gradients that are zero.
+    """
+    if q.dtype is not torch.float32 or q.shape[-2] == 1:
+        return False
+    return torch._C._functorch.maybe_current_level() is None and forward_ad._current_level < 0
 
 
 def attention(
