@@ -1,15 +1,16 @@
-// grokfast._C: pointers arrive as integers, tables as buffers. Python checks shapes and dtypes; here only what would
-// let a wrong table read out of bounds.
+// grokfast._C. Operations get torch's tensors, checked by tensors.h; the optimizers' update a table of addresses as a
+// buffer, of which only what would let a wrong table read out of bounds is checked here.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <utility>
 
 #include "grokfast.h"
 #include "look.h"
+#include "tensors.h"
 
-namespace py = pybind11;
 using namespace grokfast;
 
 namespace {
@@ -92,10 +93,277 @@ void bind_cuda_update(int rule, int filter, int ring_type, const py::buffer& ent
 }
 #endif
 
+constexpr int64_t most = std::numeric_limits<int64_t>::max();
+
+Activation activation_of(int kind) { return Activation(within("activation", kind, 0, int(Activation::gelu))); }
+Loss loss_of(int kind) { return Loss(within("loss", kind, 0, int(Loss::mse))); }
+int checked_threads(int64_t threads) { return int(within("threads", threads, 1, std::numeric_limits<int>::max())); }
+
+// Tables [E, rows, width] and a bias [E, width] or none, whose models may lie apart.
+PairTables pair_tables(py::handle w_a, py::handle w_b, py::handle bias, int64_t models) {
+  const auto a = view<float>("w_a", w_a, {models, any, any}, true);
+  const auto b = view<float>("w_b", w_b, {models, any, a[2]}, true);
+  const auto c = view_or_null<float>("bias", bias, {models, a[2]}, true);
+  return {a.data, b.data, c.data, a.stride, b.stride, c.stride, a[1], b[1], a[2]};
+}
+
+// Who reads the rows of a table of `rows`: start [rows + 1] and items, or null for those that come one after the other,
+// of `n` positions.
+Readers readers_of(const char* name, py::handle start, py::handle items, int64_t rows, int64_t n) {
+  const auto first = view<int64_t>(name, start, {rows + 1});
+  const auto own = view_or_null<int64_t>(name, items, {any});
+  const int64_t room = own.data || !items.is_none() ? own[0] : n;
+  for (int64_t k = 0; k < rows; ++k)
+    if (first.data[k] > first.data[k + 1]) throw py::value_error(std::string(name) + " are not in order");
+  if (first.data[0] < 0 || first.data[rows] > room) throw py::value_error(std::string(name) + " do not fit their items");
+  if (own.data) check_indices(name, own.data + first.data[0], first.data[rows] - first.data[0], n);
+  return {first.data, own.data, rows};
+}
+
+GatheredAttention gathered_of(py::handle q, py::handle kv, py::handle query, py::handle keys, int64_t heads) {
+  const auto queries = view<float>("q", q, {any, any}, true);
+  const int64_t width = queries[1];
+  const auto table = view<float>("kv", kv, {any, 2 * width}, true);
+  const auto of_keys = view<int64_t>("keys", keys, {any, any});
+  const int64_t rows = of_keys[0], slots = of_keys[1];
+  const auto own = view_or_null<int64_t>("query", query, {rows});
+  if (width % within("heads", heads, 1, most)) throw py::value_error("q must be as wide as a multiple of heads");
+  if (rows > 0) within("slots", slots, 1, most);
+  if (query.is_none()) within("rows of keys", rows, 0, queries[0]);
+  if (own.data) check_indices("query", own.data, rows, queries[0]);
+  for (int64_t i = 0; i < rows * slots; ++i)
+    if (of_keys.data[i] >= table[0]) check_indices("keys", of_keys.data + i, 1, table[0]);
+  return {queries.data, table.data, queries.stride, table.stride,  own.data, of_keys.data,
+          rows,         slots,      queries[0],     table[0],      heads,    width / heads};
+}
+
+void bind_operations(py::module_& m) {
+  m.def("pair_embed_forward", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
+                                 py::handle out, int activation, int threads) {
+    const auto at_a = view<int64_t>("a", a, {any, any});
+    const int64_t models = at_a[0], n = at_a[1];
+    const auto at_b = view<int64_t>("b", b, {models, n});
+    const PairTables tables = pair_tables(w_a, w_b, bias, models);
+    const auto result = view<float>("out", out, {models, n, tables.width});
+    const Activation kind = activation_of(activation);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    pair_embed_forward(tables, at_a.data, at_b.data, result.data, models, n, kind, threads);
+  });
+  m.def("pair_embed_backward", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
+                                  py::handle grad_out, py::handle grad_a, py::handle grad_b, py::handle grad_bias,
+                                  int activation, int threads) {
+    const auto at_a = view<int64_t>("a", a, {any, any});
+    const int64_t models = at_a[0], n = at_a[1];
+    const auto at_b = view<int64_t>("b", b, {models, n});
+    const PairTables tables = pair_tables(w_a, w_b, bias, models);
+    const auto grad = view<float>("grad_out", grad_out, {models, n, tables.width});
+    const auto of_a = view<float>("grad_a", grad_a, {models, tables.rows_a, tables.width});
+    const auto of_b = view<float>("grad_b", grad_b, {models, tables.rows_b, tables.width});
+    const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {models, tables.width});
+    const Activation kind = activation_of(activation);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    check_indices("a", at_a.data, models * n, tables.rows_a);
+    check_indices("b", at_b.data, models * n, tables.rows_b);
+    pair_embed_backward(tables, at_a.data, at_b.data, grad.data, of_a.data, of_b.data, of_bias.data, models, n, kind,
+                        threads);
+  });
+  m.def("pair_embed_add_gradients", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
+                                       py::handle grad_out, py::handle grad_a, py::handle grad_b, int activation) {
+    const auto at_a = view<int64_t>("a", a, {1, any});
+    const int64_t n = at_a[1];
+    const auto at_b = view<int64_t>("b", b, {1, n});
+    const PairTables tables = pair_tables(w_a, w_b, bias, 1);
+    const auto grad = view<float>("grad_out", grad_out, {n, tables.width});
+    const auto of_a = view<float>("grad_a", grad_a, {tables.rows_a, tables.width});
+    const auto of_b = view<float>("grad_b", grad_b, {tables.rows_b, tables.width});
+    const Activation kind = activation_of(activation);
+    py::gil_scoped_release release;
+    check_indices("a", at_a.data, n, tables.rows_a);
+    check_indices("b", at_b.data, n, tables.rows_b);
+    pair_embed_add_gradients(tables, at_a.data, at_b.data, grad.data, of_a.data, of_b.data, n, kind);
+  });
+  m.def("classify", [](int loss, py::handle logits, py::handle target, py::handle grad_logits, py::handle loss_out,
+                       py::handle accuracy_out, int64_t of, int threads) {
+    const auto x = view<float>("logits", logits, {any, any, any});
+    const int64_t models = x[0], n = x[1], classes = x[2];
+    const auto answers = view<int64_t>("target", target, {models, n});
+    const auto grad = view_or_null<float>("grad_logits", grad_logits, {models, n, classes});
+    const auto values = view<float>("loss_out", loss_out, {models});
+    const auto accuracy = view<float>("accuracy_out", accuracy_out, {models});
+    const Loss kind = loss_of(loss);
+    within("of", of, n, most);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    classify(kind, x.data, answers.data, grad.data, values.data, accuracy.data, models, n, of, classes, threads);
+  });
+  m.def("active_products_work", &active_products_work);
+  m.def("active_products_fit", &active_products_fit);
+  m.def("active_forward", [](py::handle hidden, py::handle weights, py::handle bias, py::handle skip, py::handle out,
+                             int threads) {
+    const auto h = view<float>("hidden", hidden, {any, any});
+    const auto w = view<float>("weights", weights, {h[1], any});
+    const auto b = view_or_null<float>("bias", bias, {w[1]});
+    const auto residual = view_or_null<float>("skip", skip, {h[0], w[1]});
+    const auto result = view<float>("out", out, {h[0], w[1]});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    active_forward(h.data, w.data, b.data, residual.data, result.data, h[0], h[1], w[1], threads);
+  });
+  m.def("active_backward", [](py::handle hidden, py::handle grad_out, py::handle weights, py::handle x,
+                              py::handle grad_hidden, py::handle grad_weights, py::handle grad_first,
+                              py::handle grad_bias, int threads) {
+    const auto h = view<float>("hidden", hidden, {any, any});
+    const int64_t rows = h[0], units = h[1];
+    const auto grad = view<float>("grad_out", grad_out, {rows, any});
+    const auto w = view<float>("weights", weights, {units, grad[1]});
+    const auto input = view<float>("x", x, {rows, any});
+    const auto of_hidden = view<float>("grad_hidden", grad_hidden, {rows, units});
+    const auto of_weights = view<float>("grad_weights", grad_weights, {units, grad[1]});
+    const auto of_first = view<float>("grad_first", grad_first, {units, input[1]});
+    const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {units});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    active_backward({h.data, grad.data, w.data, input.data, of_hidden.data, of_weights.data, of_first.data,
+                     of_bias.data, rows, units, input[1], grad[1]},
+                    threads);
+  });
+  m.def("pair_rows_fit", &pair_rows_fit);
+  m.def("pair_rows", [](py::handle w_a, py::handle w_b, py::handle b_in, py::handle weight, py::handle bias, py::handle a,
+                        py::handle b, py::handle target, py::handle grad_a, py::handle grad_b, py::handle grad_weight,
+                        py::handle grad_bias, int loss, int threads) {
+    const PairTables tables = pair_tables(w_a, w_b, b_in, 1);
+    const int64_t width = tables.width;
+    const auto w = view<float>("weight", weight, {any, width});
+    const auto of_out = view_or_null<float>("out_bias", bias, {w[0]});
+    const auto at_a = view<int64_t>("a", a, {any});
+    const int64_t n = at_a[0];
+    const auto at_b = view<int64_t>("b", b, {n}), answers = view<int64_t>("target", target, {n});
+    const auto of_a = view_or_null<float>("grad_a", grad_a, {tables.rows_a, width});
+    const auto of_b = view_or_null<float>("grad_b", grad_b, {tables.rows_b, width});
+    const auto of_weight = view_or_null<float>("grad_weight", grad_weight, {w[0], width});
+    const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {w[0]});
+    if (of_a.data && !(of_b.data && of_weight.data)) throw py::value_error("grad_b and grad_weight must not be None");
+    const Loss kind = loss_of(loss);
+    within("rows", n, 1, most);
+    checked_threads(threads);
+    std::pair<double, double> found;
+    py::gil_scoped_release release;
+    pair_rows({tables, w.data, of_out.data, w[0], at_a.data, at_b.data, answers.data, n, of_a.data, of_b.data,
+               of_weight.data, of_bias.data},
+              kind, &found.first, &found.second, threads);
+    return found;
+  });
+  m.def("group_readers", [](py::handle index, int64_t n_rows, py::handle start, py::handle items) {
+    const auto at = view<int64_t>("index", index, {any});
+    const auto first = view<int64_t>("start", start, {within("n_rows", n_rows, 0, most - 1) + 1});
+    const auto own = view<int64_t>("items", items, {at[0]});
+    py::gil_scoped_release release;
+    for (int64_t i = 0; i < at[0]; ++i)
+      if (at.data[i] >= n_rows) check_indices("index", at.data + i, 1, n_rows);
+    group_readers(at.data, at[0], n_rows, first.data, own.data);
+  });
+  m.def("sum_readers", [](py::handle x, py::handle start, py::handle items, py::handle out, int threads) {
+    const auto rows = view<float>("x", x, {any, any});
+    const auto sums = view<float>("out", out, {any, rows[1]});
+    const Readers readers = readers_of("readers", start, items, sums[0], rows[0]);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    sum_readers(rows.data, readers, sums.data, rows[1], threads);
+  });
+  m.def("sum_rows", [](py::handle x, py::handle out, int threads) {
+    const auto rows = view<float>("x", x, {any, any});
+    const auto sum = view<float>("out", out, {rows[1]});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    const int64_t start[] = {0, rows[0]};
+    sum_readers(rows.data, {start, nullptr, 1}, sum.data, rows[1], threads);
+  });
+  m.def("activate_forward", [](py::handle z, py::handle bias, py::handle slope, int activation, int threads) {
+    const auto x = view<float>("z", z, {any, any});
+    const auto b = view_or_null<float>("bias", bias, {x[1]});
+    const auto slopes = view_or_null<float>("slope", slope, {x[0], x[1]});
+    const Activation kind = activation_of(activation);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    activate_forward(x.data, b.data, slopes.data, x[0], x[1], kind, threads);
+  });
+  m.def("activate_backward", [](py::handle grad, py::handle kept, py::handle grad_bias, int activation, int threads) {
+    const auto g = view<float>("grad", grad, {any, any});
+    const auto what = view<float>("kept", kept, {g[0], g[1]});
+    const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {g[1]});
+    const Activation kind = activation_of(activation);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    activate_backward(g.data, what.data, of_bias.data, g[0], g[1], kind, threads);
+  });
+  m.def("add_rows", [](py::handle out, py::handle table, py::handle index, py::handle bias, int threads) {
+    const auto sum = view<float>("out", out, {any, any});
+    const auto rows = view_or_null<float>("table", table, {index.is_none() ? sum[0] : any, sum[1]});
+    const auto at = view_or_null<int64_t>("index", index, {sum[0]});
+    const auto b = view_or_null<float>("bias", bias, {sum[1]});
+    if (table.is_none() && bias.is_none()) throw py::value_error("table and bias must not both be None");
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    if (at.data && !table.is_none()) check_indices("index", at.data, sum[0], rows[0]);
+    add_rows(sum.data, rows.data, at.data, b.data, sum[0], sum[1], threads);
+  });
+  m.def("layer_norm_forward", [](py::handle x, py::handle weight, py::handle bias, py::handle out, py::handle stats,
+                                 float eps, int threads) {
+    const auto rows = view<float>("x", x, {any, any});
+    const auto w = view<float>("weight", weight, {rows[1]}), b = view<float>("bias", bias, {rows[1]});
+    const auto result = view<float>("out", out, {rows[0], rows[1]}), kept = view<float>("stats", stats, {rows[0], 2});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    layer_norm_forward(rows.data, w.data, b.data, result.data, kept.data, rows[0], rows[1], eps, threads);
+  });
+  m.def("layer_norm_backward", [](py::handle x, py::handle weight, py::handle stats, py::handle grad, py::handle grad_x,
+                                  py::handle grad_weight, py::handle grad_bias, int threads) {
+    const auto rows = view<float>("x", x, {any, any});
+    const int64_t n = rows[0], width = rows[1];
+    const auto w = view<float>("weight", weight, {width}), kept = view<float>("stats", stats, {n, 2});
+    const auto g = view<float>("grad", grad, {n, width}), of_x = view<float>("grad_x", grad_x, {n, width});
+    const auto of_weight = view<float>("grad_weight", grad_weight, {width});
+    const auto of_bias = view<float>("grad_bias", grad_bias, {width});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    layer_norm_backward(rows.data, w.data, kept.data, g.data, of_x.data, of_weight.data, of_bias.data, n, width, threads);
+  });
+  m.def("gathered_attention_forward", [](py::handle q, py::handle kv, py::handle query, py::handle keys, int64_t heads,
+                                         py::handle out, py::handle weights, int threads) {
+    const GatheredAttention a = gathered_of(q, kv, query, keys, heads);
+    const auto result = view<float>("out", out, {a.rows, a.heads * a.d_head});
+    const auto kept = view<float>("weights", weights, {a.rows, a.slots, a.heads});
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    gathered_attention_forward(a, result.data, kept.data, threads);
+  });
+  // The gradients of q and kv lie in memory as these do. Readers of queries are None where row r reads query r.
+  m.def("gathered_attention_backward", [](py::handle q, py::handle kv, py::handle query, py::handle keys, int64_t heads,
+                                          py::handle start_q, py::handle items_q, py::handle start_k,
+                                          py::handle items_k, py::handle weights, py::handle grad_out,
+                                          py::handle grad_q, py::handle grad_kv, int threads) {
+    const GatheredAttention a = gathered_of(q, kv, query, keys, heads);
+    const int64_t width = a.heads * a.d_head;
+    const Readers by_query = readers_of("readers of q", start_q, items_q, a.n_queries, a.rows);
+    const Readers by_key = readers_of("readers of kv", start_k, items_k, a.n_keys, a.rows * a.slots);
+    const auto kept = view<float>("weights", weights, {a.rows, a.slots, a.heads});
+    const auto grad = view<float>("grad_out", grad_out, {a.rows, width});
+    const auto of_q = view<float>("grad_q", grad_q, {a.n_queries, width}, true);
+    const auto of_kv = view<float>("grad_kv", grad_kv, {a.n_keys, 2 * width}, true);
+    within("stride of grad_q", of_q.stride, std::max(a.stride_q, width), a.stride_q);
+    within("stride of grad_kv", of_kv.stride, std::max(a.stride_kv, 2 * width), a.stride_kv);
+    checked_threads(threads);
+    py::gil_scoped_release release;
+    gathered_attention_backward(a, by_query, by_key, kept.data, grad.data, of_q.data, of_kv.data, threads);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "CPU and CUDA kernels of grokfast on raw pointers; use the Python functions, which check their input.";
+  m.doc() = "CPU and CUDA kernels of grokfast; use the Python functions.";
   m.attr("hyper_count") = int(hyper_count);
   m.def("look", &bind_look, py::arg("exchange"), py::arg("tensors"), py::arg("with_addresses"));
   m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
@@ -103,170 +371,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("update_like_cuda", &bind_update_like_cuda, py::arg("rule"), py::arg("filter"), py::arg("ring_type"),
         py::arg("entries"), py::arg("hyper"), py::arg("overrides"), py::arg("tickets"), py::arg("large_tables"));
 
-  py::class_<PairTables>(m, "PairTables")
-      .def(py::init([](int64_t w_a, int64_t w_b, int64_t bias, int64_t stride_a, int64_t stride_b, int64_t stride_bias,
-                       int64_t rows_a, int64_t rows_b, int64_t width) {
-        return PairTables{pointer<float>(w_a), pointer<float>(w_b), pointer<float>(bias), stride_a, stride_b,
-                          stride_bias,         rows_a,              rows_b,               width};
-      }));
-  m.def(
-      "pair_embed_forward",
-      [](const PairTables& t, int64_t a, int64_t b, int64_t out, int64_t models, int64_t n, int activation, int threads) {
-        pair_embed_forward(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(out), models, n,
-                           Activation(activation), threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "pair_embed_backward",
-      [](const PairTables& t, int64_t a, int64_t b, int64_t grad_out, int64_t grad_a, int64_t grad_b, int64_t grad_bias,
-         int64_t models, int64_t n, int activation, int threads) {
-        pair_embed_backward(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(grad_out), pointer<float>(grad_a),
-                            pointer<float>(grad_b), pointer<float>(grad_bias), models, n, Activation(activation),
-                            threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "pair_embed_add_gradients",
-      [](const PairTables& t, int64_t a, int64_t b, int64_t grad_out, int64_t grad_a, int64_t grad_b, int64_t n,
-         int activation) {
-        pair_embed_add_gradients(t, pointer<int64_t>(a), pointer<int64_t>(b), pointer<float>(grad_out),
-                                 pointer<float>(grad_a), pointer<float>(grad_b), n, Activation(activation));
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "classify",
-      [](int loss, int64_t logits, int64_t target, int64_t grad_logits, int64_t loss_out, int64_t accuracy_out,
-         int64_t models, int64_t n, int64_t of, int64_t classes, int threads) {
-        classify(Loss(loss), pointer<float>(logits), pointer<int64_t>(target), pointer<float>(grad_logits),
-                 pointer<float>(loss_out), pointer<float>(accuracy_out), models, n, of, classes, threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-
-  m.def("active_products_work", &active_products_work);
-  m.def("active_products_fit", &active_products_fit);
-  m.def(
-      "active_forward",
-      [](int64_t hidden, int64_t weights, int64_t bias, int64_t skip, int64_t out, int64_t rows, int64_t units,
-         int64_t width, int threads) {
-        active_forward(pointer<float>(hidden), pointer<float>(weights), pointer<float>(bias), pointer<float>(skip),
-                       pointer<float>(out), rows, units, width, threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "active_backward",
-      [](int64_t hidden, int64_t grad_out, int64_t weights, int64_t x, int64_t grad_hidden, int64_t grad_weights,
-         int64_t grad_first, int64_t grad_bias, int64_t rows, int64_t units, int64_t n_in, int64_t n_out, int threads) {
-        active_backward({pointer<float>(hidden), pointer<float>(grad_out), pointer<float>(weights), pointer<float>(x),
-                         pointer<float>(grad_hidden), pointer<float>(grad_weights), pointer<float>(grad_first),
-                         pointer<float>(grad_bias), rows, units, n_in, n_out},
-                        threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def("pair_rows_fit", &pair_rows_fit);
-  m.def("pair_rows", [](const PairTables& tables, int64_t weight, int64_t bias, int64_t classes, int64_t a, int64_t b,
-                        int64_t target, int64_t n, int64_t grad_a, int64_t grad_b, int64_t grad_weight,
-                        int64_t grad_bias, int loss, int threads) {
-    const PairRows rows{tables,
-                        pointer<float>(weight),
-                        pointer<float>(bias),
-                        classes,
-                        pointer<int64_t>(a),
-                        pointer<int64_t>(b),
-                        pointer<int64_t>(target),
-                        n,
-                        pointer<float>(grad_a),
-                        pointer<float>(grad_b),
-                        pointer<float>(grad_weight),
-                        pointer<float>(grad_bias)};
-    std::pair<double, double> found;
-    py::gil_scoped_release release;
-    pair_rows(rows, Loss(loss), &found.first, &found.second, threads);
-    return found;
-  });
-
-  m.def(
-      "group_readers",
-      [](int64_t index, int64_t n, int64_t rows, int64_t start, int64_t items) {
-        group_readers(pointer<int64_t>(index), n, rows, pointer<int64_t>(start), pointer<int64_t>(items));
-      },
-      py::call_guard<py::gil_scoped_release>());
-  py::class_<Readers>(m, "Readers").def(py::init([](int64_t start, int64_t items, int64_t rows) {
-    return Readers{pointer<int64_t>(start), pointer<int64_t>(items), rows};
-  }));
-  m.def(
-      "sum_readers",
-      [](int64_t x, const Readers& readers, int64_t out, int64_t width, int threads) {
-        sum_readers(pointer<float>(x), readers, pointer<float>(out), width, threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "activate_forward",
-      [](int64_t z, int64_t bias, int64_t slope, int64_t rows, int64_t width, int activation, int threads) {
-        activate_forward(pointer<float>(z), pointer<float>(bias), pointer<float>(slope), rows, width,
-                         Activation(activation), threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "activate_backward",
-      [](int64_t grad, int64_t kept, int64_t grad_bias, int64_t rows, int64_t width, int activation, int threads) {
-        activate_backward(pointer<float>(grad), pointer<float>(kept), pointer<float>(grad_bias), rows, width,
-                          Activation(activation), threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "add_rows",
-      [](int64_t out, int64_t table, int64_t index, int64_t bias, int64_t rows, int64_t width, int threads) {
-        add_rows(pointer<float>(out), pointer<float>(table), pointer<int64_t>(index), pointer<float>(bias), rows, width,
-                 threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  py::class_<GatheredAttention>(m, "GatheredAttention")
-      .def(py::init([](int64_t q, int64_t kv, int64_t stride_q, int64_t stride_kv, int64_t query, int64_t keys,
-                       int64_t rows, int64_t slots, int64_t n_queries, int64_t n_keys, int64_t heads, int64_t d_head) {
-        return GatheredAttention{pointer<float>(q),
-                                 pointer<float>(kv),
-                                 stride_q,
-                                 stride_kv,
-                                 pointer<int64_t>(query),
-                                 pointer<int64_t>(keys),
-                                 rows,
-                                 slots,
-                                 n_queries,
-                                 n_keys,
-                                 heads,
-                                 d_head};
-      }));
-  m.def(
-      "layer_norm_forward",
-      [](int64_t x, int64_t weight, int64_t bias, int64_t out, int64_t stats, int64_t rows, int64_t width, float eps,
-         int threads) {
-        layer_norm_forward(pointer<float>(x), pointer<float>(weight), pointer<float>(bias), pointer<float>(out),
-                           pointer<float>(stats), rows, width, eps, threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "layer_norm_backward",
-      [](int64_t x, int64_t weight, int64_t stats, int64_t grad, int64_t grad_x, int64_t grad_weight, int64_t grad_bias,
-         int64_t rows, int64_t width, int threads) {
-        layer_norm_backward(pointer<float>(x), pointer<float>(weight), pointer<float>(stats), pointer<float>(grad),
-                            pointer<float>(grad_x), pointer<float>(grad_weight), pointer<float>(grad_bias), rows, width,
-                            threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "gathered_attention_forward",
-      [](const GatheredAttention& a, int64_t out, int64_t weights, int threads) {
-        gathered_attention_forward(a, pointer<float>(out), pointer<float>(weights), threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
-  m.def(
-      "gathered_attention_backward",
-      [](const GatheredAttention& a, const Readers& by_query, const Readers& by_key, int64_t weights, int64_t grad_out,
-         int64_t grad_q, int64_t grad_kv, int threads) {
-        gathered_attention_backward(a, by_query, by_key, pointer<float>(weights), pointer<float>(grad_out),
-                                    pointer<float>(grad_q), pointer<float>(grad_kv), threads);
-      },
-      py::call_guard<py::gil_scoped_release>());
+  bind_operations(m);
 
 #if defined(GROKFAST_WITH_CUDA)
   m.attr("with_cuda") = true;

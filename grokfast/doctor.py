@@ -11,6 +11,7 @@ import torch
 
 import grokfast
 from grokfast import backend, tasks
+from grokfast.ops.dispatch import TORCHS_OWN
 from grokfast.training import PRESETS
 from grokfast.training.choice import choose
 from grokfast.training.ensemble import resolve_device
@@ -56,17 +57,18 @@ def operations() -> list[tuple[str, str, str]]:
         ("ops.pair_embed", "CPU fp32", fast if not why else costs),
         ("ops.classify", "CPU fp32", fast if not why else costs),
         (
-            "ops.gathered_attention, ops.mlp, ops.layer_norm, ops.linear_cross_entropy",
+            "ops.gathered_attention, ops.layer_norm, ops.linear_cross_entropy",
             "CPU fp32",
             fast if not why else costs,
         ),
+        ("ops.mlp", "CPU fp32", _mlp(why)),
         (
             "matrix products",
             "any",
             f"PyTorch ({_blas()} on a CPU)",
         ),
         ("products of what a relu leaves", "CPU fp32", _active(why)),
-        ("ops.attention", "CPU", "plain PyTorch"),
+        ("ops.attention", "CPU fp32", _attention()),
     ]
     fused = "ops.mlp, ops.attention, ops.linear_cross_entropy, ops.pair_embed, ops.layer_norm"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -88,6 +90,17 @@ def training_steps() -> list[tuple[str, str, str]]:
         choice = choose(experiment, device, tasks.build(experiment.task, seed=experiment.seed))
         rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
+
+
+def _mlp(why_no_extension: str) -> str:
+    large = f"plain PyTorch, {why_no_extension}" if why_no_extension else "C++ extension"
+    return f"{large}, below {TORCHS_OWN['mlp']:,} multiplications a product torch's own layers, which are faster"
+
+
+def _attention() -> str:
+    if backend.current() == "reference":
+        return "plain PyTorch, GROKFAST_BACKEND=reference"
+    return "torch's scaled_dot_product_attention"
 
 
 def _active(why_no_extension: str) -> str:

@@ -59,6 +59,8 @@ class Stackable(nn.Module):
                 raise TypeError(f"layers[{i}] must be a {cls.__name__}, got {type(layer).__name__}")
             if layer.n_models is not None:
                 raise ValueError(f"layers[{i}] must be of one model, got one of n_models={layer.n_models}")
+            if any(not isinstance(module, nn.Linear) for module in layer._modules.values()):
+                raise ValueError(f"layers[{i}] must keep its parameters in nn.Linear, got {layer!r}")
             if _settings(layer) != _settings(first) or _kinds(layer) != _kinds(first):
                 raise ValueError(
                     f"layers[{i}] must have the settings and shapes of layers[0], {first!r}, got {layer!r}"

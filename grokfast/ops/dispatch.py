@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from grokfast import backend as backends
 from grokfast import checks
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+# Multiplications of one product from which on something else than torch's own layers is faster on a CPU.
+TORCHS_OWN = {"mlp": 1 << 25, "attention": 1 << 63}
+Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -68,11 +71,45 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     return [t if t is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype) for t in tensors]
 
 
+def outside_autocast(method: Method) -> Method:
+    """A forward or backward of a torch.autograd.Function as it is without autocast.
+
+    Dtypes are those of the tensors that came: `autocast` has said what they are to be before the call, and the backward
+    follows the forward, whatever is on by then.
+    """
+
+    @functools.wraps(method)
+    def exact(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        device = "cpu" if first.is_cpu else first.device.type
+        if not torch.is_autocast_enabled(device):
+            return method(ctx, first, *rest)
+        with torch.autocast(device, enabled=False):
+            return method(ctx, first, *rest)
+
+    return cast(Method, exact)
+
+
 def product(a: Tensor, b: Tensor, precision: str) -> Tensor:
     """a b. "bf16" rounds fp32 matrices, and what comes out, to bf16; the others leave it to torch's own setting."""
     if precision == "bf16" and a.dtype == torch.float32:
         return (a.bfloat16() @ b.bfloat16()).to(a.dtype)
     return a @ b
+
+
+def torchs_own(op: str, x: Tensor, multiplications: int, precision: str, backend: str | None) -> bool:
+    """Whether torch's own layers compute ops.`op` of tensors like `x`: on a CPU where they are faster.
+
+    multiplications: of one product. The rule is measured (benchmarks/bench_layers.py). Under autocast, for "bf16"
+    products, which torch's layers do not know, and where another backend is asked for, the answer is no.
+    """
+    return (
+        multiplications < TORCHS_OWN[op]
+        and backend is None
+        and x.is_cpu
+        and precision != "bf16"
+        and not torch.is_autocast_enabled("cpu")
+        and backends.current() not in ("reference", "triton")
+    )
 
 
 def kernel_precision(dtype: torch.dtype, precision: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend
+from grokfast.ops.dispatch import outside_autocast
 
 WORTHWHILE = 1 << 22  # multiplications; below, torch.mm begins sooner
 
@@ -26,6 +27,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, skip: Tensor 
     if onednn is None:
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         return y if skip is None else y.add_(skip)
+    bias = None if bias is None else bias.contiguous()  # its stride is not looked at
     if skip is None:
         return onednn(x, weight, bias, "none", [], "")
     return onednn.binary(x, skip, weight, bias, "add")
@@ -34,21 +36,24 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, skip: Tensor 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """torch.nn.functional.linear without a bias, x [N, k], weight [n, k] -> [N, n]; where it is faster, by `product`.
 
-    Differentiable once there.
+    Differentiable once there. Under autocast it is torch's.
     """
-    if backend.extension() is None or not (backend.plain(x) and backend.plain(weight)):
+    is_own = backend.extension() is not None and backend.plain(x) and backend.plain(weight)
+    if not is_own or torch.is_autocast_enabled("cpu"):
         return torch.nn.functional.linear(x, weight)
     return _Linear.apply(x, weight)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
+    @outside_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return product(x, weight)
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad

@@ -66,9 +66,7 @@ class RowIndex:
         if self.device.type != "cpu" or backend.extension() is None:
             return group_readers(self.index.flatten(), self.n_rows)
         start, items = self.index.new_empty(self.n_rows + 1), self.index.new_empty(self.index.numel())
-        backend.load_extension().group_readers(
-            self.index.data_ptr(), self.index.numel(), self.n_rows, start.data_ptr(), items.data_ptr()
-        )
+        backend.load_extension().group_readers(self.index.view(-1), self.n_rows, start, items)
         return start, items
 
 
@@ -125,18 +123,20 @@ def threads_for(t: Tensor, cost: int = 1) -> int:
     return torch.get_num_threads() if cost * t.numel() >= _WORTHWHILE else 1
 
 
-def sum_readers(x: Tensor, index: RowIndex | None, out: Tensor) -> Tensor:
-    """out[k] = the sum of x's rows that read row k, in their order: x [R, d], out [n_rows, d]; [d] without an index.
+def sum_readers(x: Tensor, index: RowIndex) -> Tensor:
+    """out[k] = the sum of x's rows that read row k, in their order: x [R, d] -> [n_rows, d].
 
-    By the extension: contiguous CPU fp32 tensors only, as for add_rows.
+    By the extension: contiguous CPU fp32 tensors only, as for sum_rows and add_rows.
     """
-    extension = backend.load_extension()
-    if index is None:
-        start, items = torch.tensor([0, len(x)]), None
-    else:
-        start, items = index.readers
-    readers = extension.Readers(start.data_ptr(), 0 if items is None else items.data_ptr(), len(start) - 1)
-    extension.sum_readers(x.data_ptr(), readers, out.data_ptr(), x.shape[1], threads_for(x))
+    out = x.new_empty(index.n_rows, x.shape[1])
+    backend.load_extension().sum_readers(x, *index.readers, out, threads_for(x))
+    return out
+
+
+def sum_rows(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """The sum of x's rows in their order: x [R, d], out [d]."""
+    out = x.new_empty(x.shape[1]) if out is None else out
+    backend.load_extension().sum_rows(x, out, threads_for(x))
     return out
 
 
@@ -145,7 +145,5 @@ def add_rows(out: Tensor, bias: Tensor | None, skip: Tensor | None, index: RowIn
     if bias is None and skip is None:
         return
     bias, skip = (None if t is None else t.contiguous() for t in (bias, skip))
-    backend.load_extension().add_rows(
-        out.data_ptr(), 0 if skip is None else skip.data_ptr(), 0 if index is None else index.index.data_ptr(),
-        0 if bias is None else bias.data_ptr(), *out.shape, threads_for(out),
-    )  # fmt: skip
+    at = None if index is None else index.index
+    backend.load_extension().add_rows(out, skip, at, bias, threads_for(out))

@@ -1,12 +1,14 @@
 """nn.MLP and nn.Attention against the torch layers whose places they take."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from grokfast.nn import MLP, Attention
+from grokfast.ops import dispatch
 from grokfast.ops.mlp.reference import ACTIVATIONS
 
 
@@ -47,6 +49,113 @@ def test_mlp_has_torchs_names():
     assert torch.equal(nn.Linear(12, 20).weight, layer.linear1.weight)
 
 
+class Conv1D(nn.Module):
+    """The linear layer of transformers' GPT-2: its weight is [in, out]."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
+
+
+class NewGELUActivation(nn.Module):
+    def forward(self, x):
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def gpt2s(d, h, dropout=0.0):
+    """MLP of GPT-2's layers, and these."""
+    stack = nn.Sequential(Conv1D(h, d), NewGELUActivation(), Conv1D(d, h), nn.Dropout(dropout))
+    return MLP.from_linear(stack), stack
+
+
+def outputs(layer, x, train, call=None):
+    """What comes out, and the gradients of x and the parameters, with the same random numbers every time."""
+    layer.train(train)
+    layer.zero_grad()
+    torch.manual_seed(3)
+    x = x.clone().requires_grad_()
+    out = layer(x) if call is None else call(x)
+    out.square().sum().backward()
+    return [out.detach(), x.grad, *(p.grad for p in layer.parameters())]
+
+
+@pytest.fixture(params=[0, 1 << 25])
+def rule(request, monkeypatch):
+    """By torch's own layers, and by ops.mlp."""
+    monkeypatch.setitem(dispatch.TORCHS_OWN, "mlp", request.param)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU])
+def test_mlp_with_dropout_draws_as_torch_does(act, residual, train, rule):
+    stack = nn.Sequential(nn.Linear(12, 20), act(), nn.Linear(20, 12), nn.Dropout(0.4))
+    layer, x = MLP.from_linear(stack, residual=residual), torch.randn(3, 5, 12)
+    expected = outputs(stack, x, train, lambda x: x + stack(x) if residual else stack(x))
+    for got, theirs in zip(outputs(layer, x, train), expected):
+        torch.testing.assert_close(got, theirs)
+    again = MLP.from_linear(layer.to_linear())
+    assert (again.dropout, again.training, again.activation) == (0.4, train, layer.activation)
+    assert MLP.from_linear(stack.eval()).training is False
+    assert "dropout=0.4" in repr(layer)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_mlp_of_gpt2s_layers_keeps_their_layout(train, rule):
+    layer, stack = gpt2s(12, 20, 0.3)
+    assert [*map(id, layer.parameters())] == [*map(id, stack.parameters())]
+    assert layer.linear1.weight.shape == (12, 20)
+    x = torch.randn(3, 5, 12)
+    for got, theirs in zip(outputs(layer, x, train), outputs(stack, x, train)):
+        torch.testing.assert_close(got, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+    torch.testing.assert_close(MLP.from_linear(layer.to_linear()).eval()(x), stack.eval()(x))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("mask", ["none", "causal", "both", "mask", "of heads", "blind"])
+def test_attention_with_dropout_and_masks_is_torchs(mask, train, batch_first):
+    theirs = nn.MultiheadAttention(12, 3, dropout=0.3, batch_first=batch_first)
+    ours = Attention.from_multihead(theirs, causal=mask in ("causal", "both"))
+    assert (ours.dropout, ours.batch_first) == (0.3, batch_first)
+    x = torch.randn(4, 5, 12) if batch_first else torch.randn(5, 4, 12)
+    hidden = torch.rand(4, 3, 5, 5) < 0.3
+    hidden[..., 0] = False
+    if mask == "blind":
+        hidden = torch.zeros(5, 5, dtype=torch.bool)
+        hidden[2] = True
+    elif mask != "of heads":
+        hidden = hidden[0, 0]
+    given = None if mask in ("none", "causal") else hidden
+    theirs_mask = causal_mask(5) if mask == "causal" else hidden | causal_mask(5) if mask == "both" else given
+    if mask == "of heads":
+        theirs_mask = theirs_mask.flatten(0, 1)
+    call = lambda x: theirs(x, x, x, attn_mask=theirs_mask, need_weights=False)[0]  # noqa: E731
+    expected, found = outputs(theirs, x, train, call), outputs(ours, x, train, lambda x: ours(x, given))
+    for got, right in zip(found, expected):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+    plain = Attention.from_multihead(theirs, causal=ours.causal, backend="reference")
+    for got, right in zip(outputs(plain, x, train, lambda x: plain(x, given)), expected):
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_is_seq_first_where_torchs_is():
+    theirs = nn.MultiheadAttention(12, 3).eval()
+    ours = Attention.from_multihead(theirs, causal=False)
+    assert not ours.training
+    for x in (torch.randn(5, 4, 12), torch.randn(5, 12)):  # 5 positions
+        torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
+    assert ours.to_multihead().batch_first is False
+    assert "batch_first=False" in repr(ours)
+    many = Attention.stack([ours, ours])
+    torch.testing.assert_close(many(x.expand(2, 4, 5, 12).transpose(1, 2))[0], ours(x.expand(4, 5, 12).transpose(0, 1)))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_is_torchs(causal, bias):
@@ -67,8 +176,8 @@ def test_attention_from_torchs_and_state_dicts_both_ways(bias):
     theirs = nn.MultiheadAttention(12, 3, bias=bias)
     ours = Attention.from_multihead(theirs, causal=False)
     assert [*map(id, theirs.parameters())] == [*map(id, ours.parameters())]
-    x = torch.randn(5, 4, 12)  # sequence first
-    torch.testing.assert_close(ours(x.transpose(0, 1)).transpose(0, 1), theirs(x, x, x)[0])
+    x = torch.randn(5, 4, 12)  # sequence first, as theirs is
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
     other = Attention(12, 3, bias=bias)
     other.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(other.state_dict())
@@ -193,12 +302,37 @@ def test_kernels_train_many_models(make):
         (lambda: MLP(3, 4, "reul"), ValueError, r"activation must be one of .* \(did you mean 'relu'\?\)"),
         (lambda: MLP(3, 4, precision="fp8"), ValueError, "precision must be one of"),
         (lambda: MLP.from_linear(nn.Linear(3, 4)), TypeError, "stack must be an nn.Sequential, got Linear"),
-        (lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4))), ValueError, "stack must be nn.Linear, nn.ReLU or"),
         (
-            lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4), nn.GELU("tanh"), nn.Linear(4, 3))),
+            lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4))),
             ValueError,
-            r"nn\.GELU \(with erf\)",
+            "stack must be nn.Linear, nn.ReLU, nn.GELU",
         ),
+        (
+            lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))),
+            ValueError,
+            r"stack must be .* got Linear\(.*\), Tanh\(\), Linear",
+        ),
+        (
+            lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))),
+            ValueError,
+            "and nn.Dropout or nothing, got",
+        ),
+        (lambda: MLP(3, 4, dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
+        (lambda: MLP(3, 4)([1.0]), TypeError, "x must be a tensor, got"),
+        (lambda: MLP(3, 4)(torch.zeros(2, 4)), ValueError, r"w_in must be \[h, 4\], got \(4, 3\)"),
+        (lambda: Attention(12, 3, dropout=1), ValueError, r"dropout must be in \[0, 1\), got 1"),
+        (lambda: Attention(12, 3, batch_first=1), TypeError, "batch_first must be True or False, got 1"),
+        (
+            lambda: Attention(12, 3)(torch.zeros(2, 5, 12), torch.zeros(5, 5)),
+            TypeError,
+            "attn_mask must be a bool tensor, got torch.float32",
+        ),
+        (
+            lambda: Attention(12, 3)(torch.zeros(2, 5, 12), torch.zeros(5, 4, dtype=torch.bool)),
+            ValueError,
+            r"attn_mask must be \(2, 3, 5, 5\), or broadcast to it, got \(5, 4\)",
+        ),
+        (lambda: MLP.stack([gpt2s(3, 4)[0]]), ValueError, r"layers\[0\] must keep its parameters in nn.Linear"),
         (
             lambda: MLP.from_linear(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 3))),
             ValueError,
@@ -209,9 +343,9 @@ def test_kernels_train_many_models(make):
         (lambda: Attention(12, 3)(torch.zeros(2, 5, 8)), ValueError, r"x must be \[..., T, 12\], got \(2, 5, 8\)"),
         (lambda: Attention.from_multihead(nn.Linear(3, 3)), TypeError, "layer must be an nn.MultiheadAttention"),
         (
-            lambda: Attention.from_multihead(nn.MultiheadAttention(12, 3, dropout=0.1)),
+            lambda: Attention.from_multihead(nn.MultiheadAttention(12, 3, kdim=5)),
             ValueError,
-            "layer must have no dropout",
+            "layer must have no kdim",
         ),
     ],
 )

@@ -91,6 +91,105 @@ def test_gradcheck(causal):
     assert torch.autograd.gradgradcheck(lambda *t: attention(*t, causal=causal), tensors)
 
 
+@pytest.mark.skipif(HAS_GPU, reason="torch's own kernel is for a CPU")
+@pytest.mark.parametrize("mask", [None, (1, 1), (2, 3)])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [1, 3, 23, 64, 100])
+def test_on_a_cpu_it_is_as_good_as_torchs(length, causal, mask, judge, poisoned):
+    tensors, seen = inputs(2, 3, length, 32), None
+    if mask:
+        seen = torch.rand(*mask, length, length, generator=torch.Generator().manual_seed(2)) < 0.7
+        seen[..., 0] = True
+    got = run(tensors, causal=causal, attn_mask=seen)
+    if seen is not None and causal:
+        seen = seen & torch.ones(length, length, dtype=torch.bool).tril()
+    grad = torch.randn(got[0].shape, generator=torch.Generator().manual_seed(1))
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        ts = [t.detach().to(dtype).requires_grad_() for t in tensors]
+        out = F.scaled_dot_product_attention(*ts, attn_mask=seen, is_causal=causal and seen is None)
+        results.append([out.detach(), *torch.autograd.grad(out, ts, grad.to(dtype))])
+    for one, two, right in zip(got, *results):
+        judge(one, two, right)
+        torch.testing.assert_close(one.double(), right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seen", [None, torch.tensor([[True, False], [False, False]])])
+@pytest.mark.parametrize("wanted", ["qkv", "q", "kv"])
+def test_a_second_derivative_in_fp32(wanted, seen, judge):
+    def second(dtype, backend):
+        tensors = dict(zip("qkv", inputs(2, 3, 2, 8, dtype=dtype)))
+        for name, t in tensors.items():
+            t.requires_grad_(name in wanted)
+        leaves = [tensors[name] for name in wanted]
+        mask = None if seen is None else seen.to(DEVICE)
+        out = attention(*(2 * t for t in tensors.values()), attn_mask=mask, causal=seen is None, backend=backend)
+        grads = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        norm = sum(g.square().sum() for g in grads)
+        return [
+            *(g.detach() for g in grads),
+            *torch.autograd.grad(norm, leaves, allow_unused=True, materialize_grads=True),
+        ]
+
+    exact = second(torch.float64, "reference")
+    for got, by_torch, right in zip(second(torch.float32, None), second(torch.float32, "reference"), exact):
+        judge(got, by_torch, right, factor=3)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="plain PyTorch on a CPU")
+def test_all_of_torchs_derivatives_in_fp32():
+    q, k, v = (t.detach() for t in inputs(2, 3, 5, 8))
+
+    def f(q, backend=None):
+        return attention(q, k, v, backend=backend)
+
+    def slope(q, backend=None):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+            return torch.autograd.forward_ad.unpack_dual(f(dual, backend)).tangent
+
+    def hessian(q, backend=None):
+        return torch.func.hessian(lambda q: f(q, backend).square().sum())(q)
+
+    many = torch.stack([q, 2 * q])
+    torch.testing.assert_close(torch.func.vmap(f)(many), torch.stack([f(q), f(2 * q)]))
+    for transform in (slope, hessian, lambda q, b=None: torch.func.grad(lambda q: f(q, b).square().sum())(q)):
+        torch.testing.assert_close(transform(q), transform(q, "reference"))
+
+
+def test_masks_and_dropout_are_torchs():
+    q, k, v = inputs(2, 2, 3, 5, 16)
+    mask = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(2)).to(DEVICE) < 0.7
+    mask[..., 0] = True
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    for backend_name in (None, "reference"):
+        torch.testing.assert_close(attention(q, k, v, attn_mask=mask, causal=False, backend=backend_name), expected)
+        results = []
+        for function in (F.scaled_dot_product_attention, attention):
+            torch.manual_seed(0)
+            ours = function is attention
+            how = (
+                {"dropout": 0.4, "causal": True, "backend": backend_name}
+                if ours
+                else {"dropout_p": 0.4, "is_causal": True}
+            )
+            results.append(function(q, k, v, **how))
+        if not HAS_GPU:
+            torch.testing.assert_close(*results)
+    blind = torch.zeros(5, 5, dtype=torch.bool, device=DEVICE)
+    for backend_name in (None, "reference"):
+        out = attention(q, k, v, attn_mask=blind, backend=backend_name)
+        assert not out.any()
+        assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def test_the_kernels_know_neither_masks_nor_dropout(triton):
+    tensors, mask = inputs(1, 1, 3, 16), torch.ones(3, 3, dtype=torch.bool, device=DEVICE)
+    for option in ({"attn_mask": mask}, {"dropout": 0.1}):
+        with pytest.raises(ValueError, match="they take neither attn_mask nor dropout"):
+            attention(*tensors, backend="triton", **option)
+
+
 def test_any_axes_in_front(triton):
     tensors = inputs(6, 2, 4, 16)
     for name in ("triton", "reference"):
@@ -196,6 +295,10 @@ def test_what_the_kernels_do_not_take_runs_on_pytorch(shape, triton):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"attn_mask": torch.ones(3, 3)}, TypeError, "attn_mask must be a bool tensor, got torch.float32"),
+        ({"attn_mask": True}, TypeError, "attn_mask must be a bool tensor, got bool"),
+        ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": "0"}, TypeError, "dropout must be a number, got '0'"),
         ({"q": [1.0]}, TypeError, r"q must be a tensor, got \[1.0\] \(list\)"),
         ({"q": torch.zeros(4, 8)}, ValueError, r"q must be \[..., H, T, dh\], got \(4, 8\)"),
         ({"k": torch.zeros(2, 5, 8)}, ValueError, r"k must be \[2, 4, 8\], got \(2, 5, 8\)"),

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grokfast import backend
-from grokfast.ops import mlp
-from grokfast.ops.mlp import MAX_WIDTH, _mlp, _mlp_backward
+from grokfast import backend, doctor
+from grokfast.ops import dispatch, mlp
+from grokfast.ops.mlp import IN_KERNELS, MAX_WIDTH, _mlp, _mlp_backward
 from grokfast.ops.mlp.reference import ACTIVATIONS
 from tests.tf32 import torch_at
 
@@ -56,7 +56,7 @@ def compare(tensors, judge, **options):
         judge(one, two, truth, factor=3)  # flash-attention's factor for gradients
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", IN_KERNELS)
 @pytest.mark.parametrize("options", [{}, {"skip_x": True}, {"precision": "tf32x3"}], ids=str)
 def test_kernels_are_as_good_as_torch(activation, options, triton, judge, poisoned):
     compare(inputs(), judge, activation=activation, **options)
@@ -155,6 +155,7 @@ def test_the_definition(activation):
     first, second = nn.Linear(24, 40), nn.Linear(40, 24)
     first.weight, first.bias, second.weight, second.bias = map(nn.Parameter, (w_in, b_in, w_out, b_out))
     act = {"relu": F.relu, "gelu": F.gelu, "squared_relu": lambda z: F.relu(z) ** 2, "square": lambda z: z**2}
+    act |= {"gelu_tanh": nn.GELU("tanh"), "silu": nn.SiLU()}
     expected = second(act[activation](first(x)))
     torch.testing.assert_close(mlp(x, w_in, b_in, w_out, b_out, activation=activation), expected)
     got = mlp(x, w_in, b_in, w_out, b_out, activation=activation, skip=x)
@@ -167,6 +168,41 @@ def test_gradcheck(activation, models):
     tensors = inputs(3, 4, 5, models=models, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda *t: mlp(*t, activation=activation, skip=t[0]), tensors)
     assert torch.autograd.gradgradcheck(lambda *t: mlp(*t, activation="square"), tensors)
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "silu"])
+def test_activations_that_the_kernels_do_not_know_run_on_pytorch(activation, triton):
+    tensors = inputs()
+    with pytest.raises(ValueError, match=f"they take relu, gelu, squared_relu, square, got {activation}"):
+        mlp(*tensors, activation=activation, backend="triton")
+    with backend.using("triton"), pytest.warns(UserWarning, match="they take relu, gelu"):
+        got = mlp(*tensors, activation=activation)
+    assert torch.equal(got, mlp(*tensors, activation=activation, backend="reference"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the rule is for a CPU")
+def test_torchs_own_layers_take_small_products_on_a_cpu(monkeypatch):
+    """To the bit, and any number of times differentiable."""
+    x, w_in, b_in, w_out, b_out = inputs()
+    expected = F.linear(F.relu(F.linear(x, w_in, b_in)), w_out, b_out)
+    assert torch.equal(mlp(x, w_in, b_in, w_out, b_out), expected)
+    work = x.numel() * len(w_in)
+    for at_least, is_torchs in ((work, False), (work + 1, True)):
+        monkeypatch.setitem(dispatch.TORCHS_OWN, "mlp", at_least)
+        assert dispatch.torchs_own("mlp", x, work, "ieee", None) is is_torchs
+    for options in ({"precision": "bf16"}, {"backend": "reference"}):
+        assert not dispatch.torchs_own("mlp", x, work, **{"precision": "ieee", "backend": None} | options)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not dispatch.torchs_own("mlp", x, work, "ieee", None)
+        assert mlp(x, w_in, b_in, w_out, b_out, skip=x).dtype == torch.bfloat16
+    (grad,) = torch.autograd.grad(mlp(x, w_in, b_in, w_out, b_out).square().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+
+
+def test_doctor_says_the_rule():
+    said = {name: how for name, where, how in doctor.operations() if where == "CPU fp32"}
+    assert "below 33,554,432 multiplications a product torch's own layers" in said["ops.mlp"]
+    assert "scaled_dot_product_attention" in said["ops.attention"]
 
 
 def test_a_second_derivative_is_refused_by_the_kernels(triton):

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from grokfast import backend, checks
 from grokfast.ops.classify.reference import LOSSES
 from grokfast.ops.classify.reference import classify as reference
+from grokfast.ops.dispatch import outside_autocast
 from grokfast.ops.indices import check_indices
 
 
@@ -47,21 +48,20 @@ def classify(
 
 class _Classify(torch.autograd.Function):
     @staticmethod
+    @outside_autocast
     def forward(ctx: Any, logits: Tensor, target: Tensor, loss: int, with_grad: bool) -> tuple[Tensor, Tensor]:
-        models, n, classes = logits.shape
+        models, n, _ = logits.shape
         grad = torch.empty_like(logits) if with_grad and logits.requires_grad else None
         values, accuracy = logits.new_empty(models), logits.new_empty(models)
         threads = torch.get_num_threads() if logits.numel() >= 16384 else 1
-        backend.load_extension().classify(
-            loss, logits.data_ptr(), target.data_ptr(), 0 if grad is None else grad.data_ptr(),
-            values.data_ptr(), accuracy.data_ptr(), models, n, n, classes, threads,
-        )  # fmt: skip
+        backend.load_extension().classify(loss, logits, target, grad, values, accuracy, n, threads)
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(accuracy)
         return values, accuracy
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad_values: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         if bool((grad_values == 1).all()):  # `loss.sum().backward()`, the ordinary case

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend, checks
+from grokfast.ops.dispatch import outside_autocast
 from grokfast.ops.gathered_attention.reference import gathered_attention as reference
 from grokfast.ops.products import product
-from grokfast.ops.rows import RowIndex, add_rows, sum_readers, threads_for
+from grokfast.ops.rows import RowIndex, add_rows, sum_readers, sum_rows, threads_for
 
 
 def gathered_attention(
@@ -36,13 +37,14 @@ def gathered_attention(
 
     The gradient of a row is the sum over those that read it, in their order: the same bits for any number of threads
     but for what matrix products do. On CPU fp32 tensors with the extension what lies between the products is one pass;
-    differentiable once there.
+    differentiable once there. Under autocast it is plain PyTorch, whose products follow it.
     Raises ValueError or TypeError naming the argument.
     """
     tensors = {"x": x, "w_qkv": w_qkv, "b_qkv": b_qkv, "w_o": w_o, "b_o": b_o, "skip": skip}
     given = {name: t for name, t in tensors.items() if t is not None}
     _check(given, keys, query, n_heads, first)
-    if backend.extension() is None or not all(map(backend.plain, given.values())):
+    is_own = backend.extension() is not None and all(map(backend.plain, given.values()))
+    if not is_own or torch.is_autocast_enabled("cpu"):
         at = None if query is None else query.index
         return reference(x, w_qkv, b_qkv, w_o, b_o, keys.index, at, n_heads, first, skip)
     x = x.contiguous()
@@ -74,6 +76,8 @@ def _check(given: dict[str, Tensor], keys: RowIndex, query: RowIndex | None, n_h
             raise ValueError(
                 f"{name} must be {accepted}, got {list(index.shape)} into {index.n_rows} rows on {index.device}"
             )
+    if not keys.shape[1]:
+        raise ValueError(f"keys must have a slot at least, got {list(keys.shape)}")
     n_queries = rows - first if query is None else query.shape[0]
     if keys.shape[0] != n_queries:
         raise ValueError(f"keys must have a row for each of {n_queries} queries, got {keys.shape[0]}")
@@ -81,6 +85,7 @@ def _check(given: dict[str, Tensor], keys: RowIndex, query: RowIndex | None, n_h
 
 class _GatheredAttention(torch.autograd.Function):
     @staticmethod
+    @outside_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -101,10 +106,10 @@ class _GatheredAttention(torch.autograd.Function):
             b_q, b_kv = (None, None) if b_qkv is None else b_qkv.split([d, 2 * d])
             q, kv = product(x[first:], w_qkv[:d], b_q), product(x, w_qkv[d:], b_kv)
         heads, weights = x.new_empty(keys.shape[0], d), x.new_empty(*keys.shape, n_heads)
+        at = None if query is None else query.index
         backend.load_extension().gathered_attention_forward(
-            _tables(q, kv, keys, query, n_heads), heads.data_ptr(), weights.data_ptr(),
-            threads_for(heads, cost=4 * keys.shape[1]),
-        )  # fmt: skip
+            q, kv, at, keys.index, n_heads, heads, weights, threads_for(heads, cost=4 * keys.shape[1])
+        )
         own = None if skip is None else skip[first:]
         if query is None or own is None:
             out = product(heads, w_o, b_o, own)
@@ -119,13 +124,14 @@ class _GatheredAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_qkv, w_o, q, kv, weights, heads = ctx.saved_tensors
         keys, query, first = ctx.plan
         d, grad = x.shape[1], grad.contiguous()
         grad_b_qkv, grad_b_o = (x.new_empty(n) if has else None for has, n in zip(ctx.has_bias, (3 * d, d)))
         if grad_b_o is not None:
-            sum_readers(grad, None, grad_b_o)
+            sum_rows(grad, grad_b_o)
         grad_w_o = grad.T @ heads
         grad_heads = product(grad, w_o.T)
         if first == 0:
@@ -133,52 +139,29 @@ class _GatheredAttention(torch.autograd.Function):
             grad_q, grad_kv = grad_qkv.split([d, 2 * d], 1)
         else:
             grad_q, grad_kv = torch.empty_like(q), torch.empty_like(kv)
-        _backward(_tables(q, kv, keys, query, weights.shape[2]), keys, query, weights, grad_heads, grad_q, grad_kv)
+        start, items = (torch.arange(len(q) + 1), None) if query is None else query.readers
+        backend.load_extension().gathered_attention_backward(
+            q, kv, None if query is None else query.index, keys.index, weights.shape[2], start, items, *keys.readers,
+            weights, grad_heads, grad_q, grad_kv, threads_for(grad_heads, cost=8 * keys.shape[1]),
+        )  # fmt: skip
         if first == 0:
             grad_w_qkv, grad_x = grad_qkv.T @ x, product(grad_qkv, w_qkv.T)
             if grad_b_qkv is not None:
-                sum_readers(grad_qkv, None, grad_b_qkv)
+                sum_rows(grad_qkv, grad_b_qkv)
         else:
             grad_w_qkv = torch.empty_like(w_qkv)
             torch.mm(grad_q.T, x[first:], out=grad_w_qkv[:d])
             torch.mm(grad_kv.T, x, out=grad_w_qkv[d:])
             if grad_b_qkv is not None:
-                sum_readers(grad_q, None, grad_b_qkv[:d])
-                sum_readers(grad_kv, None, grad_b_qkv[d:])
+                sum_rows(grad_q, grad_b_qkv[:d])
+                sum_rows(grad_kv, grad_b_qkv[d:])
             grad_x = product(grad_kv, w_qkv[d:].T)
             grad_x[first:].addmm_(grad_q, w_qkv[:d])
         grad_skip = None
         if ctx.has_skip:
-            own = grad if query is None else sum_readers(grad, query, grad.new_empty(len(q), d))
+            own = grad if query is None else sum_readers(grad, query)
             if ctx.skip_is_x:
                 grad_x[first:].add_(own)
             else:
                 grad_skip = own if first == 0 else torch.cat([own.new_zeros(first, d), own])
         return grad_x, grad_w_qkv, grad_b_qkv, grad_w_o, grad_b_o, grad_skip, None, None, None, None
-
-
-def _tables(q: Tensor, kv: Tensor, keys: RowIndex, query: RowIndex | None, n_heads: int) -> Any:
-    return backend.load_extension().GatheredAttention(
-        q.data_ptr(), kv.data_ptr(), q.stride(0), kv.stride(0),
-        0 if query is None else query.index.data_ptr(), keys.index.data_ptr(), *keys.shape,
-        len(q), len(kv), n_heads, q.shape[1] // n_heads,
-    )  # fmt: skip
-
-
-def _backward(
-    tables: Any,
-    keys: RowIndex,
-    query: RowIndex | None,
-    weights: Tensor,
-    grad: Tensor,
-    grad_q: Tensor,
-    grad_kv: Tensor,
-) -> None:
-    extension = backend.load_extension()
-    start, items = (torch.arange(len(grad_q) + 1), None) if query is None else query.readers
-    by_query = extension.Readers(start.data_ptr(), 0 if items is None else items.data_ptr(), len(grad_q))
-    by_key = extension.Readers(*(t.data_ptr() for t in keys.readers), len(grad_kv))
-    extension.gathered_attention_backward(
-        tables, by_query, by_key, weights.data_ptr(), grad.data_ptr(), grad_q.data_ptr(), grad_kv.data_ptr(),
-        threads_for(grad, cost=8 * keys.shape[1]),
-    )  # fmt: skip

@@ -107,6 +107,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> T
 
 class _EnsembleAttention(torch.autograd.Function):
     @staticmethod
+    @dispatch.outside_autocast
     def forward(
         ctx: Any, x: Tensor, w_qkv: Tensor, b_qkv: Tensor | None, w_o: Tensor, b_o: Tensor | None, skip: Tensor | None,
         keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int, precision: str,
@@ -124,6 +125,7 @@ class _EnsembleAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @dispatch.outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from grokfast.ops.gathered_attention import kernels
         from grokfast.ops.linear import kernels as linear

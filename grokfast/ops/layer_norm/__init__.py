@@ -111,23 +111,21 @@ dispatch.fold_vmap(_layer_norm, _layer_norm_backward)
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
+    @dispatch.outside_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         out, stats = torch.empty_like(x), x.new_empty(len(x), 2)
-        backends.load_extension().layer_norm_forward(
-            x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr(), stats.data_ptr(), *x.shape, eps,
-            threads_for(x, cost=4),
-        )  # fmt: skip
+        backends.load_extension().layer_norm_forward(x, weight, bias, out, stats, eps, threads_for(x, cost=4))
         ctx.save_for_backward(x, weight, stats)
         return out
 
     @staticmethod
     @once_differentiable
+    @dispatch.outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, stats = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), torch.empty_like(x)
         grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
         backends.load_extension().layer_norm_backward(
-            x.data_ptr(), weight.data_ptr(), stats.data_ptr(), grad.data_ptr(), grad_x.data_ptr(),
-            grad_weight.data_ptr(), grad_bias.data_ptr(), *x.shape, threads_for(x, cost=4),
-        )  # fmt: skip
+            x, weight, stats, grad, grad_x, grad_weight, grad_bias, threads_for(x, cost=4)
+        )
         return grad_x, grad_weight, grad_bias, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from grokfast import checks
@@ -14,6 +15,7 @@ from grokfast.ops.mlp.reference import ACTIVATIONS
 from grokfast.ops.mlp.reference import mlp as reference
 from grokfast.ops.sum_rows import sum_rows
 
+IN_KERNELS = ("relu", "gelu", "squared_relu", "square")
 MAX_WIDTH = 512  # of x and y: the kernels make the hidden layer anew for every 128 columns
 
 
@@ -34,26 +36,34 @@ def mlp(
     x [..., d], w_in [h, d], b_in [h] or None, w_out [o, h], b_out [o] or None, skip [..., o] or None -> [..., o].
     An ensemble has a leading E everywhere: x [E, ..., d], w_in [E, h, d], b_in [E, h], w_out [E, o, h], b_out [E, o].
 
-    activation: "relu", "gelu" (with erf), "squared_relu" (relu(z)²; So et al. 2021, arXiv 2109.08668) or "square" (z²).
+    activation: "relu", "gelu" (with erf), "squared_relu" (relu(z)²; So et al. 2021, arXiv 2109.08668), "square" (z²),
+    or, in plain PyTorch, "gelu_tanh" (with tanh, as GPT-2 has it) or "silu" (z · sigmoid(z)).
     precision: of the products of fp32 tensors, "ieee", "tf32x3", "tf32" (which leaves the lower 13 bits of a number
     unread) or "bf16" (rounded), with sums in fp32; 16-bit tensors are multiplied as they are. The plain path leaves the
     first three to torch. Under autocast tensors take its dtype.
     backend: "triton", "reference" (plain PyTorch) or None, chosen by grokfast.backend.
 
     The kernels take fp32, bf16 and fp16 and d and o up to 512, need no memory for the hidden layer, give the same bits
-    for the same input, and are differentiable once. On CPU fp32 tensors (one model, relu or gelu) the C++ extension
-    does what is between the products in one pass, differentiable once, too; backend "reference" any number of times.
+    for the same input, and are differentiable once. On large CPU fp32 tensors (one model, relu or gelu) the C++
+    extension does what is between the products in one pass, differentiable once, too; torch's own layers, which are
+    faster below 2²⁵ multiplications a product, and backend "reference" any number of times.
     Under torch.func.vmap the kernels take its axis as one of models; torch.func.grad and its kin get plain PyTorch.
     Raises TypeError or ValueError naming the argument.
     """
-    _check(x, w_in, b_in, w_out, b_out, activation, skip)
+    if activation not in ACTIVATIONS or not _is_right(x, w_in, b_in, w_out, b_out, skip):
+        _check(x, w_in, b_in, w_out, b_out, activation, skip)
     dispatch.check_options(precision, backend)
     residual = skip is x
+    if w_in.ndim == 2 and dispatch.torchs_own("mlp", x, x.numel() * w_in.shape[0], precision, backend):
+        y = F.linear(ACTIVATIONS[activation](F.linear(x, w_in, b_in)), w_out, b_out)
+        return y if skip is None else skip + y
     x, w_in, b_in, w_out, b_out, skip = dispatch.autocast(x, w_in, b_in, w_out, b_out, skip)  # type: ignore[assignment]
     skip = x if residual else skip
     is_ensemble = w_in.ndim == 3
     width = max(w_in.shape[-1], w_out.shape[-2])
     obstacle = f"they take a width up to {MAX_WIDTH}, got {width}" if width > MAX_WIDTH else ""
+    if activation not in IN_KERNELS:
+        obstacle = f"they take {', '.join(IN_KERNELS)}, got {activation}"
     if not dispatch.uses_triton("mlp", x, backend, obstacle):
         return _plain(x, w_in, b_in, w_out, b_out, activation, skip, precision, backend)
     precision = dispatch.kernel_precision(x.dtype, precision)
@@ -85,6 +95,23 @@ def _plain(
     else:
         y = reference(flat, w_in, b_in, w_out, b_out, activation, flat_skip, precision)
     return y.view(*x.shape[:-1], w_out.shape[-2])
+
+
+def _is_right(
+    x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None, skip: Tensor | None
+) -> bool:
+    """A quick yes for one model on a CPU to what `_check` asks in words."""
+    tensors = [t for t in (x, w_in, w_out, b_in, b_out) if t is not None]
+    for t in tensors:
+        if not (isinstance(t, Tensor) and t.is_cpu and t.dtype is x.dtype):
+            return False
+    if not (x.ndim and w_in.ndim == w_out.ndim == 2 and x.dtype.is_floating_point and (skip is None or skip is x)):
+        return False
+    (h, d), (o, same) = w_in.shape, w_out.shape
+    return (
+        x.shape[-1] == d > 0 and h == same > 0 and o > 0 and (skip is None or o == d)
+        and (b_in is None or b_in.shape == (h,)) and (b_out is None or b_out.shape == (o,))
+    )  # fmt: skip
 
 
 def _check(

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast import backend
+from grokfast.ops.dispatch import outside_autocast
 from grokfast.ops.products import WORTHWHILE, product
-from grokfast.ops.rows import sum_readers, threads_for
+from grokfast.ops.rows import sum_rows, threads_for
 
 ACTIVATIONS = {"relu": 1, "gelu": 4}  # as csrc/grokfast.h has them
 
@@ -51,15 +52,15 @@ def _active_product(hidden: Tensor, weights: Tensor, bias: Tensor | None, skip: 
     """hidden weights + bias + skip: hidden [N, h], weights [h, n]."""
     out = hidden.new_empty(len(hidden), weights.shape[1])
     bias, skip = (None if t is None else t.contiguous() for t in (bias, skip))
-    tensors = [0 if t is None else t.data_ptr() for t in (hidden, weights, bias, skip, out)]
     # an entry that is active costs as much as `width` additions
     threads = threads_for(hidden, weights.shape[1])
-    backend.load_extension().active_forward(*tensors, *hidden.shape, out.shape[1], threads)
+    backend.load_extension().active_forward(hidden, weights, bias, skip, out, threads)
     return out
 
 
 class _MLP(torch.autograd.Function):
     @staticmethod
+    @outside_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -74,10 +75,7 @@ class _MLP(torch.autograd.Function):
         hidden = product(x, w_in)
         slope = torch.empty_like(hidden) if wanted and activation == ACTIVATIONS["gelu"] else None
         bias = None if b_in is None else b_in.contiguous()
-        backend.load_extension().activate_forward(
-            hidden.data_ptr(), 0 if bias is None else bias.data_ptr(), 0 if slope is None else slope.data_ptr(),
-            *hidden.shape, activation, threads_for(hidden),
-        )  # fmt: skip
+        backend.load_extension().activate_forward(hidden, bias, slope, activation, threads_for(hidden))
         ctx.only_active = _only_active(x, w_in, w_out, activation)
         if ctx.only_active:
             w_out = w_out.T.contiguous()
@@ -91,6 +89,7 @@ class _MLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_in, w_out, hidden, slope = ctx.saved_tensors
         need_x, need_w_in, need_b_in, need_w_out, need_b_out, need_skip, _, _ = ctx.needs_input_grad
@@ -104,7 +103,7 @@ class _MLP(torch.autograd.Function):
                 of_w_in,
                 of_b_in if need_b_in else None,
                 of_w_out,
-                sum_readers(grad, None, grad.new_empty(grad.shape[1])) if need_b_out else None,
+                sum_rows(grad) if need_b_out else None,
                 own_skip,
                 None,
                 None,
@@ -112,11 +111,10 @@ class _MLP(torch.autograd.Function):
         grad_w_out = grad.T @ hidden if need_w_out else None
         grad_hidden = product(grad, w_out.T)
         grad_b_in = grad.new_empty(len(w_in)) if need_b_in else None
+        kept = hidden if slope is None else slope
         backend.load_extension().activate_backward(
-            grad_hidden.data_ptr(), (hidden if slope is None else slope).data_ptr(),
-            0 if grad_b_in is None else grad_b_in.data_ptr(), *grad_hidden.shape, ctx.activation,
-            threads_for(grad_hidden),
-        )  # fmt: skip
+            grad_hidden, kept, grad_b_in, ctx.activation, threads_for(grad_hidden)
+        )
         grad_x = None
         if need_x:
             grad_x = product(grad_hidden, w_in.T, skip=grad if ctx.skip_is_x else None)
@@ -125,7 +123,7 @@ class _MLP(torch.autograd.Function):
             grad_hidden.T @ x if need_w_in else None,
             grad_b_in,
             grad_w_out,
-            sum_readers(grad, None, grad.new_empty(len(w_out))) if need_b_out else None,
+            sum_rows(grad) if need_b_out else None,
             own_skip,
             None,
             None,
@@ -138,7 +136,5 @@ def _active_backward(grad: Tensor, x: Tensor, w_in: Tensor, w_out: Tensor, hidde
     of_first, of_bias = grad.new_empty(w_in.shape), grad.new_empty(len(w_in))
     x = x.contiguous()
     tensors = hidden, grad, w_out, x, of_hidden, of_second, of_first, of_bias
-    sizes = *hidden.shape, x.shape[1], grad.shape[1]
-    threads = threads_for(hidden, x.shape[1] + 2 * grad.shape[1])
-    backend.load_extension().active_backward(*(t.data_ptr() for t in tensors), *sizes, threads)
+    backend.load_extension().active_backward(*tensors, threads_for(hidden, x.shape[1] + 2 * grad.shape[1]))
     return of_hidden, of_first, of_bias, of_second.T

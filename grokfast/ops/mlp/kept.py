@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from grokfast.ops.dispatch import outside_autocast
+
 PRECISIONS = ("ieee", "tf32x3")
 
 
@@ -28,6 +30,7 @@ def mlp_kept(
 
 class _KeptMLP(torch.autograd.Function):
     @staticmethod
+    @outside_autocast
     def forward(
         ctx: Any, x: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
         skip: Tensor | None, activation: str, precision: str,
@@ -43,6 +46,7 @@ class _KeptMLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from grokfast.ops.linear import kernels
 

@@ -148,38 +148,29 @@ dispatch.fold_vmap(_pair_embed, _pair_embed_backward)
 
 class _PairEmbed(torch.autograd.Function):
     @staticmethod
+    @dispatch.outside_autocast
     def forward(ctx: Any, w_a: Tensor, w_b: Tensor, pairs: Tensor, bias: Tensor | None, activation: int) -> Tensor:
         models, n, _ = pairs.shape
         indices = pairs.permute(2, 0, 1).contiguous()  # [2, E, N]
         out = w_a.new_empty(models, n, w_a.shape[2])
         a, b = indices
-        backends.load_extension().pair_embed_forward(
-            _tables(w_a, w_b, bias), a.data_ptr(), b.data_ptr(), out.data_ptr(), models, n, activation, _threads(out)
-        )
+        backends.load_extension().pair_embed_forward(w_a, w_b, bias, a, b, out, activation, _threads(out))
         ctx.save_for_backward(w_a, w_b, indices, bias)
         ctx.activation = activation
         return out
 
     @staticmethod
     @once_differentiable
+    @dispatch.outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w_a, w_b, (a, b), bias = ctx.saved_tensors
         grad = grad.contiguous()
         grad_a, grad_b = w_a.new_empty(w_a.shape), w_b.new_empty(w_b.shape)
         grad_bias = None if bias is None else bias.new_empty(bias.shape)
         backends.load_extension().pair_embed_backward(
-            _tables(w_a, w_b, bias), a.data_ptr(), b.data_ptr(), grad.data_ptr(), grad_a.data_ptr(), grad_b.data_ptr(),
-            0 if grad_bias is None else grad_bias.data_ptr(), *a.shape, ctx.activation, _threads(grad),
-        )  # fmt: skip
+            w_a, w_b, bias, a, b, grad, grad_a, grad_b, grad_bias, ctx.activation, _threads(grad)
+        )
         return grad_a, grad_b, None, grad_bias, None
-
-
-def _tables(w_a: Tensor, w_b: Tensor, bias: Tensor | None) -> Any:
-    return backends.load_extension().PairTables(
-        w_a.data_ptr(), w_b.data_ptr(), 0 if bias is None else bias.data_ptr(),
-        w_a.stride(0), w_b.stride(0), 0 if bias is None else bias.stride(0),
-        w_a.shape[1], w_b.shape[1], w_a.shape[2],
-    )  # fmt: skip
 
 
 def _threads(out: Tensor) -> int:

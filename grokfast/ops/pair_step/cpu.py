@@ -8,8 +8,6 @@ faster, since each has to wake them up.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -40,8 +38,12 @@ def gradient(
     """Mean loss and accuracy over rows of operands a and b and answers `target`, int64 [N], contiguous.
 
     Parameters are contiguous and without the axis of models.
-    `grads`, unless None, receives the gradient of the loss. Raises IndexError for an index out of range.
+    `grads`, unless None, receives the gradient of the loss. Raises IndexError for an index out of range. Autocast moves
+    nothing here.
     """
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return gradient(weights, grads, a, b, target, activation=activation, loss=loss)
     way = _active if only_active(activation, len(weights.weight)) else _dense
     found = way(weights, grads, a, b, target, activation, loss)
     if grads is not None and grads.b_in is not None:
@@ -52,10 +54,10 @@ def gradient(
 def _active(
     weights: Parameters, grads: Parameters | None, a: Tensor, b: Tensor, target: Tensor, activation: str, loss: str
 ) -> tuple[float, float]:
-    written = [0] * 4 if grads is None else [_address(t) for t in (grads.w_a, grads.w_b, grads.weight, grads.bias)]
+    written = [None] * 4 if grads is None else [grads.w_a, grads.w_b, grads.weight, grads.bias]
     return backend.load_extension().pair_rows(
-        _tables(weights), weights.weight.data_ptr(), _address(weights.bias), len(weights.weight), a.data_ptr(),
-        b.data_ptr(), target.data_ptr(), len(a), *written, LOSSES.index(loss), torch.get_num_threads(),
+        *_tables(weights), weights.weight, weights.bias, a, b, target, *written, LOSSES.index(loss),
+        torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -73,14 +75,11 @@ def _dense(
                 t.zero_()
     for i, begin in enumerate(range(0, n, PIECE)):
         rows = min(PIECE, n - begin)
-        at_a, at_b, answers = (t.data_ptr() + 8 * begin for t in (a, b, target))
-        h = hidden[:rows]
-        extension.pair_embed_forward(tables, at_a, at_b, h.data_ptr(), 1, rows, kind, 1)
+        at_a, at_b, answers = (t[None, begin : begin + rows] for t in (a, b, target))
+        h, of_logits = hidden[:rows], None if grads is None else grad_logits[None, :rows]
+        extension.pair_embed_forward(*tables, at_a, at_b, h[None], kind, 1)
         logits = product(h, weights.weight, weights.bias)
-        extension.classify(
-            LOSSES.index(loss), logits.data_ptr(), answers, 0 if grads is None else grad_logits.data_ptr(),
-            values[0, i].data_ptr(), values[1, i].data_ptr(), 1, rows, n, classes, 1,
-        )  # fmt: skip
+        extension.classify(LOSSES.index(loss), logits[None], answers, of_logits, *values[:, i : i + 1], n, 1)
         if grads is None:
             continue
         g = grad_logits[:rows]
@@ -88,18 +87,11 @@ def _dense(
         if grads.bias is not None:
             grads.bias.add_(g.sum(0))
         grad_hidden = product(g, weights.weight.T)
-        extension.pair_embed_add_gradients(
-            tables, at_a, at_b, grad_hidden.data_ptr(), grads.w_a.data_ptr(), grads.w_b.data_ptr(), rows, kind
-        )
+        extension.pair_embed_add_gradients(*tables, at_a, at_b, grad_hidden, grads.w_a, grads.w_b, kind)
     mean_loss, accuracy = values.double().sum(1).tolist()
     return mean_loss, accuracy
 
 
-def _tables(weights: Parameters) -> Any:
-    sizes = len(weights.w_a), len(weights.w_b), weights.w_a.shape[1]
-    tables = [_address(t) for t in (weights.w_a, weights.w_b, weights.b_in)]
-    return backend.load_extension().PairTables(*tables, 0, 0, 0, *sizes)
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
+def _tables(weights: Parameters) -> list[Tensor | None]:
+    """The tables and their bias with an axis of models."""
+    return [None if t is None else t.unsqueeze(0) for t in (weights.w_a, weights.w_b, weights.b_in)]

@@ -78,12 +78,14 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 class _ReadRows(torch.autograd.Function):
     @staticmethod
+    @dispatch.outside_autocast
     def forward(ctx: Any, x: Tensor, index: EnsembleIndex) -> Tensor:
         ctx.index = index
         return _take(x, index.index)
 
     @staticmethod
     @once_differentiable
+    @dispatch.outside_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return sum_readers(grad, ctx.index), None
 
