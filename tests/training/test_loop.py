@@ -147,6 +147,20 @@ def test_training_works_outside_the_main_thread():
     same_result(results[0], train(TINY))
 
 
+def test_a_run_is_not_moved_by_the_engine_of_another_thread(compiled):
+    results = []
+
+    def train_elsewhere():
+        thread = threading.Thread(target=lambda: results.append(train(TINY)))
+        thread.start()
+        thread.join()
+
+    plain = train(TINY.override({"engine": "reference"}), observers=[StopAt(20, train_elsewhere)])
+    fast = train(TINY)
+    same_result(results[0], fast)
+    assert fast.final != plain.final
+
+
 KILLED = """
 import sys
 from grokfast import Experiment, RunStore, train

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from grokfast import backend
 from grokfast.store import CheckpointError, RunStore, StoredRun, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
@@ -68,13 +69,14 @@ def give_up(group: Group, root: Path, why: str, report: Report) -> None:
 def _train(store: RunStore, run_ids: Sequence[str], group: Group, report: Report) -> None:
     teller = _Teller(run_ids, report)
     try:
-        go_on(
-            run_ids,
-            store,
-            observers=[teller],
-            checkpoint_every=group.checkpoint_every,
-            keep_weights=group.keep_weights,
-        )
+        with backend.using(group.backend):
+            go_on(
+                run_ids,
+                store,
+                observers=[teller],
+                checkpoint_every=group.checkpoint_every,
+                keep_weights=group.keep_weights,
+            )
     except StoreError:
         raise
     except Exception as error:
