@@ -54,8 +54,8 @@ def train(
     past generalising, or with status "diverged" once its loss or gradient is not finite; the others go on.
 
     With a store, evaluations are written about every second and a checkpoint every `checkpoint_every` seconds, so that
-    a killed process loses no more than that; `resume` goes on from there. On Ctrl-C or SIGTERM (in the main thread)
-    the runs are saved at the next step and `Interrupted` is raised; without a store it is an ordinary
+    a killed process loses no more than that; `resume` goes on from there. On Ctrl-C, SIGTERM or SIGHUP (in the main
+    thread) the runs are saved at the next step and `Interrupted` is raised; without a store it is an ordinary
     KeyboardInterrupt. Same experiment, device and versions: the same bits.
 
     On a GPU all steps up to an evaluation, and it, are replayed at once, and the store, observers and Ctrl-C have their

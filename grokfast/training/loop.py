@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from torch import Tensor
 from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
-from grokfast.training.interrupt import Interrupted
+from grokfast.training.interrupt import Interrupted, StopRequest
 from grokfast.training.observer import Observer
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
@@ -37,7 +36,7 @@ class Loop:
         store: RunStore | None,
         observers: Sequence[Observer],
         checkpoint_every: float,
-        stop: threading.Event,
+        stop: StopRequest,
         *,
         wave: int,
         keep_weights: bool = True,
@@ -229,9 +228,10 @@ class Loop:
 
     def _save(self) -> None:
         diverged_at = self.ensemble.diverged_at.tolist()
-        for run in self.living:
-            tensors = self.ensemble.checkpoint(run.row)
-            run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
+        with self.stop.saving():
+            for run in self.living:
+                tensors = self.ensemble.checkpoint(run.row)
+                run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
         self.flushed = self.saved = time.monotonic()
 
     def _seconds(self, run: Run) -> float:
@@ -245,8 +245,9 @@ class Loop:
     def _interrupt(self) -> None:
         if self.store is None:
             raise KeyboardInterrupt
-        self._save()
         left = [run for run in self.runs if run.result is None]
-        for run in left:
-            run.set_status("interrupted")
+        with self.stop.saving():
+            self._save()
+            for run in left:
+                run.set_status("interrupted")
         raise Interrupted([run.run_id for run in left if run.run_id is not None])

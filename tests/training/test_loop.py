@@ -15,7 +15,7 @@ from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
 from grokfast.training import Interrupted, ensemble, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.replay import Replay, Window
-from tests.training.common import StopAt, same_result
+from tests.training.common import StopAt, interrupt, same_result
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -122,6 +122,19 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, change):
         same_result(resumed, train(experiment))
         np.testing.assert_array_equal(store.curves(run_id)["step"], resumed.curves["step"])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_any_number_of_interruptions_at_once_is_one(tmp_path):
+    def interrupt_often():
+        for _ in range(5):
+            interrupt()
+
+    with RunStore(tmp_path) as store:
+        with pytest.raises(Interrupted) as stopped:
+            train(TINY, store=store, observers=[StopAt(33, interrupt_often)], checkpoint_every=1e6)
+        (run_id,) = stopped.value.run_ids
+        assert store.load_checkpoint(run_id)[1]["steps"] == 33
+        same_result(resume(run_id, store), train(TINY))
 
 
 def test_an_interrupted_ensemble_resumes_run_by_run(tmp_path):

@@ -75,5 +75,6 @@ class Runner(Protocol):
 
         `report` is called in the thread that called `run`. A worker that dies is replaced and its group begun again, up
         to RETRIES times; then `worker.give_up` marks its runs as failed and the others go on. On KeyboardInterrupt
-        the workers save what they have, and it is raised again. Raises StoreError where the store fails (a full disk).
+        the workers save what they have, and it is raised again. Raises StoreError where the store fails (a full disk),
+        ChildProcessError where no worker can be started.
         """

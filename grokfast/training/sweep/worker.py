@@ -32,7 +32,8 @@ def train_group(group: Group, root: Path, report: Report) -> None:
 
     A run that another process is training is waited for. An exception of the training (a bad device) marks the runs
     failed, is reported, and is not raised. Of a group that memory cannot hold, waves train one after the other.
-    Raises StoreError where the store fails, Interrupted (a KeyboardInterrupt) on SIGTERM or Ctrl-C: then all is saved.
+    Raises StoreError where the store fails, Interrupted (a KeyboardInterrupt) on Ctrl-C, SIGTERM or SIGHUP: then all
+    is saved.
     """
     with RunStore(root, create=False) as store, _threads(group.device):
         todo = list(group.runs)
