@@ -51,7 +51,8 @@ def train(
 
     Runs of an ensemble may differ in seeds, lr, weight decay, betas, α, λ and a few more fields (ValueError names one
     that may not); each does what it would do alone. A run ends after `schedule.steps`, or `schedule.stop_after` steps
-    past generalising, or with status "diverged" once its loss or gradient is not finite; the others go on.
+    past generalising, or with status "diverged" once its loss, its gradient or, at its end, its weights are not finite;
+    the others go on.
 
     With a store, evaluations are written about every second and a checkpoint every `checkpoint_every` seconds, so that
     a killed process loses no more than that; `resume` goes on from there. On Ctrl-C, SIGTERM or SIGHUP (in the main

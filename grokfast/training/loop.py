@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -238,6 +239,9 @@ class Loop:
         return run.seconds_before + time.monotonic() - self.begun
 
     def _finish(self, run: Run, weights: dict[str, Tensor], diverged_at: int | None) -> None:
+        last = run.records[-1]
+        if diverged_at is None and not (math.isfinite(last.train_loss) and math.isfinite(last.weight_norm)):
+            diverged_at = last.step  # another step would have seen it
         result = run.end(weights, diverged_at, self._seconds(run), keep_weights=self.keep_weights)
         for observer in self.observers:
             observer.finished(run.number, result)

@@ -94,6 +94,25 @@ def test_a_diverged_run_ends_and_its_neighbours_go_on(tmp_path):
     same_result(tame, train(TINY))
 
 
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 17}], ids=["all rows", "minibatches"])
+def test_divergence_in_the_last_step_is_seen_as_a_further_step_would_see_it(how, lr, change, tmp_path):
+    short = TINY.override({"schedule.steps": 1, **change})
+    with RunStore(tmp_path) as store:
+        wild, tame = train([short.override({"optimizer.lr": lr}), short], store=store)
+        assert wild.status == store.get(wild.run_id).status == "diverged"
+        assert store.get(wild.run_id).result["diverged_at"] == wild.diverged_at == wild.steps == 1
+    assert wild.sentence.startswith("diverged at step 1: ")
+    assert train(wild.experiment.override({"schedule.steps": 20})).diverged_at == 1
+    assert tame.status == "finished"
+    same_result(tame, train(short))
+
+
+def test_divergence_in_the_last_step_of_kernels_is_seen(kernels):
+    result = train(TINY.override({"task.p": 5, "model.width": 8, "schedule.steps": 1, "optimizer.lr": 1e30}))
+    assert (result.status, result.diverged_at) == ("diverged", 1)
+
+
 def test_the_store_has_everything(tmp_path):
     with RunStore(tmp_path) as store:
         result = train(TINY, store=store)
