@@ -17,6 +17,7 @@ from grokfast.training.memory import keep_freed_memory
 from grokfast.training.observer import Observer
 from grokfast.training.result import RunResult, stored_experiment
 from grokfast.training.run import Run, stored_state
+from grokfast.training.surroundings import undisturbed
 from grokfast.training.version import version
 from grokfast.training.waves import first_wave
 
@@ -39,6 +40,7 @@ def train(
     checkpoint_every: float = ...,
     max_together: int | None = ...,
 ) -> list[RunResult]: ...
+@undisturbed
 def train(
     experiments: Experiment | Sequence[Experiment],
     *,
@@ -63,6 +65,8 @@ def train(
     turn between evaluations. As many runs go together as its free memory takes, at most `max_together` anywhere; the
     others follow. Where memory runs out after all, the runs go on in two halves, one after the other, from where they
     were.
+
+    Blocks around the call, such as torch.inference_mode or autocast, change nothing.
 
     Raises TypeError or ValueError for bad experiments, before anything is stored; StoreError where the store fails;
     MemoryError, which says how much is needed, where one run alone is too large.
@@ -105,6 +109,7 @@ def resume(
     return go_on([run_id], store, observers=observers, checkpoint_every=checkpoint_every)[0]
 
 
+@undisturbed
 def go_on(
     run_ids: Sequence[str],
     store: RunStore,
