@@ -26,7 +26,7 @@ from grokfast.store.errors import StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
 from grokfast.store.owners import Owner
 from grokfast.store.records import Record, now
-from grokfast.store.run import COLUMNS, DONE, ENDED, STATUSES, StoredRun
+from grokfast.store.run import COLUMNS, ENDED, STATUSES, StoredRun
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import Row, columns_of
 
@@ -128,7 +128,7 @@ class RunStore:
 
     def update(self, run_id: str, *, status: str | None = None, result: dict[str, Any] | None = None) -> None:
         """Set the status, the result, or both; what is None stays. Once a run has ended, its curves are one chunk, and
-        unless it failed its checkpoint is deleted.
+        if it diverged its checkpoint is deleted: others may go on further than they were to.
 
         Raises ValueError for an unknown status, TypeError if `result` is not JSON.
         """
@@ -146,8 +146,27 @@ class RunStore:
             if status not in (None, "running"):
                 self._db.execute("UPDATE runs SET owner = NULL WHERE key = ?", (key,))
             self._touch(key)
-        if status in DONE:
+        if status == "diverged":
             self._checkpoint(run_id).unlink(missing_ok=True)
+
+    def reopen(self, run_id: str, config: dict[str, Any]) -> None:
+        """Let a run that has not diverged go on by another configuration: it is "interrupted" and has no result then.
+
+        Raises StoreError for a run that has diverged and for one that another process trains, TypeError if `config` is
+        not JSON.
+        """
+        text = to_json("config", config)
+        with self._db.transaction():
+            key = self._key(run_id)
+            [(status, token)] = self._db.execute("SELECT status, owner FROM runs WHERE key = ?", (key,))
+            if status == "diverged":
+                raise StoreError(f"run {run_id} has diverged")
+            if self._owner.is_other_and_alive(token):
+                raise StoreError(f"run {run_id} is being trained by another process: stop that first")
+            self._db.execute(
+                "UPDATE runs SET config = ?, status = 'interrupted', result = NULL WHERE key = ?", (text, key)
+            )
+            self._touch(key)
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""

@@ -24,6 +24,7 @@ from grokfast.training.sweep.runner import Event, Group, Report
 DONE = ("finished", "diverged")
 TELL_EVERY = 0.5  # seconds between two events of a run that only say how far it is
 RUNS_PER_SECOND = 200  # of such events in all
+KEPT = 16 << 20  # bytes of a finished run's checkpoint: a sweep has thousands of them
 ASK_EVERY = 0.5  # seconds between two looks at runs that another process trains
 
 
@@ -77,6 +78,7 @@ def _train(store: RunStore, run_ids: Sequence[str], group: Group, report: Report
                 observers=[teller],
                 checkpoint_every=group.checkpoint_every,
                 keep_weights=group.keep_weights,
+                keep_checkpoints=KEPT if group.keep_weights else 0,
             )
     except StoreError:
         raise

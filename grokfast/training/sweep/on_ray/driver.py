@@ -140,6 +140,8 @@ class Driver:
             self.store.save_weights(news.run_id, news.weights)
         if news.status is not None:
             self.store.update(news.run_id, status=news.status, result=news.result)
+        if not news.has_checkpoint:
+            self.store.drop_checkpoint(news.run_id)
 
     def _lost(self, task: Task, error: Exception) -> None:
         deaths = task.deaths + 1
