@@ -133,9 +133,9 @@ class Sweeps:
         with self._db.transaction():
             key = self.key(sweep_id)
             own = self._db.execute(
-                """SELECT runs.key, run_id, owner FROM members JOIN runs ON runs.key = members.run WHERE sweep = ?1
-                   AND NOT EXISTS (SELECT 1 FROM members AS other WHERE other.run = runs.key AND other.sweep != ?1)""",
-                (key,),
+                """SELECT runs.key, run_id, owner FROM members JOIN runs ON runs.key = members.run WHERE sweep = :key
+                AND NOT EXISTS (SELECT 1 FROM members AS other WHERE other.run = runs.key AND other.sweep != :key)""",
+                {"key": key},
             )
             if any(self._owner.is_other_and_alive(token) for token in {owner for _, _, owner in own}):
                 raise StoreError(f"sweep {sweep_id} is being trained by another process: stop that first")
