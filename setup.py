@@ -17,6 +17,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+if sys.version_info < (3, 11):  # noqa: UP036 - pip says that the constraints conflict before it says this
+    sys.exit(f"grokfast needs Python 3.11 or later, this is {sys.version.partition(' ')[0]}")
+
 ROOT = Path(__file__).parent
 CPU_SOURCES = [
     "csrc/bindings.cpp",

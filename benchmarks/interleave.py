@@ -103,7 +103,7 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), model)
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"CPU {model}, {os.cpu_count()} processors",
         **_gpu(),
         "threads": torch.get_num_threads(),

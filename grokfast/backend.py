@@ -3,7 +3,7 @@ kernels or the extension's CUDA ones, else plain PyTorch.
 
 `GROKFAST_BACKEND` chooses: "auto"; "reference", plain PyTorch everywhere; "triton" or "cuda", these GPU kernels only.
 With TRITON_INTERPRET=1 in the environment "triton" also takes CPU tensors, slowly, to be compared with the reference.
-`using(...)` chooses for a block of code.
+`using(...)` chooses for a block of code, in the thread and the asyncio task that run it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from types import ModuleType
 import torch  # before the extension, so that both share one OpenMP runtime
 from torch import Tensor, nn
 
-from grokfast import checks
+from grokfast import checks, context
 
 BACKENDS = ("auto", "reference", "triton", "cuda")
 OLDEST_GPU = (8, 0)  # compute capability
-_chosen: list[str] = []
 
 
 @functools.cache
@@ -47,19 +46,22 @@ def build_info() -> dict[str, str | bool]:
 
 def current() -> str:
     """One of BACKENDS, from the innermost `using` block, else GROKFAST_BACKEND."""
-    if _chosen:
-        return _chosen[-1]
+    chosen = context.backend if torch.compiler.is_compiling() else context.chosen.get()
+    if chosen is not None:
+        return chosen
     return checks.choice("GROKFAST_BACKEND", os.environ.get("GROKFAST_BACKEND", "auto"), BACKENDS)
 
 
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """Run a block on backend `name`, one of BACKENDS; for this process, not per thread."""
-    _chosen.append(checks.choice("backend", name, BACKENDS))
+    """Run a block on backend `name`, one of BACKENDS. Other threads keep theirs, and a new one begins with
+    GROKFAST_BACKEND: `contextvars.copy_context().run` takes the choice along. Raises ValueError for another name.
+    """
+    token = context.chosen.set(checks.choice("backend", name, BACKENDS))
     try:
         yield
     finally:
-        _chosen.pop()
+        context.chosen.reset(token)
 
 
 def extension() -> ModuleType | None:

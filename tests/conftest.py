@@ -1,6 +1,7 @@
 """Fixtures for all tests: the backends, poisoned memory, thread counts, and how an error is judged."""
 
 import os
+import signal
 import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow a busy machine down 10 times
@@ -12,6 +13,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton: its kernels then run on CPU tensors
 
 from grokfast import backend
+
+# As from a terminal: under nohup and in a background shell these are ignored, here and in all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
+import asyncio
+import contextvars
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -58,6 +61,70 @@ def test_using_refuses_other_names(unset):
     ):
         pass
     assert backend.current() == "auto"
+
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_using_is_of_the_thread_that_uses_it(unset):
+    with backend.using("reference"):
+        assert in_a_thread(backend.current) == "auto"
+        context = contextvars.copy_context()
+        assert in_a_thread(lambda: context.run(backend.current)) == "reference"
+
+        def use():
+            with backend.using("triton"):
+                return backend.current()
+
+        assert in_a_thread(use) == "triton"
+        assert backend.current() == "reference"
+
+
+def test_blocks_of_threads_may_end_in_any_order(unset):
+    inside, over = threading.Event(), threading.Event()
+
+    def use():
+        with backend.using("reference"):
+            inside.set()
+            over.wait()
+
+    thread = threading.Thread(target=use)
+    with backend.using("triton"):
+        thread.start()
+        inside.wait()
+        assert backend.current() == "triton"
+    assert backend.current() == "auto"
+    over.set()
+    thread.join()
+    assert backend.current() == "auto"
+
+
+def test_using_is_of_the_task_that_uses_it(unset):
+    async def use(name):
+        with backend.using(name):
+            await asyncio.sleep(0)
+            return backend.current()
+
+    async def both():
+        return await asyncio.gather(use("reference"), use("triton"))
+
+    assert asyncio.run(both()) == ["reference", "triton"]
+    assert backend.current() == "auto"
+
+
+def test_a_compiled_function_follows_the_thread_that_calls_it(unset):
+    compiled = torch.compile(lambda x: x + len(backend.current()), fullgraph=True, backend="eager")
+    x = torch.zeros(1)
+    for _ in range(2):
+        assert compiled(x) == len("auto")
+        with backend.using("reference"):
+            assert compiled(x) == len("reference")
+            assert in_a_thread(lambda: compiled(x)) == len("auto")
 
 
 def test_the_extension_is_found_where_it_is_built(compiled):

@@ -49,7 +49,7 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             filter: gradient filter: none, ema or ma; its values are then options, too.
             steps: short for --schedule.steps.
             out: directory of the run store.
-            resume: go on with this interrupted or killed run.
+            resume: go on with this interrupted or killed run; with --steps also with one that has finished.
             json: print the result as one JSON object on the last line.
             tensorboard: log to the run's directory for TensorBoard, too.
             wandb: log to the Weights & Biases project "grokfast", too.
@@ -57,21 +57,28 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         """
         if preset != named:
             raise UsageError(f"the preset comes first: grokfast run {preset} ...")
-        if steps is not None:
-            experiment = experiment.override({"schedule.steps": steps})
         if resume is not None and ((len(args) > 1 and args[1] == named) or experiment != base):
             raise UsageError(
-                "--resume takes the run as it was begun: no preset and no option of the experiment beside it"
+                "--resume takes the run as it was begun: no preset, and no option of the experiment but --steps"
             )
         checks.real("--checkpoint-every", checkpoint_every, minimum=0)
+        if steps is not None and resume is None:
+            experiment = experiment.override({"schedule.steps": steps})
         sinks = _Sinks(tensorboard, wandb)
-        return partial(_run, experiment, resume, out, sinks, as_json=json, checkpoint_every=checkpoint_every)
+        return partial(_run, experiment, resume, steps, out, sinks, as_json=json, checkpoint_every=checkpoint_every)
 
     return run
 
 
 def _run(
-    experiment: Experiment, run_id: str | None, out: Path, sinks: _Sinks, *, as_json: bool, checkpoint_every: float
+    experiment: Experiment,
+    run_id: str | None,
+    steps: int | None,
+    out: Path,
+    sinks: _Sinks,
+    *,
+    as_json: bool,
+    checkpoint_every: float,
 ) -> int:
     screen = Screen(stderr=True)
     display = Display(screen)
@@ -79,7 +86,7 @@ def _run(
     with RunStore(out, create=run_id is None) as store:
         sinks.store = store
         try:
-            begin = partial(train, experiment) if run_id is None else partial(resume, run_id)
+            begin = partial(train, experiment) if run_id is None else partial(resume, run_id, steps=steps)
             result = begin(store=store, **watchers)
         finally:
             display.stop()

@@ -228,12 +228,12 @@ def export(
 
 def _export(sweep: str | None, format: Format, to: Path | None, curves: bool, out: Path) -> int:
     if format == "parquet":
+        if to == STDOUT:
+            raise UsageError("--to - is for csv: parquet needs a file")
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise UsageError("parquet needs pyarrow: pip install 'grokfast[parquet]'") from error
-        if to == STDOUT:
-            raise UsageError("--to - is for csv: parquet needs a file")
     path = to or Path(f"{sweep or 'runs'}{'-curves' if curves else ''}.{format}")
     with RunStore(out, create=False, read_only=True) as store:
         table = store.table(sweep)

@@ -12,7 +12,7 @@ from grokfast.store.seals import Row
 
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
-WITHOUT_CHECKPOINT = DONE  # runs with these have none any more
+WITHOUT_CHECKPOINT = ("diverged",)  # the others may go on
 STATUSES = ("pending", "running", "interrupted", *ENDED)
 
 

@@ -157,8 +157,8 @@ class RunStore:
     ) -> None:
         """Set the status, the result, the configuration, or some of them; what is None stays.
 
-        "running" says that this process trains the run. Once a run has ended, its curves are one chunk, and unless it
-        failed its checkpoint is deleted.
+        "running" says that this process trains the run. Once a run has ended, its curves are one chunk, and if it
+        diverged its checkpoint is deleted: others may go on further than they were to.
 
         Raises ValueError for an unknown status, TypeError if `result` or `config` is not JSON.
         """
@@ -174,9 +174,25 @@ class RunStore:
                 changes["owner"] = self._owner.lock()
             if status in ENDED:
                 self._chunks.merge(row.key)
+            if status not in (None, "running"):
+                changes["owner"] = None
             self._rows.change(row, updated=now(), **changes)
         if status in WITHOUT_CHECKPOINT:
             self._checkpoint(run_id).unlink(missing_ok=True)
+
+    def reopen(self, run_id: str, config: dict[str, Any]) -> None:
+        """Let a run that has not diverged go on by another configuration: it is "interrupted" and has no result then.
+
+        Raises StoreError for a run that has diverged and for one that another process trains, TypeError if `config` is
+        not JSON.
+        """
+        text = to_json("config", config)
+        with self._db.transaction():
+            row = self._rows.get(run_id)
+            if row.status == "diverged":
+                raise StoreError(f"run {run_id} has diverged")
+            self._rows.refuse_trained(f"run {run_id}", "run_id = ?", run_id)
+            self._rows.change(row, updated=now(), config=text, status="interrupted", result=None)
 
     def get(self, run_id: str) -> StoredRun:
         """The run with this id."""

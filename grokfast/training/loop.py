@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from torch import Tensor
 from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
-from grokfast.training.interrupt import Interrupted
+from grokfast.training.interrupt import Interrupted, StopRequest
 from grokfast.training.observer import Observer, tell_result
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
@@ -28,6 +28,7 @@ class Loop:
     """Trains runs, from where they were saved, to their ends, `wave` of them at a time.
 
     `ensemble` is that of the first wave, not yet stepped or restored. Runs of a wave have taken the same steps.
+    Of a run that has finished the store keeps its checkpoint, up to `keep_checkpoints` bytes: it may go on further.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Loop:
         store: RunStore | None,
         observers: Sequence[Observer],
         checkpoint_every: float,
-        stop: threading.Event,
+        stop: StopRequest,
         *,
         wave: int,
         keep_weights: bool = True,
+        keep_checkpoints: float = math.inf,
     ) -> None:
-        self.stop, self.runs, self.keep_weights = stop, runs, keep_weights
+        self.stop, self.runs = stop, runs
+        self.keep_weights, self.keep_checkpoints = keep_weights, keep_checkpoints
         self.living, *self.later = split(runs, wave)
         self.store, self.observers, self.checkpoint_every = store, observers, checkpoint_every
         self.begun = self.flushed = self.saved = time.monotonic()
@@ -149,7 +152,7 @@ class Loop:
                     self._interrupt()
                 return
             ahead = self.replay.launch() if ensemble.steps < ensemble.schedule.steps else None
-            self._take()
+            self._take(ahead)
             self.window = ahead
             is_sparse = len(self.living) <= FULL * len(ensemble.experiments)
             if is_sparse or self._is_to_be_saved():
@@ -161,8 +164,11 @@ class Loop:
                 self._shrink()
                 self.replay = Replay(ensemble, [run.outcome for run in self.living], step.keep(ensemble, models))
 
-    def _take(self) -> None:
-        """Look at the evaluation that is under way, if there is one, and end the runs that are over."""
+    def _take(self, ahead: Window | None = None) -> None:
+        """Look at the evaluation that is under way, if there is one, and end the runs that are over.
+
+        `ahead` is the stretch after it, if that has been launched.
+        """
         window, replay = self.window, self.replay
         self.window = None
         if window is None or replay is None:
@@ -172,7 +178,7 @@ class Loop:
             record, diverged_at, ended_at = reports[run.row]
             self._record(run, record)
             if ended_at is not None:
-                self._finish(run, self.ensemble.weights(run.row, replay.watch.kept), diverged_at)
+                self._finish(run, self.ensemble.weights(run.row, replay.watch.kept), diverged_at, ahead)
                 self.living.remove(run)
         for observer in self.observers:
             observer.stepped(window.steps)
@@ -229,24 +235,41 @@ class Loop:
 
     def _save(self) -> None:
         diverged_at = self.ensemble.diverged_at.tolist()
-        for run in self.living:
-            tensors = self.ensemble.checkpoint(run.row)
-            run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
+        with self.stop.saving():
+            for run in self.living:
+                tensors = self.ensemble.checkpoint(run.row)
+                run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
         self.flushed = self.saved = time.monotonic()
 
     def _seconds(self, run: Run) -> float:
         return run.seconds_before + time.monotonic() - self.begun
 
-    def _finish(self, run: Run, weights: dict[str, Tensor], diverged_at: int | None) -> None:
-        result = run.end(weights, diverged_at, self._seconds(run), keep_weights=self.keep_weights)
+    def _finish(
+        self, run: Run, weights: dict[str, Tensor], diverged_at: int | None, ahead: Window | None = None
+    ) -> None:
+        last = run.records[-1]
+        if diverged_at is None and not (math.isfinite(last.train_loss) and math.isfinite(last.weight_norm)):
+            diverged_at = last.step  # another step would have seen it
+        state = self._kept(run, ahead) if diverged_at is None else None
+        result = run.end(weights, diverged_at, self._seconds(run), keep_weights=self.keep_weights, state=state)
         for observer in self.observers:
             tell_result(observer.finished, run.number, result)
+
+    def _kept(self, run: Run, ahead: Window | None) -> State | None:
+        """From what a run that is over could go on, if that is to be kept; where the device is ahead, from there."""
+        tensors = self.ensemble.checkpoint(run.row)
+        if self.store is None or sum(t.numel() * t.element_size() for t in tensors.values()) > self.keep_checkpoints:
+            return None
+        if ahead is not None:
+            ahead.wait()
+        return State(self.ensemble.steps, self._seconds(run), tensors, int(self.ensemble.diverged_at[run.row]))
 
     def _interrupt(self) -> None:
         if self.store is None:
             raise KeyboardInterrupt
-        self._save()
         left = [run for run in self.runs if run.result is None]
-        for run in left:
-            run.set_status("interrupted")
+        with self.stop.saving():
+            self._save()
+            for run in left:
+                run.set_status("interrupted")
         raise Interrupted([run.run_id for run in left if run.run_id is not None])

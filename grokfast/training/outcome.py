@@ -91,7 +91,7 @@ class Outcome:
         """What happened, in words."""
         memorized, generalized = self.t_memorize, self.t_generalize
         if diverged_at is not None:
-            story = f"diverged at step {diverged_at}: the loss or a gradient was no longer finite"
+            story = f"diverged at step {diverged_at}: the loss, a gradient or the weights were no longer finite"
             return story if memorized is None else f"memorised at step {memorized}, {story}"
         if memorized is None and generalized is None:
             return f"did not memorise in {steps} steps"

@@ -39,10 +39,14 @@ class Window:
     def __init__(self, steps: int, rows: Tensor, event: torch.cuda.Event | None) -> None:
         self.steps, self._rows, self._event = steps, rows, event
 
-    def read(self) -> list[Report]:
-        """Wait for its end; a report for each model, finished ones included. Before the next but one is launched."""
+    def wait(self) -> None:
+        """Until it is at its end."""
         if self._event is not None:
             self._event.synchronize()
+
+    def read(self) -> list[Report]:
+        """Wait for its end; a report for each model, finished ones included. Before the next but one is launched."""
+        self.wait()
         found = []
         for step, *measured, diverged_at, ended_at in self._rows.tolist():
             ends = (int(at) if at >= 0 else None for at in (diverged_at, ended_at))

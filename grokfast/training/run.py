@@ -71,15 +71,21 @@ class Run:
         state, records = self.kept, self.records
         if self.store is not None and self.run_id is not None:
             state = stored_state(self.store, self.run_id)
-            self.store.truncate(self.run_id, -1 if state is None else state.steps)
             records = records_of(self.store.curves(self.run_id))
-        records = [record for record in records if state is not None and record.step <= state.steps]
+        records = [record for record in records if state is not None and self._is_to_have(record.step, state.steps)]
         self.records, self.outcome, self.stored = [], Outcome(self.experiment.criteria), len(records)
         for record in records:
             self.record(record)
+        if self.store is not None and self.run_id is not None:
+            self.store.truncate(self.run_id, records[-1].step if records else -1)
         if state is not None:  # what came after it took its time, too
             self.seconds_before = max(self.seconds_before, state.seconds)
         return state
+
+    def _is_to_have(self, step: int, steps: int) -> bool:
+        """Whether an evaluation at `step` is of a run that has taken `steps`: the last one of a shorter run is not."""
+        schedule = self.experiment.schedule
+        return step <= steps and (step % schedule.eval_every == 0 or step == schedule.steps)
 
     def set_status(self, status: str) -> None:
         """Tell the store."""
@@ -105,9 +111,18 @@ class Run:
         self.store.save_checkpoint(self.run_id, state.tensors, meta)
 
     def end(
-        self, weights: dict[str, Tensor], diverged_at: int | None, seconds: float, *, keep_weights: bool
+        self,
+        weights: dict[str, Tensor],
+        diverged_at: int | None,
+        seconds: float,
+        *,
+        keep_weights: bool,
+        state: State | None,
     ) -> RunResult:
-        """Make the result, and store it."""
+        """Make the result, and store it, with the state from which the run can go on further, if there is one.
+
+        A state that is beyond the run's end is stored after the result: a run that was not yet over must not get it.
+        """
         store = self.store
         directory = None if store is None or self.run_id is None else store.directory(self.run_id)
         self.result = result_of(
@@ -116,7 +131,14 @@ class Run:
         )  # fmt: skip
         if store is not None and self.run_id is not None:
             self.flush()
+            is_beyond = state is not None and state.steps > self.result.steps
+            if state is not None and not is_beyond:
+                self.save(state)
             if keep_weights:
                 store.save_weights(self.run_id, weights)
             store.update(self.run_id, status=self.result.status, result=self.result.summary())
+            if state is None:
+                store.drop_checkpoint(self.run_id)
+            elif is_beyond:
+                self.save(state)
         return self.result

@@ -201,7 +201,10 @@ def test_export_writes_curves_and_parquet(filled, tmp_path, capsys):
     assert parquet.read_table(path)["t_generalize"].to_pylist() == [None] * 3
 
 
-def test_export_to_standard_output_is_the_table_alone(filled, capsys):
+@pytest.mark.parametrize("has_pyarrow", [True, False])
+def test_export_to_standard_output_is_the_table_alone(filled, capsys, monkeypatch, has_pyarrow):
+    if not has_pyarrow:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
     root, _, ids, other = filled
     assert main(["export", "--to", "-", "--out", str(root)]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from grokfast.cli import main
 from grokfast.cli.sweep import merged
 from grokfast.store import RunStore
+from grokfast.training.sweep import engine
 
 TINY = ["--task.p", "13", "--model.width", "16", "--steps", "60", "--device", "cpu", "--processes", "1"]
 GRID = ["--grid", "optimizer.weight_decay=0.1,1", "task.train_fraction=0.3,0.4"]
@@ -177,6 +179,7 @@ def wait_for_a_checkpoint_to_be_possible(out):
 
 
 def test_a_run_that_fails_is_said_and_is_the_exit_status(out, capsys, monkeypatch):
-    monkeypatch.setattr("grokfast.training.sweep.processes.ONE_THREAD", {"GROKFAST_BACKEND": "nonsense"})
+    make = engine.make_groups
+    monkeypatch.setattr(engine, "make_groups", lambda *a, **k: [replace(g, backend="nonsense") for g in make(*a, **k)])
     assert main(["sweep", "quick", "--seeds", "1", *TINY, "--out", str(out)]) == 1
-    assert "GROKFAST_BACKEND must be one of" in capsys.readouterr().err
+    assert "backend must be one of" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
 from grokfast.training import Interrupted, ensemble, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.replay import Replay, Window
-from tests.training.common import StopAt, same_result
+from tests.training.common import StopAt, interrupt, same_result
 
 TINY = Experiment.preset("quick").override(
     {"task.p": 13, "model.width": 32, "schedule.steps": 60, "schedule.eval_every": 5, "schedule.stop_after": None}
@@ -93,6 +93,25 @@ def test_a_diverged_run_ends_and_its_neighbours_go_on(tmp_path):
     same_result(tame, train(TINY))
 
 
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 17}], ids=["all rows", "minibatches"])
+def test_divergence_in_the_last_step_is_seen_as_a_further_step_would_see_it(how, lr, change, tmp_path):
+    short = TINY.override({"schedule.steps": 1, **change})
+    with RunStore(tmp_path) as store:
+        wild, tame = train([short.override({"optimizer.lr": lr}), short], store=store)
+        assert wild.status == store.get(wild.run_id).status == "diverged"
+        assert store.get(wild.run_id).result["diverged_at"] == wild.diverged_at == wild.steps == 1
+    assert wild.sentence.startswith("diverged at step 1: ")
+    assert train(wild.experiment.override({"schedule.steps": 20})).diverged_at == 1
+    assert tame.status == "finished"
+    same_result(tame, train(short))
+
+
+def test_divergence_in_the_last_step_of_kernels_is_seen(kernels):
+    result = train(TINY.override({"task.p": 5, "model.width": 8, "schedule.steps": 1, "optimizer.lr": 1e30}))
+    assert (result.status, result.diverged_at) == ("diverged", 1)
+
+
 def test_the_store_has_everything(tmp_path):
     with RunStore(tmp_path) as store:
         result = train(TINY, store=store)
@@ -123,6 +142,19 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, change):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_any_number_of_interruptions_at_once_is_one(tmp_path):
+    def interrupt_often():
+        for _ in range(5):
+            interrupt()
+
+    with RunStore(tmp_path) as store:
+        with pytest.raises(Interrupted) as stopped:
+            train(TINY, store=store, observers=[StopAt(33, interrupt_often)], checkpoint_every=1e6)
+        (run_id,) = stopped.value.run_ids
+        assert store.load_checkpoint(run_id)[1]["steps"] == 33
+        same_result(resume(run_id, store), train(TINY))
+
+
 def test_an_interrupted_ensemble_resumes_run_by_run(tmp_path):
     experiments = [TINY, TINY.override({"seed": 1})]
     with RunStore(tmp_path) as store:
@@ -144,6 +176,20 @@ def test_training_works_outside_the_main_thread():
     thread.start()
     thread.join()
     same_result(results[0], train(TINY))
+
+
+def test_a_run_is_not_moved_by_the_engine_of_another_thread(compiled):
+    results = []
+
+    def train_elsewhere():
+        thread = threading.Thread(target=lambda: results.append(train(TINY)))
+        thread.start()
+        thread.join()
+
+    plain = train(TINY.override({"engine": "reference"}), observers=[StopAt(20, train_elsewhere)])
+    fast = train(TINY)
+    same_result(results[0], fast)
+    assert fast.final != plain.final
 
 
 KILLED = """

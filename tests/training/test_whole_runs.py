@@ -1,7 +1,13 @@
-"""Whole runs: the fast path groks when plain PyTorch does, within the spread over seeds."""
+"""Whole runs: the fast path groks when plain PyTorch does.
 
+Rounding, which differs between processors, moves when a seed generalises by as much as another seed does: 760 steps may
+be 1,070. What is compared are all seeds of one with all of the other.
+"""
+
+import numpy as np
 import pytest
 import torch
+from scipy.stats import permutation_test
 
 from grokfast import Experiment, train
 
@@ -16,12 +22,29 @@ def moments(experiment, seeds, engine):
     return [(result.t_memorize, result.t_generalize) for result in results]
 
 
+def differ(ours, expected):
+    """Whether the two are so unlike that of two samples of the same no more than one pair in 1,000 is, exactly.
+
+    It takes seven of each: of all ways to part 14 numbers in two, two in 3,432 separate the small from the large.
+    """
+    means = permutation_test((ours, expected), lambda a, b, axis: np.mean(a, axis) - np.mean(b, axis), n_resamples=1e5)
+    return means.pvalue < 1e-3
+
+
 def check_moments(experiment, seeds):
     fast, plain = moments(experiment, seeds, "auto"), moments(experiment, seeds, "reference")
     for ours, expected in zip(zip(*fast), zip(*plain)):
         assert None not in (*ours, *expected)
-        spread = max(max(expected) - min(expected), experiment.schedule.eval_every)
-        assert all(abs(a - b) <= spread for a, b in zip(ours, expected)), (ours, expected)
+        assert not differ(ours, expected), (ours, expected)
+
+
+def test_what_differs_is_noticed_and_rounding_is_not():
+    """As measured on one processor, with the relu and seeds 0 to 6, and with the learning rate 20% lower."""
+    plain, fast = (630, 710, 540, 670, 820, 550, 640), (620, 670, 610, 530, 680, 540, 750)
+    assert not differ(fast, plain)
+    assert not differ((640, 810, 600, 1070, 680, 620, 550), plain)
+    assert differ((70,) * 7, (60,) * 7)  # steps to memorise
+    assert differ([2 * t for t in fast], plain)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +53,7 @@ def check_moments(experiment, seeds):
     ids=["relu", "square"],
 )
 def test_small_runs_grok_when_plain_pytorch_does(change):
-    check_moments(SMALL.override(change), seeds=3)
+    check_moments(SMALL.override(change), seeds=7)
 
 
 @pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 A line of standard input is a group, as JSON; lines of standard output are what became of it: {"event": ...} any number
 of times, then {"done": true}, or {"fatal": kind, "message": ...} where the store fails. At the end of standard input,
-also in the middle of a group, the parent is gone: the process ends at once. SIGTERM saves first.
+also in the middle of a group, the parent is gone: the process ends at once. SIGTERM and SIGHUP save first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from grokfast.store import StoreError
+from grokfast.training.interrupt import handled
 from grokfast.training.sweep.runner import Event, Group
 from grokfast.training.sweep.worker import train_group
 
@@ -25,15 +25,15 @@ from grokfast.training.sweep.worker import train_group
 def main() -> int:
     root, said = Path(sys.argv[1]), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no message
-    signal.signal(signal.SIGTERM, _terminated)
     groups: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(groups,), daemon=True).start()
-    _say(said, {"ready": True})
     try:
-        while True:
-            group = Group.from_dict(json.loads(groups.get()))
-            train_group(group, root, lambda event: _tell(said, event))
-            _say(said, {"done": True})
+        with handled(_terminated):
+            _say(said, {"ready": True})
+            while True:
+                group = Group.from_dict(json.loads(groups.get()))
+                train_group(group, root, lambda event: _tell(said, event))
+                _say(said, {"done": True})
     except KeyboardInterrupt:
         return 130
     except StoreError as error:

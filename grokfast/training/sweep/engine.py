@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from grokfast.store import NewRun, RunStore
 from grokfast.store.places import checked_name
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.interrupt import stop_requests
 from grokfast.training.observer import tell_result
 from grokfast.training.result import stored_experiment
 from grokfast.training.sweep.grid import axes_of, expand, run_hash
@@ -33,7 +31,7 @@ from grokfast.training.version import version
 
 
 class SweepInterrupted(KeyboardInterrupt):
-    """A sweep was stopped by Ctrl-C or SIGTERM; what was done is saved, and the sweep can be resumed."""
+    """A sweep was stopped by Ctrl-C, SIGTERM or SIGHUP; what was done is saved, and the sweep can be resumed."""
 
     def __init__(self, sweep_id: str) -> None:
         super().__init__(f"sweep {sweep_id} was interrupted")
@@ -61,7 +59,7 @@ class Plan:
         return sum(len(group.runs) for group in self.groups)
 
     def train(self, observers: Sequence[SweepObserver] = ()) -> SweepResult:
-        """Train what is left. Raises SweepInterrupted on Ctrl-C and SIGTERM, StoreError where the store fails."""
+        """Train what is left. Raises SweepInterrupted when it is told to stop, and as `Runner.run` does."""
         limits = {run_id: experiment.schedule.steps for run_id, experiment in self.runs.items()}
         progress = Progress(limits, self.statuses)
 
@@ -73,7 +71,7 @@ class Plan:
         for observer in observers:
             observer.planned(self)
         try:
-            with _terminating():
+            with stop_requests(at_once=True):
                 if self.groups:
                     self.runner.run(self.groups, self.root, report)
         except KeyboardInterrupt as error:
@@ -144,7 +142,7 @@ def sweep(
     bits. A run that fails or diverges does not stop the others.
 
     Raises TypeError or ValueError naming the key or the cell, before anything is stored or trained; SweepInterrupted (a
-    KeyboardInterrupt) on Ctrl-C and SIGTERM, with everything saved; StoreError where the store fails.
+    KeyboardInterrupt) on Ctrl-C, SIGTERM and SIGHUP, with everything saved; StoreError where the store fails.
     """
     planned = plan(
         experiment, grid, zip=zip, random=random, seeds=seeds, store=store, runner=runner, ensemble=ensemble,
@@ -232,20 +230,3 @@ def _opened(store: RunStore | str | Path, create: bool = True) -> Iterator[RunSt
         return
     with RunStore(store, create=create) as opened:
         yield opened
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does. Main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -17,6 +17,7 @@ from grokfast.training.ensemble import Ensemble
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
+from grokfast.training.surroundings import undisturbed
 from grokfast.training.waves import first_wave, forget, too_large
 
 SECONDS = 0.5  # spent on timing, if that is more than STEPS
@@ -32,6 +33,7 @@ class Estimate:
     worker_bytes: int
 
 
+@undisturbed
 def estimate(experiments: Sequence[Experiment], device: str) -> Estimate:
     """Time and memory of these experiments, as many of them together as fit, with one thread on a CPU.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from grokfast import backend
 from grokfast.training.ensemble import VARIES
 from grokfast.training.experiment import Experiment
 from grokfast.training.sweep.runner import Group
@@ -30,7 +31,12 @@ def make_groups(
         size = ensemble or ENSEMBLE[device]
         for i in range(0, len(run_ids), size):
             some = tuple(run_ids[i : i + size])
-            groups.append(Group(runs=some, device=device, checkpoint_every=checkpoint_every, keep_weights=keep_weights))
+            groups.append(
+                Group(
+                    runs=some, device=device, backend=backend.current(), checkpoint_every=checkpoint_every,
+                    keep_weights=keep_weights,
+                )
+            )  # fmt: skip
     return sorted(groups, key=lambda group: -_work(group, runs))
 
 

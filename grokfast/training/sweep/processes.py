@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +20,12 @@ from typing import IO, Any
 import grokfast
 from grokfast import checks
 from grokfast.store import StoreError, StoreFullError
+from grokfast.training.interrupt import StopRequest, stop_requests
 from grokfast.training.sweep.runner import RETRIES, Event, Group, Report
 from grokfast.training.sweep.worker import give_up
 
 GRACE = 30.0  # seconds in which a worker saves its runs when it is told to stop
+LOOK_EVERY = 0.1  # seconds between two looks at whether to stop
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -36,7 +39,8 @@ def cores() -> int:
 class Processes:
     """At most `n` workers (default: one per core, or one per GPU), each of which lives until there are no groups left.
 
-    A worker imports torch once. One that dies is replaced, see `Runner.run`. Raises TypeError or ValueError for n.
+    A worker imports torch once. One that dies is replaced, see `Runner.run`; one that dies before it was ready, RETRIES
+    times in a row, leaves its work to the others. Raises TypeError or ValueError for n.
     """
 
     def __init__(self, n: int | None = None) -> None:
@@ -52,25 +56,39 @@ class Processes:
     def run(self, groups: Sequence[Group], root: Path, report: Report) -> None:
         work = _Work(deque(_Task(group) for group in groups), root)
         slots = [_Slot(work, environment) for environment in self._environments(groups)]
-        try:
-            for slot in slots:
-                slot.thread.start()
-            left = len(slots)
-            while left:
-                news = work.inbox.get()
-                if isinstance(news, Event):
-                    report(news)
-                elif isinstance(news, _Task):
-                    give_up(news.group, root, news.why, report)
-                elif isinstance(news, Exception):
-                    raise news
-                else:
-                    left -= 1
-        except BaseException:
-            with work.starting:
-                work.is_stopping = True
-            _stop(slots)
-            raise
+        with stop_requests() as stop:  # until every worker has saved
+            try:
+                for slot in slots:
+                    slot.thread.start()
+                self._take_in(work, len(slots), report, stop)
+            except BaseException:
+                with work.starting:
+                    work.is_stopping = True
+                _stop(slots, stop)
+                raise
+
+    def _take_in(self, work: _Work, slots: int, report: Report, stop: StopRequest) -> None:
+        """Pass on what the slots tell, until all have ended."""
+        failure: ChildProcessError | None = None
+        while slots:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            try:
+                news = work.inbox.get(timeout=LOOK_EVERY)
+            except queue.Empty:
+                continue
+            if isinstance(news, Event):
+                report(news)
+            elif isinstance(news, _Task):
+                give_up(news.group, work.root, news.why, report)
+            elif isinstance(news, ChildProcessError):
+                failure = news
+            elif isinstance(news, Exception):
+                raise news
+            else:
+                slots -= 1
+        if work.todo and failure is not None:
+            raise failure
 
     def _environments(self, groups: Sequence[Group]) -> list[dict[str, str]]:
         """Of each worker: one thread, or one GPU."""
@@ -108,6 +126,7 @@ class _Slot:
     def __init__(self, work: _Work, environment: dict[str, str]) -> None:
         self.work, self.environment = work, environment
         self.child: _Child | None = None
+        self.failed_starts = 0  # in a row
         self.thread = threading.Thread(target=self._serve, daemon=True)
 
     def _serve(self) -> None:
@@ -132,18 +151,31 @@ class _Slot:
             if self.work.is_stopping:
                 return
             if self.child is None:
-                self.child = _Child(self.work.root, self.environment)
+                try:
+                    self.child = _Child(self.work.root, self.environment)
+                except OSError as error:
+                    self._failed_to_start(task, str(error))
+                    return
         if self.child.train(task.group, self.work) or self.work.is_stopping:
+            self.failed_starts = 0
             return
-        died = self.child.death()
-        if not self.child.was_ready:
-            raise RuntimeError(f"a worker process did not start: {died}")
-        self.child = None
+        died, was_ready, self.child = self.child.death(), self.child.was_ready, None
+        if not was_ready:
+            self._failed_to_start(task, died)
+            return
+        self.failed_starts = 0
         task.deaths, task.why = task.deaths + 1, f"its worker died {task.deaths + 1} times: {died}"
         if task.deaths > RETRIES:
             self.work.inbox.put(task)
         else:
             self.work.todo.appendleft(task)
+
+    def _failed_to_start(self, task: _Task, why: str) -> None:
+        """The task is not to blame. Raises ChildProcessError where this has been tried often enough."""
+        self.work.todo.appendleft(task)
+        self.failed_starts += 1
+        if self.failed_starts > RETRIES:
+            raise ChildProcessError(f"a worker process did not start {self.failed_starts} times: {why}")
 
 
 class _Child:
@@ -207,16 +239,16 @@ class _Child:
         self._errors.close()
 
 
-def _stop(slots: Sequence[_Slot]) -> None:
-    """Have every worker save its runs and end; kill those that do not, or all on another Ctrl-C."""
+def _stop(slots: Sequence[_Slot], stop: StopRequest) -> None:
+    """Have every worker save its runs and end; kill those that do not, or all where it is urgent."""
     children = [slot.child.process for slot in slots if slot.child is not None]
-    try:
+    until = time.monotonic() + GRACE
+    with stop.saving():
         for process in children:
             process.terminate()
-        for process in children:
-            process.wait(GRACE)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass
-    finally:
+        while any(process.poll() is None for process in children):
+            if time.monotonic() > until or stop.is_urgent():
+                break
+            time.sleep(LOOK_EVERY / 10)
         for process in children:
             process.kill()

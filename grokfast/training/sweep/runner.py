@@ -15,11 +15,13 @@ class Group:
     """Runs that train together, in one worker, as an ensemble; it pickles and is a dict of JSON values (`to_dict`).
 
     runs are ids in the store, which holds their configurations; device is "cpu" (one thread) or "cuda" (one GPU);
-    checkpoint_every in seconds; keep_weights says whether the final weights are stored.
+    backend is that of whoever planned the sweep; checkpoint_every in seconds; keep_weights says whether the final
+    weights are stored.
     """
 
     runs: tuple[str, ...]
     device: str = "cpu"
+    backend: str = "auto"
     checkpoint_every: float = 10.0
     keep_weights: bool = True
 
@@ -73,5 +75,6 @@ class Runner(Protocol):
 
         `report` is called in the thread that called `run`. A worker that dies is replaced and its group begun again, up
         to RETRIES times; then `worker.give_up` marks its runs as failed and the others go on. On KeyboardInterrupt
-        the workers save what they have, and it is raised again. Raises StoreError where the store fails (a full disk).
+        the workers save what they have, and it is raised again. Raises StoreError where the store fails (a full disk),
+        ChildProcessError where no worker can be started.
         """

@@ -14,7 +14,7 @@ seeds = 4                             # also zip, random
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,6 @@ from grokfast.filters import filter_of
 from grokfast.store.table import flat
 from grokfast.training.experiment import Experiment
 from grokfast.training.sweep.text import parse_axes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 OPTIONS = ("zip", "random", "seeds")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from grokfast import backend
 from grokfast.store import CheckpointError, RunStore, StoredRun, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
@@ -23,6 +24,7 @@ from grokfast.training.sweep.runner import Event, Group, Report
 DONE = ("finished", "diverged")
 TELL_EVERY = 0.5  # seconds between two events of a run that only say how far it is
 RUNS_PER_SECOND = 200  # of such events in all
+KEPT = 16 << 20  # bytes of a finished run's checkpoint: a sweep has thousands of them
 ASK_EVERY = 0.5  # seconds between two looks at runs that another process trains
 
 
@@ -31,7 +33,8 @@ def train_group(group: Group, root: Path, report: Report) -> None:
 
     A run that another process is training is waited for. An exception of the training (a bad device) marks the runs
     failed, is reported, and is not raised. Of a group that memory cannot hold, waves train one after the other.
-    Raises StoreError where the store fails, Interrupted (a KeyboardInterrupt) on SIGTERM or Ctrl-C: then all is saved.
+    Raises StoreError where the store fails, Interrupted (a KeyboardInterrupt) on Ctrl-C, SIGTERM or SIGHUP: then all
+    is saved.
     """
     with RunStore(root, create=False) as store, _threads(group.device):
         todo = list(group.runs)
@@ -68,13 +71,15 @@ def give_up(group: Group, root: Path, why: str, report: Report) -> None:
 def _train(store: RunStore, run_ids: Sequence[str], group: Group, report: Report) -> None:
     teller = _Teller(run_ids, report)
     try:
-        go_on(
-            run_ids,
-            store,
-            observers=[teller],
-            checkpoint_every=group.checkpoint_every,
-            keep_weights=group.keep_weights,
-        )
+        with backend.using(group.backend):
+            go_on(
+                run_ids,
+                store,
+                observers=[teller],
+                checkpoint_every=group.checkpoint_every,
+                keep_weights=group.keep_weights,
+                keep_checkpoints=KEPT if group.keep_weights else 0,
+            )
     except StoreError:
         raise
     except Exception as error:

@@ -121,7 +121,47 @@ def test_a_damaged_checkpoint_is_the_beginning_again(tmp_path):
     assert result.runs[0].curves["step"].tolist() == list(range(0, 1501, 20))
 
 
-def test_a_worker_that_cannot_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="a worker process did not start: exit status 1"):
+@pytest.mark.parametrize(("executable", "why"), [("/bin/false", "exit status 1"), ("/none", "No such file")])
+def test_workers_that_cannot_start_are_an_error(tmp_path, monkeypatch, executable, why):
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ChildProcessError, match=f"a worker process did not start 4 times: .*{why}"):
         sweep(TINY, GRID, store=tmp_path, runner=Processes(2))
+    with RunStore(tmp_path, create=False) as store:
+        assert {run.status for run in store.list()} == {"pending"}
+
+
+def killed_at_birth(monkeypatch, which):
+    """Workers are killed before they are ready, where `which` says so of their number; returns all."""
+    born = []
+
+    class Child(processes._Child):
+        def __init__(self, root, environment):
+            super().__init__(root, environment)
+            born.append(self)
+            if which(len(born)):
+                self.process.kill()
+
+    monkeypatch.setattr(processes, "_Child", Child)
+    return born
+
+
+def test_workers_that_are_killed_before_they_are_ready_are_replaced(tmp_path, monkeypatch, undisturbed):
+    born = killed_at_birth(monkeypatch, lambda number: number in (1, 2, 4))
+    watch = Watch()
+    assert bits(sweep(LONG, SEEDS, store=tmp_path, runner=Processes(2), observers=[watch])) == undisturbed
+    assert len(born) >= 4
+    assert watch.progress.counts() == {"finished": 2}
+
+
+def test_a_place_where_no_worker_lives_leaves_its_work_to_the_others(tmp_path, monkeypatch, undisturbed):
+    environments = [{**processes.ONE_THREAD, "HERE": str(number)} for number in range(2)]
+    monkeypatch.setattr(Processes, "_environments", lambda self, groups: environments)
+
+    class Child(processes._Child):
+        def __init__(self, root, environment):
+            super().__init__(root, environment)
+            if environment["HERE"] == "0":
+                self.process.kill()
+
+    monkeypatch.setattr(processes, "_Child", Child)
+    assert bits(sweep(LONG, SEEDS, store=tmp_path, runner=Processes(2))) == undisturbed

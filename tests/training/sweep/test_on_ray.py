@@ -67,6 +67,11 @@ def assert_same(one, other):
     for run, twin in zip(one.runs, other.runs):
         assert set(run.weights) == set(twin.weights)
         assert all(np.array_equal(run.weights[name].numpy(), twin.weights[name].numpy()) for name in run.weights)
+    with RunStore(one.root) as store, RunStore(other.root) as twins:
+        for run in one.runs:  # they may go on further
+            (tensors, meta), (expected, _) = (of.load_checkpoint(run.run_id) for of in (store, twins))
+            assert meta["steps"] == run.steps
+            assert all(tensors[name].equal(tensor) for name, tensor in expected.items())
 
 
 def test_a_sweep_survives_the_loss_of_a_node(tmp_path, monkeypatch, prompt, cluster, warm, undisturbed):

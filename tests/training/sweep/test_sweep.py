@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from grokfast import EMA, RunStore, sweep
+from grokfast import EMA, RunStore, backend, sweep
 from grokfast.store import StoreError, StoreFullError
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.replay import Replay
@@ -95,6 +95,16 @@ def test_another_version_or_backend_is_another_run(tmp_path, monkeypatch):
     monkeypatch.setattr("grokfast.__version__", "99")
     three = plan(TINY, {"seed": [0]}, store=tmp_path)
     assert len({next(iter(p.runs)) for p in (one, two, three)}) == 3
+
+
+def test_workers_use_the_backend_of_whoever_began_the_sweep(tmp_path, compiled):
+    found = []
+    for name, runner in (("reference", InProcess()), ("reference", Processes(1)), ("auto", InProcess())):
+        with backend.using(name):
+            found.append(bits(sweep(TINY, {"seed": [0]}, store=tmp_path / str(len(found)), runner=runner)))
+    in_process, in_a_worker, fast = found
+    assert in_a_worker == in_process
+    assert in_a_worker[2] != fast[2]  # weights
 
 
 def test_a_run_that_diverges_or_fails_leaves_the_others_alone(tmp_path, monkeypatch):

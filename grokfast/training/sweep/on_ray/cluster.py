@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from grokfast.training.interrupt import SIGNALS
+
 
 def capacity(resource: str) -> int:
     """How many groups the cluster can train at once, as it is now."""
@@ -40,12 +42,18 @@ def load_ray() -> Any:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM; it is not its to set."""
+    """Ray sets a handler of SIGTERM; it is not its to set.
+
+    The processes that Ray starts meanwhile ignore SIGHUP: they are needed to save, where the terminal has gone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS if number != signal.SIGINT}
     try:
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, previous in before.items():
+            signal.signal(number, previous or signal.SIG_DFL)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grokfast.store import RunStore
-from grokfast.training.interrupt import stop_requests
+from grokfast.training.interrupt import StopRequest, stop_requests
 from grokfast.training.sweep.on_ray.cluster import capacity, load_ray
 from grokfast.training.sweep.on_ray.parcels import News, pack
 from grokfast.training.sweep.on_ray.worker import train
@@ -63,19 +63,20 @@ class Driver:
         """Train all groups to their ends; see `Runner.run`."""
         if self.todo and not capacity(self.resource):
             warnings.warn(f"this Ray cluster has no {self.resource} yet: waiting for one", stacklevel=3)
-        try:
-            with stop_requests() as stop:  # news is taken in whole, or the curves would have gaps
+        with stop_requests() as stop:  # news is taken in whole, or the curves would have gaps
+            try:
                 while self.todo or self.running:
                     if stop.is_set():
                         raise KeyboardInterrupt
                     self._submit()
                     self._wait(LOOK_EVERY)
-        except BaseException as error:
-            self._stop(save=isinstance(error, KeyboardInterrupt))
-            raise
-        finally:
-            with suppress(load_ray().exceptions.RayError):
-                self.inbox.shutdown(force=True)
+            except BaseException as error:
+                with stop.saving():
+                    self._stop(stop, save=isinstance(error, KeyboardInterrupt))
+                raise
+            finally:
+                with suppress(load_ray().exceptions.RayError):
+                    self.inbox.shutdown(force=True)
 
     def _submit(self) -> None:
         """Hand out as many groups as there is room for, and one more; runs that another process trains have to wait."""
@@ -139,6 +140,8 @@ class Driver:
             self.store.save_weights(news.run_id, news.weights)
         if news.status is not None:
             self.store.update(news.run_id, status=news.status, result=news.result)
+        if not news.has_checkpoint:
+            self.store.drop_checkpoint(news.run_id)
 
     def _lost(self, task: Task, error: Exception) -> None:
         deaths = task.deaths + 1
@@ -158,8 +161,8 @@ class Driver:
             self.report(ended(stored))
         return stored.status in DONE
 
-    def _stop(self, save: bool) -> None:
-        """Cancel all tasks; with `save` each first saves its runs, and what it saved is taken in."""
+    def _stop(self, stop: StopRequest, save: bool) -> None:
+        """Cancel all tasks; with `save` each first saves its runs, and that is taken in, unless it is urgent."""
         ray = load_ray()
         begun = [task for task in (*self.running.values(), *self.todo) if task.attempt >= 0]
         try:
@@ -167,9 +170,8 @@ class Driver:
                 for reference in self.running:
                     ray.cancel(reference)
                 until = time.monotonic() + GRACE
-                with stop_requests() as again:
-                    while self.running and time.monotonic() < until and not again.is_set():
-                        self._wait(LOOK_EVERY)
+                while self.running and time.monotonic() < until and not stop.is_urgent():
+                    self._wait(LOOK_EVERY)
         finally:
             for reference in self.running:
                 ray.cancel(reference, force=True)

@@ -14,11 +14,15 @@ from grokfast.store.records import Record, records_of
 
 @dataclass
 class News:
-    """What is new in one run: evaluations, a checkpoint (tensors and meta), final weights, a status and a result."""
+    """What is new in one run: evaluations, a checkpoint (tensors and meta), final weights, a status and a result.
+
+    has_checkpoint is false where a run that is over has none, or none any more.
+    """
 
     run_id: str
     records: list[Record]
     checkpoint: tuple[dict[str, Any], dict[str, Any]] | None = None
+    has_checkpoint: bool = True
     weights: dict[str, Any] | None = None
     status: str | None = None
     result: dict[str, Any] | None = None

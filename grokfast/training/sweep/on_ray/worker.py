@@ -95,6 +95,7 @@ class Source:
                 news.checkpoint = store.load_checkpoint(self.run_id)
                 self.checkpoint = written
         if stored.status in DONE:
+            news.has_checkpoint = store.has_checkpoint(self.run_id)
             with suppress(CheckpointError):  # the sweep may not keep weights
                 news.weights = store.load_weights(self.run_id)
         news.records = records_after(store, self.run_id, self.sent)
