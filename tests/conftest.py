@@ -6,6 +6,7 @@ import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow a busy machine down 10 times
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,21 @@ def poisoned():
         warnings.filterwarnings("ignore", message="(?s).*does not have a deterministic implementation|.*CuBLAS")
         yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def products_of_any_shape_alike(monkeypatch):
+    """In Triton's interpreter a product's bits do not depend on the height of its tile, as they do not on a GPU.
+
+    There numpy makes it, and its BLAS has kernels of its own for some heights on some processors. So: in fp64, rounded.
+    """
+    matmul = np.matmul
+
+    def rounded(a, b, dtype=None):
+        return matmul(a.astype(np.float64), b.astype(np.float64)).astype(dtype or np.result_type(a, b))
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(np, "matmul", rounded)
 
 
 @pytest.fixture(autouse=True)

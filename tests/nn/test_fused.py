@@ -87,7 +87,7 @@ def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, m
 @pytest.mark.parametrize(
     "changes", [{}, {"norm": "post", "n_layers": 2}, {"norm": "pre", "n_layers": 2, "tied": True}], ids=str
 )
-def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkeypatch):
+def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkeypatch, products_of_any_shape_alike):
     """Rows that fill no tile; only the tallest takes several launches."""
     monkeypatch.setattr(layout, "HEIGHTS", (16, 32, 64))
     model, *data = problem(replace(TINY, **changes), 1, n_rows=37, n_tokens=7)
@@ -99,7 +99,9 @@ def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkey
     agrees(model, data, judge, precision="tf32")
 
 
-def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(poisoned, monkeypatch):
+def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(
+    poisoned, monkeypatch, products_of_any_shape_alike
+):
     monkeypatch.setattr(layout, "HEIGHTS", (16, 16, 32))
     monkeypatch.setattr(layout, "READERS", 4)
     assert [layout.height("bf16", 6, 37, models) for models in (2, 1)] == [32, 16]
