@@ -2,7 +2,7 @@
 
 It is in WAL mode: any number of processes read while one writes, and writers queue. A killed process loses nothing that
 was committed (a power failure may lose the last moments, and never damages the file). On a file system that cannot do
-that it has a rollback journal (filesystem.py). What this process may not write is read from a copy (copies.py).
+that it has a rollback journal (locks.py). What this process may not write is read from a copy (copies.py).
 """
 
 from __future__ import annotations
