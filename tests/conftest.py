@@ -65,7 +65,8 @@ def poisoned():
 def products_of_any_shape_alike(monkeypatch):
     """In Triton's interpreter a product's bits do not depend on the height of its tile, as they do not on a GPU.
 
-    There numpy makes it, and its BLAS has kernels of its own for some heights on some processors. So: in fp64, rounded.
+    There numpy makes it, and on some processors its BLAS has kernels of its own for some heights, and four times
+    torch's error in sums of 130 numbers. So: in fp64, rounded.
     """
     matmul = np.matmul
 

@@ -65,7 +65,7 @@ def test_kernels_are_as_good_as_torch(loss, reduction, precision, triton, judge,
 @pytest.mark.parametrize(
     ("n", "d", "classes"), [(1, 1, 1), (3, 5, 2), (63, 16, 97), (100, 33, 17), (21, 130, 64), (70, 7, 130)]
 )
-def test_odd_sizes(n, d, classes, loss, triton, judge, poisoned):
+def test_odd_sizes(n, d, classes, loss, triton, judge, poisoned, products_of_any_shape_alike):
     got, _, exact = compare(inputs(n, d, classes), judge, loss=loss, reduction="none")
     assert torch.equal(got.double(), exact)
 

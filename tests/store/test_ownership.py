@@ -83,7 +83,7 @@ def test_who_reads_changes_no_lock(tmp_path: Path) -> None:
 
 
 def littered(store: RunStore) -> tuple[str, str]:
-    """A finished and an interrupted run, with all that a killed process may have left."""
+    """A diverged and an interrupted run, with all that a killed process may have left."""
     done, stopped = new_run(store), new_run(store)
     for run_id in (done, stopped):
         store.append(run_id, records(0))
@@ -91,7 +91,7 @@ def littered(store: RunStore) -> tuple[str, str]:
         (store.directory(run_id) / ".checkpoint.safetensors.0123abcd.tmp").write_bytes(b"half")
         (store.directory(run_id) / ".weights.safetensors.0123abcd.tmp").write_bytes(b"half")
     checkpoint = (store.directory(done) / "checkpoint.safetensors").read_bytes()
-    store.update(done, status="finished")
+    store.update(done, status="diverged")
     store.update(stopped, status="interrupted")
     (store.directory(done) / "checkpoint.safetensors").write_bytes(checkpoint)
     (store.directory(done) / ".notes.tmp").write_bytes(b"the user's")

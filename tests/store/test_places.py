@@ -123,7 +123,7 @@ def test_links_are_not_followed(store: RunStore, victim: Path) -> None:
         store.directory, store.has_checkpoint, store.load_checkpoint, store.drop_checkpoint, store.load_weights,
         lambda run_id: store.save_checkpoint(run_id, {"w": torch.ones(1)}, {}),
         lambda run_id: store.save_weights(run_id, {}), lambda run_id: store.sweeps.claim_all([run_id]),
-        lambda run_id: store.update(run_id, status="finished"),
+        lambda run_id: store.update(run_id, status="diverged"),
     ]  # fmt: skip
     for door in doors:
         with pytest.raises(StoreError, match="is a symbolic link"):

@@ -133,7 +133,8 @@ def look(what: str, root: Path) -> dict[str, Any]:
         store.remove(extra)
         ids = {run.run_id for run in store.list()} | {sweep.sweep_id for sweep in store.sweeps.list()}
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    expected = {"grokfast.sqlite", *(f"{run.run_id}/weights.safetensors" for run in runs if run.run_id in ids)}
+    kept = ("weights.safetensors", "checkpoint.safetensors")  # a finished run may go on
+    expected = {"grokfast.sqlite", *(f"{run.run_id}/{name}" for run in runs if run.run_id in ids for name in kept)}
     pictures = {path for path in files if path.endswith(".png") and path.partition("/")[0] in ids}
     found["litter"] = sorted(files - expected - pictures)
     found["missing"] = sorted(expected - files)

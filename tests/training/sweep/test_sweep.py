@@ -247,11 +247,12 @@ def smaller(connect):
     return connected
 
 
-def test_what_has_ended_leaves_no_checkpoint_and_weights_only_if_wanted(tmp_path):
+def test_what_has_ended_leaves_weights_and_a_checkpoint_only_if_wanted(tmp_path):
     options = {"store": tmp_path, "runner": InProcess(), "checkpoint_every": 0}
     kept = sweep(TINY, {"seed": [0]}, **options)
     dropped = sweep(TINY, {"seed": [1]}, **options, keep_weights=False)
-    assert [path.name for path in kept.runs[0].directory.iterdir()] == ["weights.safetensors"]
+    names = sorted(path.name for path in kept.runs[0].directory.iterdir())
+    assert names == ["checkpoint.safetensors", "weights.safetensors"]
     assert list(dropped.runs[0].directory.iterdir()) == []
     assert dropped.runs[0].weights == {}
 
