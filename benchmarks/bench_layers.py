@@ -25,7 +25,7 @@ from grokfast.ops import dispatch
 
 TITLE = "Layers on a CPU"
 SEQUENCES = [(64, 4, 3, 32), (512, 4, 3, 32), (64, 4, 16, 32), (16, 4, 64, 32), (4, 4, 256, 64)]  # B, H, T, dh
-ROWS = [(64, 64, 256), (64, 128, 512), (256, 128, 512), (1024, 128, 512), (4096, 128, 512), (64, 256, 1024)]  # N, d, h
+ROWS = [(64, 64, 256), *((n, 128, 512) for n in (64, 256, 1024, 2048, 4096)), (64, 256, 1024)]  # N, d, h
 BLOCKS = [(64, 3, 128, 4), (16, 64, 128, 4), (4, 256, 128, 4)]  # B, T, d, heads
 REPEAT = 1 << 24  # multiplications: smaller steps are repeated, so that a round is no shorter
 

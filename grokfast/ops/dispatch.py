@@ -15,7 +15,7 @@ from grokfast import checks
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 # Multiplications of one product from which on something else than torch's own layers is faster on a CPU.
-TORCHS_OWN = {"mlp": 1 << 25, "attention": 1 << 63}
+TORCHS_OWN = {"mlp": 1 << 28, "attention": 1 << 63}
 Method = TypeVar("Method", bound=Callable[..., Any])
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
