@@ -46,7 +46,7 @@ def mlp(
     The kernels take fp32, bf16 and fp16 and d and o up to 512, need no memory for the hidden layer, give the same bits
     for the same input, and are differentiable once. On large CPU fp32 tensors (one model, relu or gelu) the C++
     extension does what is between the products in one pass, differentiable once, too; torch's own layers, which are
-    faster below 2²⁸ multiplications a product, and backend "reference" any number of times.
+    faster for small ones (`grokfast doctor` says up to where), and backend "reference" any number of times.
     Under torch.func.vmap the kernels take its axis as one of models; torch.func.grad and its kin get plain PyTorch.
     Raises TypeError or ValueError naming the argument.
     """
