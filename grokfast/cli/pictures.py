@@ -10,12 +10,12 @@ import numpy as np
 
 from grokfast.cli.common import Screen, why
 from grokfast.store.records import records_of
+from grokfast.store.run import DONE
 
 if TYPE_CHECKING:
     from grokfast.training import Experiment
     from grokfast.training.sweep import SweepResult
 
-ENDED = ("finished", "diverged")
 COLORS = 7  # groups in one picture
 
 
@@ -58,7 +58,7 @@ def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str])
     from grokfast.analysis import curves_by
     from grokfast.plots import plot_bands, plot_phase_diagram, plot_scaling
 
-    if not np.isin(table["status"], ENDED).any():
+    if not np.isin(table["status"], DONE).any():
         return {}
     wide = [key for key in axes if len(np.unique(table[key])) > 1]
     directory = result.directory

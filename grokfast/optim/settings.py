@@ -73,6 +73,6 @@ def check_group(group: dict[str, Any], theirs: Container[str] = (), *, capturabl
 def check_counts(group: dict[str, Any], theirs: Container[str] = ()) -> None:
     """Raise TypeError or ValueError unless what a group says of a later start can be so."""
     if "grokfast_steps" in group and "grokfast_steps" not in theirs:
-        checks.integer("grokfast_steps", group["grokfast_steps"], minimum=0, maximum=2**53)
+        checks.integer("grokfast_steps", group["grokfast_steps"], minimum=0)
     if "grokfast_started" in group and "grokfast_started" not in theirs:
         checks.boolean("grokfast_started", group["grokfast_started"])

@@ -115,7 +115,7 @@ class GrokFast(torch.optim.Optimizer):
             {
                 "optimizer": optimizer,
                 "filter": filter,
-                "start_step": checks.integer("start_step", start_step, minimum=0, maximum=2**53),
+                "start_step": checks.integer("start_step", start_step, minimum=0),
                 "start_when": start_when,
                 "write_grad": checks.boolean("write_grad", write_grad),
                 "_is_capturable": capturable,

@@ -14,6 +14,7 @@ import torch
 from grokfast import checks
 from grokfast.store import NewRun, RunStore
 from grokfast.store.places import checked_name
+from grokfast.store.run import DONE
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment, to_plain
 from grokfast.training.interrupt import stop_requests
@@ -26,7 +27,6 @@ from grokfast.training.sweep.processes import Processes, cores
 from grokfast.training.sweep.progress import Progress, SweepObserver
 from grokfast.training.sweep.result import SweepResult
 from grokfast.training.sweep.runner import Event, Group, Runner
-from grokfast.training.sweep.worker import DONE
 from grokfast.training.version import version
 
 

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from grokfast.store.run import ENDED
 from grokfast.training.sweep.runner import Event
 
 if TYPE_CHECKING:
     from grokfast.training.sweep.engine import Plan, SweepResult
-
-ENDED = ("finished", "diverged", "failed")
 
 
 class SweepObserver:

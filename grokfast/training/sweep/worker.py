@@ -13,6 +13,7 @@ import torch
 from grokfast import backend
 from grokfast.store import CheckpointError, RunStore, StoredRun, StoreError
 from grokfast.store.records import Record
+from grokfast.store.run import DONE
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.entry import go_on
 from grokfast.training.observer import Observer
@@ -21,7 +22,6 @@ from grokfast.training.result import RunResult
 from grokfast.training.run import stored_state
 from grokfast.training.sweep.runner import Event, Group, Report
 
-DONE = ("finished", "diverged")
 TELL_EVERY = 0.5  # seconds between two events of a run that only say how far it is
 RUNS_PER_SECOND = 200  # of such events in all
 KEPT = 16 << 20  # bytes of a finished run's checkpoint: a sweep has thousands of them

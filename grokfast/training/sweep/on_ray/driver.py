@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grokfast.store import RunStore
+from grokfast.store.run import DONE
 from grokfast.training.interrupt import StopRequest, stop_requests
 from grokfast.training.sweep.on_ray.cluster import capacity, load_ray
 from grokfast.training.sweep.on_ray.parcels import News, pack
 from grokfast.training.sweep.on_ray.worker import train
 from grokfast.training.sweep.runner import RETRIES, Group, Report
-from grokfast.training.sweep.worker import DONE, ended, give_up
+from grokfast.training.sweep.worker import ended, give_up
 from grokfast.training.version import version
 
 SEND_EVERY = 1.0  # seconds between two deliveries of a worker

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from grokfast.store import CheckpointError, RunStore
+from grokfast.store.run import DONE
 from grokfast.training.sweep.on_ray.parcels import News, Packed, records_after, unpack
 from grokfast.training.sweep.runner import Event, Group
-from grokfast.training.sweep.worker import DONE, train_group
+from grokfast.training.sweep.worker import train_group
 from grokfast.training.version import version
 
 RUNS_PER_MESSAGE = 32
