@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokfast import EMA, Experiment, tasks
-from grokfast.nn import GrokTransformer, TransformerConfig
-from grokfast.nn.transformer import sinusoids
+from grokfast.models import GrokTransformer, TransformerConfig
+from grokfast.models.transformer.model import sinusoids
 
 
 class Decoder(nn.Module):

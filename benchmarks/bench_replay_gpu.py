@@ -28,7 +28,7 @@ from benchmarks.bench_ops import in_tf32
 from benchmarks.bench_optimizer_gpu import captured
 from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast import Experiment, backend, train
-from grokfast.nn import TransformerConfig
+from grokfast.models import TransformerConfig
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay, Window

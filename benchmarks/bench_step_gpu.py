@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.bench_ops import PRECISIONS, in_tf32
 from benchmarks.bench_optimizer_gpu import captured
 from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
-from grokfast.nn import PairMLP, PairMLPConfig
+from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
 from grokfast.tasks import ModularTask, TaskData, build
 from grokfast.training import OptimizerConfig

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.interleave import machine
 from grokfast import RunStore
-from grokfast.training.sweep.processes import cores
+from grokfast.sweeps.processes import cores
 
 DECAYS, FRACTIONS, SEEDS = (0.1, 0.3, 1.0, 3.0), (0.3, 0.4, 0.5), (0, 1, 2, 3)
 CELLS = list(itertools.product(DECAYS, FRACTIONS, SEEDS))

@@ -25,14 +25,15 @@ from typing import Any, NamedTuple
 import torch
 
 from grokfast import Experiment, checks, tasks
-from grokfast.filters import EMA, MA
-from grokfast.nn import GrokTransformer, TransformerConfig, transformer_cost
-from grokfast.nn.transformer_step import TransformerStep
+from grokfast.models import GrokTransformer, TransformerConfig
+from grokfast.models.transformer import cost as transformer_cost
+from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import plan
 from grokfast.ops.work import Launch, Use, served
 from grokfast.optim.device import chunk_size
 from grokfast.training.clock import BLOCK, CHUNK, MANY
 from grokfast.training.update import state_names
+from grokfast.transforms.filters import EMA, MA
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")

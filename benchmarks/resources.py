@@ -50,7 +50,7 @@ MODULES = (
     "grokfast.ops.read_rows.kernels",
     "grokfast.training.kernels",
     "grokfast.ops.pair_step.launches",
-    "grokfast.nn.fused.shipped",
+    "grokfast.models.transformer.fused.shipped",
 )
 HUNGRIEST = 3
 FAR = 240  # registers, of 255

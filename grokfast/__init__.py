@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from grokfast.filters import EMA, MA
+from grokfast.transforms.filters import EMA, MA
 
 if TYPE_CHECKING:
     from grokfast import analysis as analysis
+    from grokfast import models as models
     from grokfast import nn as nn
     from grokfast import ops as ops
     from grokfast import optim as optim
     from grokfast import tasks as tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore as RunStore
+    from grokfast.sweeps import SweepResult as SweepResult
+    from grokfast.sweeps import sweep
     from grokfast.training import Experiment, train
     from grokfast.training import RunResult as RunResult
-    from grokfast.training.sweep import SweepResult as SweepResult
-    from grokfast.training.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -28,13 +29,13 @@ _LAZY = {
     "GrokFastAdamW": "grokfast.optim",
     "RunResult": "grokfast.training",
     "RunStore": "grokfast.store",
-    "SweepResult": "grokfast.training.sweep",
+    "SweepResult": "grokfast.sweeps",
     "gradfilter_ema": "grokfast.optim",
     "gradfilter_ma": "grokfast.optim",
-    "sweep": "grokfast.training.sweep",
+    "sweep": "grokfast.sweeps",
     "train": "grokfast.training",
 }
-_SUBMODULES = ("nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
+_SUBMODULES = ("models", "nn", "ops", "optim", "tasks", "training", "store", "analysis", "plots")
 
 # What a star brings: no module, above all not `nn` and `optim`, as scripts call torch's.
 __all__ = [

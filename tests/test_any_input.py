@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from grokfast import EMA, MA, Experiment, RunStore, train
 from grokfast.cli import COMMANDS, main
-from grokfast.nn import TransformerConfig
+from grokfast.models import TransformerConfig
+from grokfast.sweeps import grid as grids
+from grokfast.sweeps import plan
+from grokfast.sweeps.grid import expand
+from grokfast.sweeps.text import parse_axes
+from grokfast.sweeps.toml import read_sweep
 from grokfast.tasks import ModularTask
 from grokfast.training import PRESETS
 from grokfast.training.ensemble import resolve_device
-from grokfast.training.sweep import grid as grids
-from grokfast.training.sweep import plan
-from grokfast.training.sweep.grid import expand
-from grokfast.training.sweep.text import parse_axes
-from grokfast.training.sweep.toml import read_sweep
 
 EXAMPLES = 80
 bounded = settings(

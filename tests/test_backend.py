@@ -161,7 +161,7 @@ try:
     backend.load_extension()
 except ImportError as error:
     assert {why!r} in str(error)
-model = grokfast.nn.PairMLP(grokfast.nn.PairMLPConfig(width=8), n_tokens=5, n_answers=5)
+model = grokfast.models.PairMLP(grokfast.models.PairMLPConfig(width=8), n_tokens=5, n_answers=5)
 pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
 before = None
 for filter in (grokfast.EMA(), grokfast.MA(2)):

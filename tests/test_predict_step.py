@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import predict_step
 from benchmarks.predict_step import AIMS, H200, configurations, lines, measurements, seconds, spent, step_of, times
 from grokfast import EMA, MA, Experiment, backend, tasks
-from grokfast.nn.planned import planned_forward
-from grokfast.nn.transformer_cost import cost
-from grokfast.nn.transformer_step import TransformerStep
+from grokfast.models.transformer.cost import cost
+from grokfast.models.transformer.planned import planned_forward
+from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.work import Launch, Use
 from grokfast.training.ensemble import Ensemble
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from grokfast.filters import filter_of
 from grokfast.store import StoreError
 from grokfast.text import one_line, shown
+from grokfast.transforms.filters import filter_of
 
 if TYPE_CHECKING:
     from grokfast.training import Experiment

@@ -13,8 +13,8 @@ from grokfast.store.records import records_of
 from grokfast.store.run import DONE
 
 if TYPE_CHECKING:
+    from grokfast.sweeps import SweepResult
     from grokfast.training import Experiment
-    from grokfast.training.sweep import SweepResult
 
 COLORS = 7  # groups in one picture
 

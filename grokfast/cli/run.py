@@ -15,13 +15,13 @@ from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment
 from grokfast.cli.pictures import attempt, draw_run
 from grokfast.display import Display
-from grokfast.filters import filter_name
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.sinks import SafeSink, Sink, TensorBoardSink, WandbSink
+from grokfast.transforms.filters import filter_name
 
 
 def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:

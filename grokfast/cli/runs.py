@@ -122,7 +122,7 @@ def _draw_run(store: RunStore, run: StoredRun, screen: Screen) -> int:
 
 def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
     from grokfast.cli.sweep import report  # this and `_sentence` are all that needs torch
-    from grokfast.training.sweep import SweepResult
+    from grokfast.sweeps import SweepResult
 
     screen, which, axes = Screen(stderr=True) if as_json else output(), found.sweep_id, found.axes
     result = SweepResult(sweep_id=which, root=root, axes=list(axes))

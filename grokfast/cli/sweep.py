@@ -16,14 +16,14 @@ from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment, output
 from grokfast.cli.pictures import attempt, draw
 from grokfast.display import SweepDisplay
-from grokfast.filters import filter_name
 from grokfast.store.words import written
+from grokfast.sweeps import Plan, Processes, Runner, SweepResult, plan, plan_stored
+from grokfast.sweeps.estimate import estimate
+from grokfast.sweeps.text import parse_axes
+from grokfast.sweeps.toml import SweepFile, read_sweep
 from grokfast.text import command
 from grokfast.training import Experiment
-from grokfast.training.sweep import Plan, Processes, Runner, SweepResult, plan, plan_stored
-from grokfast.training.sweep.estimate import estimate
-from grokfast.training.sweep.text import parse_axes
-from grokfast.training.sweep.toml import SweepFile, read_sweep
+from grokfast.transforms.filters import filter_name
 from grokfast.units import duration, memory
 
 ROWS = 60  # of the summary
@@ -120,7 +120,7 @@ def _runner(processes: int | None, ray: str | None) -> Runner | None:
         return None if processes is None else Processes(processes)
     if processes is not None:
         raise UsageError("--processes are those of this machine, --ray is a cluster: not both")
-    from grokfast.training.sweep.on_ray import OnRay
+    from grokfast.sweeps.on_ray import OnRay
 
     return OnRay(ray)
 

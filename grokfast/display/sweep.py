@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from grokfast.display.run import LINE_EVERY
+from grokfast.sweeps import Event, Plan, Progress, SweepObserver, SweepResult
 from grokfast.text import one_line, shown
-from grokfast.training.sweep import Event, Plan, Progress, SweepObserver, SweepResult
 from grokfast.units import duration
 
 SHOWN = 5  # running runs

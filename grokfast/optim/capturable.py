@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RESUM_WINDOWS, RING_KEY, SUM_KEY, in_memory_order
+from grokfast.transforms.filters import EMA, MA, Filter
 
 
 def filtered(filter: Filter, grad: Tensor, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:

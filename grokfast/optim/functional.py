@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from grokfast import checks
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.history import EMA_KEY, require_dense, require_state
 from grokfast.optim.reference import filter_gradient
+from grokfast.transforms.filters import EMA, MA, Filter
 
 
 def gradfilter_ema(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.history import settle
 from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
 from grokfast.optim.slots import FILTER_ONLY, RULES, Work, group_rows
+from grokfast.transforms.filters import EMA, MA, Filter
 
 
 def step(optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, *, capturable: bool) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.device import is_capturing
 from grokfast.optim.sharding import is_sharded, local_part, placed_like
+from grokfast.transforms.filters import EMA, MA, Filter
 
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
 KEYS: dict[type, tuple[str, ...]] = {EMA: (EMA_KEY,), MA: (RING_KEY, SUM_KEY, COUNT_KEY)}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.capturable import filtered as without_waiting
 from grokfast.optim.history import (
     COUNT_KEY,
@@ -24,6 +23,7 @@ from grokfast.optim.history import (
     require_dense,
 )  # fmt: skip
 from grokfast.optim.sharding import local_part, placed_like
+from grokfast.transforms.filters import EMA, MA, Filter
 
 
 def filter_gradient(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grokfast import checks
-from grokfast.filters import EMA, MA, Filter
+from grokfast.transforms.filters import EMA, MA, Filter
 
 _VALUES = ("alpha", "lamb", "enabled")
 _KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_started")

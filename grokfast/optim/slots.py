@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state, place_count
 from grokfast.optim.lion import Lion
+from grokfast.transforms.filters import EMA, MA, Filter
 
 # As in csrc/update_rules.h.
 RULES: dict[type, int] = {torch.optim.Adam: 0, torch.optim.AdamW: 0, torch.optim.SGD: 1, Lion: 2}

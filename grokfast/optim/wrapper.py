@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from grokfast import checks
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim import fused
 from grokfast.optim.device import is_capturing
 from grokfast.optim.history import history_of, init_state, is_dense, placed, require_dense, require_state, settle
@@ -21,6 +20,7 @@ from grokfast.optim.reference import filter_gradient
 from grokfast.optim.saved import Aside, all_params, drop_history, split, with_histories
 from grokfast.optim.settings import Setting, check_counts, check_group, setting_of
 from grokfast.optim.slots import RULES
+from grokfast.transforms.filters import EMA, MA, Filter
 
 
 class GrokFast(torch.optim.Optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from grokfast.filters import KINDS
+from grokfast.transforms.filters import KINDS
 
 
 def written(values: Sequence[Any], base: Any = None, without: Collection[str] = ()) -> list[str]:

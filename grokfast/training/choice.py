@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from grokfast import backend
-from grokfast.filters import MA
-from grokfast.nn import PairMLPConfig, TransformerConfig
-from grokfast.nn.transformer_step import TransformerStep
+from grokfast.models import PairMLPConfig, TransformerConfig
+from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.optim.device import dtypes
 from grokfast.tasks import TaskData
 from grokfast.training.experiment import Experiment
+from grokfast.transforms.filters import MA
 
 FUSED, OPERATIONS, PLAIN = "fused step", "fused operations", "plain PyTorch"
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.filters import Filter
 from grokfast.optim.device import HYPER_COUNT
 from grokfast.optim.slots import hyper_row
 from grokfast.training.experiment import OptimizerConfig
+from grokfast.transforms.filters import Filter
 
 BLOCK, CHUNK = 1024, 4096  # elements of a gradient: at a time, and for one program
 MANY = 1 << 20  # elements of all models; of fewer, programs of one block fill a GPU

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from grokfast import backend, ops, tasks
-from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
-from grokfast.nn.planned import logits_of
+from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
+from grokfast.models.transformer.planned import logits_of
 from grokfast.ops.pair_step import Layout
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters

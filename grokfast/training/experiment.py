@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from grokfast import checks
-from grokfast.filters import EMA, MA
-from grokfast.nn import PairMLPConfig, TransformerConfig
+from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.seeds import MAX_SEED
 from grokfast.tasks import ModularTask
+from grokfast.transforms.filters import EMA, MA
 
 OptimizerName = Literal["adamw", "adam", "sgd", "lion"]
 Loss = Literal["cross_entropy", "mse"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from grokfast.filters import EMA
-from grokfast.nn import PairMLPConfig, TransformerConfig
+from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.tasks import ModularTask
 from grokfast.training.experiment import Criteria, Experiment, OptimizerConfig, Schedule
+from grokfast.transforms.filters import EMA
 
 PRESETS: dict[str, Experiment] = {
     # Seconds on a CPU. Trained at lr 1e-2, ten times Liu et al.'s, so their gap of 10³ steps becomes 10².

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from grokfast.nn import GrokTransformer
-from grokfast.nn.transformer_step import TransformerStep
+from grokfast.models import GrokTransformer
+from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.training.ensemble import Ensemble
 

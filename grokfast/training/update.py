@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.filters import EMA, MA, Filter
 from grokfast.optim.capturable import filtered
 from grokfast.optim.device import Launch, Uploads, dtypes
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY
 from grokfast.optim.slots import ADAM, FILTERS, LION, SGD
 from grokfast.training.clock import Clock, model_row, sum_partials
 from grokfast.training.experiment import OptimizerConfig
+from grokfast.transforms.filters import EMA, MA, Filter
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from grokfast.filters import MA
-from grokfast.nn import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
-from grokfast.nn.transformer_memory import memory
+from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
+from grokfast.models.transformer.memory import memory
 from grokfast.ops.pair_step import plan
 from grokfast.tasks import TaskData, build
 from grokfast.training.choice import choose
@@ -19,6 +18,7 @@ from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
 from grokfast.training.update import state_names
+from grokfast.transforms.filters import MA
 
 SHARE = 0.9  # of the free memory that is planned with: blocks of memory are rounded up, graphs have some of their own
 

@@ -8,7 +8,7 @@ import pytest
 from grokfast import EMA, Experiment, RunStore, sweep, train
 from grokfast.cli import main
 from grokfast.store import NewRun
-from grokfast.training.sweep import InProcess, plan
+from grokfast.sweeps import InProcess, plan
 from grokfast.training.version import version
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 20, "device": "cpu"})

@@ -10,7 +10,7 @@ import pytest
 from grokfast.cli import main
 from grokfast.cli.sweep import merged
 from grokfast.store import RunStore
-from grokfast.training.sweep import engine
+from grokfast.sweeps import engine
 
 TINY = ["--task.p", "13", "--model.width", "16", "--steps", "60", "--device", "cpu", "--processes", "1"]
 GRID = ["--grid", "optimizer.weight_decay=0.1,1", "task.train_fraction=0.3,0.4"]
@@ -146,7 +146,7 @@ def test_bad_usage_is_a_clear_message_and_leaves_nothing(arguments, message, out
 
 
 def test_a_missing_ray_names_the_extra(out, capsys, monkeypatch):
-    pytest.importorskip("grokfast.training.sweep.on_ray")
+    pytest.importorskip("grokfast.sweeps.on_ray")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["sweep", "quick", "--seeds", "2", "--ray", "local", "--out", str(out)]) == 2
     assert "grokfast[ray]" in capsys.readouterr().err

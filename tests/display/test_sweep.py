@@ -5,7 +5,7 @@ from rich.console import Console
 
 from grokfast import Experiment
 from grokfast.display import SweepDisplay
-from grokfast.training.sweep import Event, InProcess, Progress, plan
+from grokfast.sweeps import Event, InProcess, Progress, plan
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 40, "device": "cpu"})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grokfast import EMA, backend, ops
-from grokfast.nn import PairMLP, PairMLPConfig, TransformerConfig
+from grokfast.models import PairMLP, PairMLPConfig, TransformerConfig
 from grokfast.ops.pair_step import Layout, PairStep, plan
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer

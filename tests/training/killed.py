@@ -22,9 +22,9 @@ import torch
 
 from grokfast import Experiment, train
 from grokfast.store import RunStore
+from grokfast.sweeps import InProcess, plan
 from grokfast.training import RunResult, resume
 from grokfast.training.result import stored_result
-from grokfast.training.sweep import InProcess, plan
 
 TINY = Experiment.preset("quick").override(
     {

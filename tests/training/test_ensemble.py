@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from grokfast import EMA, MA, Experiment, backend, tasks
-from grokfast.nn import TransformerConfig
+from grokfast.models import TransformerConfig
 from grokfast.training.ensemble import Ensemble, check_together, resolve_device
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 33})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grokfast import EMA, MA, tasks
-from grokfast.nn import PairMLPConfig, TransformerConfig
+from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.tasks import ModularTask
 from grokfast.training import PRESETS, Experiment, OptimizerConfig, Schedule
 

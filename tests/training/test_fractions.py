@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grokfast import EMA, MA, Experiment, backend, train
-from grokfast.nn import TransformerConfig
+from grokfast.models import TransformerConfig
 from grokfast.store import RunStore
 from grokfast.training import Interrupted, Observer, ensemble, resume
 from grokfast.training.ensemble import Ensemble, check_together

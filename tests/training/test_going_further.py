@@ -7,8 +7,8 @@ import pytest
 
 from grokfast import EMA, MA, Experiment, RunStore, sweep, train
 from grokfast.store import StoreError
+from grokfast.sweeps import InProcess, Processes, plan_stored, worker
 from grokfast.training import Interrupted, resume
-from grokfast.training.sweep import InProcess, Processes, plan_stored, worker
 from tests.training.common import StopAt, Waves, same_result
 
 TINY = Experiment.preset("quick").override(

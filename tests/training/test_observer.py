@@ -1,9 +1,9 @@
 import pytest
 
 from grokfast import Experiment, RunStore, sweep, train
+from grokfast.sweeps import InProcess, SweepObserver
 from grokfast.training import Observer
 from grokfast.training.sinks import SafeSink
-from grokfast.training.sweep import InProcess, SweepObserver
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 20, "device": "cpu"})
 

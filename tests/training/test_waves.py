@@ -68,7 +68,7 @@ def test_what_a_step_takes_beside_is_estimated_up_to_twice_as_high(base, change)
 @pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 500}])
 @pytest.mark.parametrize("preset", ["nanda", "power"])
 def test_what_the_kernels_of_a_transformer_take_is_counted_from_its_plan(preset, change):
-    """Less than every position of every row; tests/nn/test_transformer_memory.py has the numbers."""
+    """Less than every position of every row; tests/models/transformer/test_memory.py has the numbers."""
     pytest.importorskip("triton")
     experiment = Experiment.preset(preset).override({"device": "cpu", **change})
     with backend.using("reference"):
