@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grokfast import EMA, Experiment, tasks
+from grokfast import EMA, Experiment
 from grokfast.models import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.model import sinusoids
 
@@ -82,7 +82,7 @@ def eager_step(
     """
     if capturable and experiment.filter is not None:
         raise ValueError(f"experiment must have no filter in a CUDA graph, got {experiment.filter}")
-    data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
+    data, config, o = experiment.task.build(), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
     model = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
@@ -91,7 +91,7 @@ def eager_step(
     how = "foreach" if compiled else "fused"
     style = {} if device == "cpu" else {how: True, "capturable": capturable}
     optimizer = kinds[o.name](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
-    x, y, size = data.train_inputs.to(device), data.train_targets.to(device), experiment.schedule.batch_size
+    x, y, size = data.train.inputs.to(device), data.train.targets.to(device), experiment.schedule.batch_size
     if size is not None and capturable:
         x, y, size = x[:size], y[:size], None
     order = iter(())
@@ -127,13 +127,13 @@ def eager_step(
 
 def vmap_step(experiment: Experiment, models: int, device: str) -> Callable[[], Any]:
     """torch.func: vmap of grad over the stacked parameters of so many models on the same rows, without a filter."""
-    data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
+    data, config, o = experiment.task.build(), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
     template = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     rows = slice(experiment.schedule.batch_size)
-    x, y = data.train_inputs[rows].to(device), data.train_targets[rows].to(device)
+    x, y = data.train.inputs[rows].to(device), data.train.targets[rows].to(device)
     stacked = {
         name: p.detach().expand(models, *p.shape).clone() for name, p in template.named_parameters() if p.requires_grad
     }
@@ -158,11 +158,11 @@ def jax_step(experiment: Experiment) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
-    data, config, o = tasks.build(experiment.task), experiment.model, experiment.optimizer
+    data, config, o = experiment.task.build(), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     own = GrokTransformer(config, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len)
     w = {name.replace("blocks.0.", ""): jnp.asarray(p.detach()[0].numpy()) for name, p in own.named_parameters()}
-    x, y = jnp.asarray(data.train_inputs.numpy()), jnp.asarray(data.train_targets.numpy())
+    x, y = jnp.asarray(data.train.inputs.numpy()), jnp.asarray(data.train.targets.numpy())
     heads, d_head = config.n_heads, config.d_model // config.n_heads
     mask = jnp.tril(jnp.ones((data.seq_len, data.seq_len), dtype=bool))
 

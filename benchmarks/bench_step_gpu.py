@@ -28,7 +28,7 @@ from benchmarks.bench_optimizer_gpu import captured
 from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
-from grokfast.tasks import ModularTask, TaskData, build
+from grokfast.tasks import Data, ModularTask
 from grokfast.training import OptimizerConfig
 from grokfast.training.update import FlatOptimizer
 
@@ -42,9 +42,9 @@ class Workload:
     """The data and the size of the models; `device` is that of every contender."""
 
     def __init__(self, p: int = 97, width: int = 512, device: str = "cuda") -> None:
-        self.data: TaskData = build(ModularTask(operation="add", p=p, train_fraction=0.5), seed=0)
+        self.data: Data = ModularTask(operation="add", p=p, train_fraction=0.5).build(seed=0)
         self.width, self.device = width, torch.device(device)
-        self.tokens, self.targets = self.data.train_inputs.to(device), self.data.train_targets.to(device)
+        self.tokens, self.targets = self.data.train.inputs.to(device), self.data.train.targets.to(device)
 
     def flops(self, models: int) -> int:
         return models * 3 * 2 * len(self.targets) * self.data.n_answers * self.width

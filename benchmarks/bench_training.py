@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.interleave import Contender, interleave, report
-from grokfast import Experiment, backend, tasks
+from grokfast import Experiment, backend
 from grokfast.training.ensemble import Ensemble
 
 ROUNDS = 200
@@ -24,12 +24,12 @@ ROUNDS = 200
 
 def eager(experiment: Experiment) -> Contender:
     """nn.Sequential on two-hot vectors, F.cross_entropy, torch.optim.AdamW: the faithful loop."""
-    data = tasks.build(experiment.task, seed=0)
+    data = experiment.task.build(seed=0)
     width = experiment.model.width  # type: ignore[union-attr]
     net = torch.nn.Sequential(
         torch.nn.Linear(2 * data.n_tokens, width), torch.nn.ReLU(), torch.nn.Linear(width, data.n_answers)
     )
-    x, y = F.one_hot(data.train_inputs, data.n_tokens).flatten(1).float(), data.train_targets
+    x, y = F.one_hot(data.train.inputs, data.n_tokens).flatten(1).float(), data.train.targets
     o = experiment.optimizer
     optimizer = torch.optim.AdamW(net.parameters(), lr=o.lr, weight_decay=o.weight_decay, betas=o.betas)
 

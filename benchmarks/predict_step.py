@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from grokfast import Experiment, checks, tasks
+from grokfast import Experiment, checks
 from grokfast.models import GrokTransformer, TransformerConfig
 from grokfast.models.transformer import cost as transformer_cost
 from grokfast.models.transformer.planned_step import TransformerStep
@@ -119,9 +119,9 @@ def configurations() -> dict[str, Experiment]:
 
 def step_of(experiment: Experiment, models: int, precision: str) -> list[Launch]:
     """The launches of a training step of `models` models together."""
-    data = tasks.build(experiment.task, seed=experiment.seed)
-    rows = min(experiment.schedule.batch_size or len(data.train_inputs), len(data.train_inputs))
-    is_batch, splits = rows < len(data.train_inputs), 1
+    data = experiment.task.build(seed=experiment.seed)
+    rows = min(experiment.schedule.batch_size or len(data.train.inputs), len(data.train.inputs))
+    is_batch, splits = rows < len(data.train.inputs), 1
     if isinstance(experiment.model, TransformerConfig):
         sized = _Sized(experiment, models, precision)
         launches = transformer_cost.cost(sized, rows if is_batch else None)  # type: ignore[arg-type]
@@ -176,10 +176,10 @@ class _Sized:
 
 @functools.cache
 def _step_of_one(experiment: Experiment) -> TransformerStep:
-    data, config = tasks.build(experiment.task, seed=experiment.seed), experiment.model
+    data, config = experiment.task.build(seed=experiment.seed), experiment.model
     assert isinstance(config, TransformerConfig)
     model = GrokTransformer(config, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len)
-    return TransformerStep(model, data.train_inputs[None], data.train_targets[None], loss=experiment.loss)
+    return TransformerStep(model, data.train.inputs[None], data.train.targets[None], loss=experiment.loss)
 
 
 def times(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> list[Time]:

@@ -10,7 +10,7 @@ import sys
 import torch
 
 import grokfast
-from grokfast import backend, tasks
+from grokfast import backend
 from grokfast.ops.dispatch import TORCHS_OWN
 from grokfast.training import PRESETS
 from grokfast.training.choice import choose
@@ -87,7 +87,7 @@ def training_steps() -> list[tuple[str, str, str]]:
     """(grokfast run PRESET, where, which training step and why) on the device that it would run on."""
     device, rows = resolve_device("auto"), []
     for name, experiment in PRESETS.items():
-        choice = choose(experiment, device, tasks.build(experiment.task, seed=experiment.seed))
+        choice = choose(experiment, device, experiment.task.build(seed=experiment.seed))
         rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
 

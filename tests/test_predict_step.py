@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict_step
 from benchmarks.predict_step import AIMS, H200, configurations, lines, measurements, seconds, spent, step_of, times
-from grokfast import EMA, MA, Experiment, backend, tasks
+from grokfast import EMA, MA, Experiment, backend
 from grokfast.models.transformer.cost import cost
 from grokfast.models.transformer.planned import planned_forward
 from grokfast.models.transformer.planned_step import TransformerStep
@@ -131,7 +131,7 @@ def test_more_of_anything_takes_no_longer(field):
 
 def test_minibatches_are_counted_by_their_rows():
     quick = Experiment.preset("quick")
-    rows = len(tasks.build(quick.task).train_inputs)
+    rows = len(quick.task.build().train_inputs)
     full, half = (
         step_of(quick.override({"schedule.batch_size": size}), 1, "ieee")[0].flops for size in (None, rows // 2)
     )

@@ -1,6 +1,6 @@
-"""Data sets as index tensors: what to learn, and which part of it is shown in training."""
+"""What is to be learned: data sets as tensors, and which part of them is shown in training."""
 
-from grokfast.tasks.modular import OPERATIONS, ModularTask, build
-from grokfast.tasks.split import TaskData
+from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.modular import OPERATIONS, ModularTask
 
-__all__ = ["OPERATIONS", "ModularTask", "TaskData", "build"]
+__all__ = ["OPERATIONS", "Data", "ModularTask", "Split", "Task"]

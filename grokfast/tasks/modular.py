@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from grokfast import checks
+from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.split import TaskData, corrupt_labels, stratified_split, train_size, train_test_split
+from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.split import corrupt_labels, stratified_split, train_size, train_test_split
 
 Operation = Literal["add", "sub", "mul", "div", "a2+b2", "a2+ab+b2", "a2+ab+b2+a", "a3+ab", "a3+ab2+b", "conditional"]
 Layout = Literal["pair", "equals", "operator"]
@@ -21,8 +22,9 @@ LAYOUTS: tuple[str, ...] = get_args(Layout)
 MAX_P = 8192  # p² pairs are enumerated; no polynomial below reaches 2^41
 
 
+@parts.register("modular")
 @dataclass(frozen=True, kw_only=True)
-class ModularTask:
+class ModularTask(Task):
     """One operation on 0..p-1, and how its table is split. See `build` for what comes out.
 
     Args:
@@ -41,6 +43,8 @@ class ModularTask:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of range, p is not prime where it must be, or no training pair is left.
     """
+
+    varies = frozenset({"train_fraction", "split_seed", "noise_seed", "label_noise"})
 
     operation: Operation = "add"
     p: int = 97
@@ -74,42 +78,34 @@ class ModularTask:
         """How many pairs (a, b) there are, training and test together."""
         return self.p * (self.p - self.b_minimum)
 
+    def build(self, *, seed: int = 0) -> Data:
+        """Enumerate all pairs in (a, b) order, split them, corrupt the training labels, lay out the tokens.
 
-def build(task: ModularTask, *, seed: int = 0) -> TaskData:
-    """Enumerate all pairs in (a, b) order, split them, corrupt the training labels, lay out the tokens.
+        Token ids: operands 0..p-1, "=" is p, the operator p + 1; n_tokens counts only what the layout uses.
+        floor(train_fraction · n_pairs) pairs are for training (3,830 of 12,769 at p = 113, 30%); training and test rows
+        are each in (a, b) order. The split depends only on the split seed, the noise on the noise seed and the training
+        set. Raises TypeError or ValueError where seed is not in 0 to 2^63 - 1.
+        """
+        checks.integer("seed", seed, minimum=0, maximum=MAX_SEED)
+        split_seed = seed if self.split_seed is None else self.split_seed
+        noise_seed = seed if self.noise_seed is None else self.noise_seed
 
-    Token ids: operands 0..p-1, "=" is p, the operator p + 1; n_tokens counts only what the layout uses.
-    floor(train_fraction · n_pairs) pairs are for training (3,830 of 12,769 at p = 113, 30%); training and test rows are
-    each in (a, b) order. The split depends only on the split seed, the noise on the noise seed and the training set.
-
-    Args:
-        seed: the experiment's seed, used where the task names none.
-
-    Raises:
-        TypeError, ValueError: task is no ModularTask, or seed is not in 0 to 2^63 - 1.
-    """
-    if not isinstance(task, ModularTask):
-        raise TypeError(f"task must be a ModularTask, got {task!r} ({type(task).__name__})")
-    checks.integer("seed", seed, minimum=0, maximum=MAX_SEED)
-    split_seed = seed if task.split_seed is None else task.split_seed
-    noise_seed = seed if task.noise_seed is None else task.noise_seed
-
-    pairs = torch.cartesian_prod(torch.arange(task.p), torch.arange(task.b_minimum, task.p))  # [n_pairs, 2]
-    targets = answers(task.operation, pairs[:, 0], pairs[:, 1], task.p)  # [n_pairs]
-    split = stratified_split if task.stratified else train_test_split
-    train, test = split(targets, task.train_fraction, generator(split_seed, "split"))
-    train_targets, corrupted = corrupt_labels(
-        targets[train], task.label_noise, task.p, generator(noise_seed, "label_noise")
-    )
-    return TaskData(
-        train_inputs=_tokens(pairs[train], task),
-        train_targets=train_targets,
-        test_inputs=_tokens(pairs[test], task),
-        test_targets=targets[test],
-        n_tokens=task.p + LAYOUTS.index(task.layout),
-        n_answers=task.p,
-        corrupted=corrupted,
-    )
+        pairs = torch.cartesian_prod(torch.arange(self.p), torch.arange(self.b_minimum, self.p))  # [n_pairs, 2]
+        targets = answers(self.operation, pairs[:, 0], pairs[:, 1], self.p)  # [n_pairs]
+        split = stratified_split if self.stratified else train_test_split
+        train, test = split(targets, self.train_fraction, generator(split_seed, "split"))
+        train_targets, corrupted = corrupt_labels(
+            targets[train], self.label_noise, self.p, generator(noise_seed, "label_noise")
+        )
+        return Data(
+            splits={
+                "train": Split(_tokens(pairs[train], self), train_targets),
+                "test": Split(_tokens(pairs[test], self), targets[test]),
+            },
+            n_tokens=self.p + LAYOUTS.index(self.layout),
+            n_answers=self.p,
+            corrupted=corrupted,
+        )
 
 
 def answers(operation: str, a: Tensor, b: Tensor, p: int) -> Tensor:

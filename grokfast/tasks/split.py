@@ -1,41 +1,12 @@
-"""TaskData, and what every task does to its rows: the split into training and test set, and label noise."""
+"""What tasks do to their rows: the split into training and test set, and label noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TaskData:
-    """A task as index tensors on the CPU.
-
-    Attributes:
-        train_inputs: [N, T] int64, token ids.
-        train_targets: [N] int64, answers, some of them wrong where there is label noise.
-        test_inputs: [M, T] int64.
-        test_targets: [M] int64, always right.
-        n_tokens: vocabulary size; every token id is below it.
-        n_answers: every target is below it.
-        corrupted: [N] bool, which training targets are wrong.
-    """
-
-    train_inputs: Tensor
-    train_targets: Tensor
-    test_inputs: Tensor
-    test_targets: Tensor
-    n_tokens: int
-    n_answers: int
-    corrupted: Tensor
-
-    @property
-    def seq_len(self) -> int:
-        """T, the tokens of one input."""
-        return self.train_inputs.shape[1]
 
 
 def train_size(n_rows: int, train_fraction: float) -> int:

@@ -12,7 +12,7 @@ from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.optim.device import dtypes
-from grokfast.tasks import TaskData
+from grokfast.tasks import Data
 from grokfast.training.experiment import Experiment
 from grokfast.transforms.filters import MA
 
@@ -38,7 +38,7 @@ class Choice:
         return f"{self.name} ({self.reason}), {self.products} products, {steps}"
 
 
-def choose(experiment: Experiment, device: torch.device, data: TaskData) -> Choice:
+def choose(experiment: Experiment, device: torch.device, data: Data) -> Choice:
     """The fused step where its kernels take the experiment with its data, else fused operations, else plain PyTorch.
 
     Raises ValueError where products are asked for that a CPU does not have.
@@ -68,7 +68,7 @@ def _why_no_replay(experiment: Experiment, device: torch.device, kernels: str | 
     return ""
 
 
-def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, data: TaskData) -> tuple[str, str]:
+def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, data: Data) -> tuple[str, str]:
     if device.type == "cpu" and kernels is None:
         if backend.extension() is None:
             return PLAIN, backend.why_no_extension()

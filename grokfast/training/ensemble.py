@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast import backend, ops, tasks
+from grokfast import backend, ops
 from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, Plan, TransformerConfig
 from grokfast.models.transformer.planned import logits_of
 from grokfast.ops.pair_step import Layout
@@ -82,12 +82,12 @@ class Ensemble:
         self.loss, self.schedule = common.loss, common.schedule
         self.device = resolve_device(common.device)
         dtype = getattr(torch, common.precision)
-        data = [tasks.build(e.task, seed=e.seed) for e in experiments]
+        data = [e.task.build(seed=e.seed) for e in experiments]
         self.train_inputs, self.train_targets, self.test_inputs, self.test_targets = (
             _stack([getattr(d, name) for d in data]).to(self.device)
             for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
         )
-        n_rows = {"train": [len(d.train_targets) for d in data], "test": [len(d.test_targets) for d in data]}
+        n_rows = {"train": [len(d.train.targets) for d in data], "test": [len(d.test.targets) for d in data]}
         vars(self).update(_about(n_rows, experiments, self.device))
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
         self.n_answers = data[0].n_answers
@@ -115,8 +115,8 @@ class Ensemble:
         self.one_by_one = self.device.type == "cpu"  # models, each of which keeps its processor busy
         self.plans: dict[str, list[Plan]] = {"train": [], "test": []}
         if isinstance(common.model, TransformerConfig) and self.device.type == "cpu":
-            self.plans["train"] = [Plan(common.model, d.train_inputs) for d in data]
-            self.plans["test"] = [Plan(common.model, d.test_inputs) for d in data]
+            self.plans["train"] = [Plan(common.model, d.train.inputs) for d in data]
+            self.plans["test"] = [Plan(common.model, d.test.inputs) for d in data]
         self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: what `gradient` gives
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
         self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])

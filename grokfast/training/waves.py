@@ -12,7 +12,7 @@ import torch
 from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
 from grokfast.models.transformer.memory import memory
 from grokfast.ops.pair_step import plan
-from grokfast.tasks import TaskData, build
+from grokfast.tasks import Data
 from grokfast.training.choice import choose
 from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
 from grokfast.training.experiment import Experiment
@@ -39,10 +39,10 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
 
     Together with `among`, it has data sets as large as the largest of theirs.
     """
-    data = build(experiment.task, seed=experiment.seed)
+    data = experiment.task.build(seed=experiment.seed)
     others = {e.task.train_fraction: e for e in among}  # what else differs changes no size
-    sets = [data, *(build(e.task, seed=e.seed) for e in others.values())]
-    rows, tests = max(len(d.train_inputs) for d in sets), max(len(d.test_inputs) for d in sets)
+    sets = [data, *(e.task.build(seed=e.seed) for e in others.values())]
+    rows, tests = max(len(d.train.inputs) for d in sets), max(len(d.test.inputs) for d in sets)
     length = data.seq_len
     size = torch.finfo(getattr(torch, experiment.precision)).bits // 8
     parameters = -(-n_parameters(experiment, data) // ALIGNMENT) * ALIGNMENT
@@ -67,15 +67,15 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
             memory, experiment.model, n_tokens=data.n_tokens, n_outputs=outputs, n_parameters=parameters,
             precision=choice.products,
         )  # fmt: skip
-        train = taken(tokens=data.train_inputs, n_batch=batch if batch < rows else None)
-        test = taken(tokens=data.test_inputs, n_batch=None, trains=False)
+        train = taken(tokens=data.train.inputs, n_batch=batch if batch < rows else None)
+        test = taken(tokens=data.test.inputs, n_batch=None, trains=False)
         return Need(held + train.held + test.held, max(train.gradient, train.measure, test.measure))
     forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
     gradients = parameters * size
     return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))
 
 
-def n_parameters(experiment: Experiment, data: TaskData) -> int:
+def n_parameters(experiment: Experiment, data: Data) -> int:
     """Parameters of one model."""
     model: PairMLP | GrokTransformer
     if isinstance(experiment.model, PairMLPConfig):
@@ -87,7 +87,7 @@ def n_parameters(experiment: Experiment, data: TaskData) -> int:
     return model.n_parameters
 
 
-def activations(experiment: Experiment, data: TaskData, *, backward: bool) -> int:
+def activations(experiment: Experiment, data: Data, *, backward: bool) -> int:
     """Numbers per row of data that are in memory together at most, in plain PyTorch.
 
     With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.

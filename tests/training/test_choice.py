@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grokfast import MA, Experiment, backend, doctor, tasks
+from grokfast import MA, Experiment, backend, doctor
 from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
 from grokfast.training.ensemble import Ensemble
 
@@ -12,7 +12,7 @@ QUICK, NANDA = Experiment.preset("quick"), Experiment.preset("nanda")
 
 
 def choice(experiment, device):
-    return choose(experiment, device, tasks.build(experiment.task))
+    return choose(experiment, device, experiment.task.build())
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grokfast import EMA, MA, Experiment, backend, tasks
+from grokfast import EMA, MA, Experiment, backend
 from grokfast.models import TransformerConfig
 from grokfast.training.ensemble import Ensemble, check_together, resolve_device
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_shape_is_refused_and_nothing_changes():
 
 def eager_script(experiment, steps, dtype):
     """The quick recipe as anybody would write it in plain PyTorch, from the same initial weights."""
-    model, data = Ensemble([experiment]).model, tasks.build(experiment.task, seed=experiment.seed)
+    model, data = Ensemble([experiment]).model, experiment.task.build(seed=experiment.seed)
     w_in = torch.cat([model.w_a[0], model.w_b[0]]).T
     net = torch.nn.Sequential(
         torch.nn.Linear(w_in.shape[1], len(w_in)), torch.nn.ReLU(), torch.nn.Linear(len(w_in), data.n_answers)
@@ -173,12 +173,12 @@ def eager_script(experiment, steps, dtype):
         for own, given in zip(net.parameters(), (w_in, model.b_in[0], model.out.weight[0], model.out.bias[0])):
             own.copy_(given)
     net.to(dtype)
-    x = F.one_hot(data.train_inputs, data.n_tokens).flatten(1).to(dtype)
+    x = F.one_hot(data.train.inputs, data.n_tokens).flatten(1).to(dtype)
     o = experiment.optimizer
     optimizer = torch.optim.AdamW(net.parameters(), lr=o.lr, weight_decay=o.weight_decay, betas=o.betas, eps=o.eps)
     for _ in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(net(x), data.train_targets).backward()
+        F.cross_entropy(net(x), data.train.targets).backward()
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in (net[0].weight.T, net[0].bias, net[2].weight, net[2].bias)])
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from grokfast import EMA, MA, tasks
+from grokfast import EMA, MA
 from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.tasks import ModularTask
 from grokfast.training import PRESETS, Experiment, OptimizerConfig, Schedule
@@ -16,7 +16,7 @@ def test_presets_build_and_survive_json(name):
     experiment = Experiment.preset(name)
     assert experiment.name == name
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
-    assert len(tasks.build(experiment.task).train_targets) > 0
+    assert len(experiment.task.build().train_targets) > 0
 
 
 @pytest.mark.parametrize("filter", [None, EMA(0.9, 1.0), MA(7, 2.0, "sum", False)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from grokfast import Experiment, backend, tasks
+from grokfast import Experiment, backend
 from grokfast.models import GrokTransformer
 from grokfast.models.transformer.cost import cost
 from grokfast.models.transformer.fused import layout
@@ -58,10 +58,10 @@ class Launches(TorchDispatchMode):
 def preset_step(name, n_models, p=None, precision="tf32", **changes):
     experiment = Experiment.preset(name)
     task = experiment.task if p is None else replace(experiment.task, p=p)
-    data, config = tasks.build(task), replace(experiment.model, **changes)
+    data, config = task.build(), replace(experiment.model, **changes)
     sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers, "seq_len": data.seq_len}
     model = GrokTransformer(config, **sizes, seeds=range(n_models))
-    tokens, targets = (t.expand(n_models, *t.shape).contiguous() for t in (data.train_inputs, data.train_targets))
+    tokens, targets = (t.expand(n_models, *t.shape).contiguous() for t in (data.train.inputs, data.train.targets))
     return model, TransformerStep(model, tokens, targets, precision=precision, backend="triton")
 
 

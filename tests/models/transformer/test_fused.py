@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grokfast import Experiment, tasks
+from grokfast import Experiment
 from grokfast.backend import using
 from grokfast.models import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.fused import layout
@@ -210,7 +210,7 @@ def test_an_evaluation_overwrites_only_what_is_read_no_more(norm, has_hidden):
 def test_kernels_of_a_preset_are_checked_for_spills_at_every_precision(preset):
     """As they are launched: the sizes are compiled in."""
     experiment = Experiment.preset(preset)
-    data = tasks.build(experiment.task)
+    data = experiment.task.build()
     (checked,) = (model for model in shipped._MODELS if model[0] == preset)
     config = replace(TransformerConfig(**checked[1]), init=experiment.model.init)  # which is no kernel's business
     assert config == experiment.model

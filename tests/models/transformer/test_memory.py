@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grokfast import Experiment, backend, tasks
+from grokfast import Experiment, backend
 from grokfast.models import GrokTransformer
 from grokfast.models.transformer.memory import memory
 from grokfast.models.transformer.plan import Plan
@@ -83,17 +83,17 @@ def held_by(thing, seen):
 )
 def test_what_a_step_takes_is_estimated_up_to_twice_as_high(preset, n_batch, changes, precision, n_models, monkeypatch):
     experiment = Experiment.preset(preset)
-    data = tasks.build(replace(experiment.task, p=31))
+    data = replace(experiment.task, p=31).build()
     config = replace(experiment.model, d_model=32, d_mlp=64, **changes)
     model = GrokTransformer(config, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len)
-    tokens, targets = (t.expand(n_models, *t.shape).contiguous() for t in (data.train_inputs, data.train_targets))
+    tokens, targets = (t.expand(n_models, *t.shape).contiguous() for t in (data.train.inputs, data.train.targets))
     for module in (pair_embed, linear_cross_entropy):  # on a GPU they look at no index
         monkeypatch.setitem(module.__globals__, "check_indices", lambda *_: None)
     flat = torch.zeros(n_models, model.n_parameters)
     grad, loss, correct = torch.empty_like(flat), flat.new_empty(n_models), flat.new_empty(n_models)
     batch = None if n_batch is None else torch.zeros(n_models, n_batch, dtype=torch.int64)
     counted = memory(
-        config, data.train_inputs, n_batch, n_tokens=data.n_tokens, n_outputs=model.n_outputs,
+        config, data.train.inputs, n_batch, n_tokens=data.n_tokens, n_outputs=model.n_outputs,
         n_parameters=model.n_parameters, precision=precision,
     )  # fmt: skip
     with backend.using("triton"):

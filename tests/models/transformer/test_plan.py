@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grokfast import Experiment, tasks
+from grokfast import Experiment
 from grokfast.models import Plan, TransformerConfig
 
 SMALL = TransformerConfig(d_model=4, n_heads=2, d_mlp=3)
@@ -75,14 +75,14 @@ def sizes(rows):
 
 def test_enumerated_data_has_few_distinct_rows():
     nanda = Experiment.preset("nanda")
-    data = tasks.build(nanda.task)
-    assert sizes(Plan(nanda.model, data.train_inputs).rows()) == (227, [(227, 3830)])
-    layers = Plan(nanda.model, data.train_inputs).rows().layers
+    data = nanda.task.build()
+    assert sizes(Plan(nanda.model, data.train.inputs).rows()) == (227, [(227, 3830)])
+    layers = Plan(nanda.model, data.train.inputs).rows().layers
     assert (layers[0].first, layers[0].query.n_rows) == (226, 1)
 
     grokfast = Experiment.preset("grokfast")
-    data = tasks.build(grokfast.task)
-    plan = Plan(grokfast.model, data.train_inputs)
+    data = grokfast.task.build()
+    plan = Plan(grokfast.model, data.train.inputs)
     n_a, n_b = 97, 96
     assert sizes(plan.rows()) == (n_a + n_b + 2, [(195, 2 * n_a + 2 * 4656), (2 * n_a + 2 * 4656, 4656)])
     batch = torch.arange(512)

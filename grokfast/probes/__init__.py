@@ -1,0 +1,5 @@
+"""What is measured at an evaluation."""
+
+from grokfast.probes.base import Probe, View
+
+__all__ = ["Probe", "View"]

@@ -1,0 +1,47 @@
+"""`Probe`: what is measured at every evaluation, as named columns of a run's curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from grokfast.parts import Part
+from grokfast.tasks.data import Data
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a probe may look at, all of it on the models' device.
+
+    weights: each parameter by name, [E, ...]. data: the first run's data set (on the CPU), for sizes. splits: of each
+    split its inputs [E, N, ...] and targets [E, N, ...], and exists, bool [E, N], or None where all rows exist.
+    logits: of a split, [E, N, n_outputs]; computed when it is asked for. module: forward(inputs [E, N, ...]) -> logits.
+    """
+
+    weights: Mapping[str, Tensor]
+    data: Data
+    splits: Mapping[str, tuple[Tensor, Tensor, Tensor | None]]
+    logits: Callable[[str], Tensor]
+    module: Any
+
+
+class Probe(Part):
+    """Base of the probes. One of one's own is a frozen dataclass with `columns` and `measure`.
+
+    needs_host: `measure` asks the host for values of tensors, so that no CUDA graph can hold it: the engine then stops
+    for it at every evaluation.
+    """
+
+    family: ClassVar[str] = "probe"
+    needs_host: ClassVar[bool] = False
+
+    def columns(self, data: Data) -> Sequence[str]:
+        """The names of what it measures, k of them."""
+        raise NotImplementedError
+
+    def measure(self, view: View, out: Tensor) -> None:
+        """Write out [E, k]."""
+        raise NotImplementedError

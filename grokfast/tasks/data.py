@@ -1,0 +1,122 @@
+"""`Task` and `Data`: what a task gives a model to learn, as tensors on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from grokfast import checks
+from grokfast.parts import Part
+
+
+class Task(Part):
+    """Base of the tasks. A task of one's own is a frozen dataclass with a `build`."""
+
+    family: ClassVar[str] = "task"
+
+    def build(self, *, seed: int = 0) -> Data:
+        """The data set. `seed` is the experiment's, for what the task itself names no seed for."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a data set.
+
+    inputs: int64 [N, T], token ids; or float [N, D], features.
+    targets: int64 [N], a class each; int64 [N, S], the answers at S positions; or float [N, R], real numbers.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """A task as tensors on the CPU, in named splits: "train", "test" and any others (such as "test_ood").
+
+    Args:
+        splits: by name, measured in this order; what is learned is "train".
+        n_tokens: every token id is below it; 0 where inputs are features.
+        n_answers: every class is below it; where targets are real numbers, R.
+        corrupted: [N] bool, which training targets are wrong on purpose; None: none.
+
+    Raises TypeError or ValueError naming the split, its shapes, and what is accepted.
+    """
+
+    splits: Mapping[str, Split]
+    n_tokens: int
+    n_answers: int
+    corrupted: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            if name not in self.splits:
+                raise ValueError(f"splits must have {name!r}, got {', '.join(map(repr, self.splits))}")
+        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+        checks.integer("n_tokens", self.n_tokens, minimum=0)
+        checks.integer("n_answers", self.n_answers, minimum=1)
+        for name, split in self.splits.items():
+            self._check(name, split)
+
+    def _check(self, name: str, split: Split) -> None:
+        x, y = split.inputs, split.targets
+        if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y) or len(x) == 0:
+            raise ValueError(
+                f"{name} must have inputs [N, T] or [N, D] and targets [N], [N, S] or [N, R], N at least 1, "
+                f"got {list(x.shape)} and {list(y.shape)}"
+            )
+        if x.is_floating_point() == bool(self.n_tokens) or (not x.is_floating_point() and x.dtype != torch.int64):
+            accepted = "int64 token ids" if self.n_tokens else "floating-point features, as n_tokens is 0"
+            raise TypeError(f"{name} must have {accepted}, got inputs in {x.dtype}")
+        if not y.is_floating_point() and y.dtype != torch.int64:
+            raise TypeError(f"{name} must have targets in int64 or floating point, got {y.dtype}")
+        train = self.splits["train"]
+        if (
+            x.shape[1:] != train.inputs.shape[1:]
+            or y.shape[1:] != train.targets.shape[1:]
+            or y.dtype != train.targets.dtype
+        ):
+            raise ValueError(f"{name} must have rows like those of train, got {list(x.shape)} and {list(y.shape)}")
+        if y.is_floating_point() and (y.ndim != 2 or y.shape[1] != self.n_answers):
+            raise ValueError(f"{name} must have real targets [N, {self.n_answers}], got {list(y.shape)}")
+        for what, values, end in (("token ids", x, self.n_tokens), ("classes", y, self.n_answers)):
+            if values.is_floating_point():
+                if not torch.isfinite(values).all():
+                    raise ValueError(f"{name} must have finite numbers, got NaN or infinity")
+            elif not 0 <= int(values.min()) <= int(values.max()) < end:
+                raise ValueError(
+                    f"{name} must have {what} in 0..{end - 1}, got {int(values.min())} to {int(values.max())}"
+                )
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    @property
+    def test(self) -> Split:
+        return self.splits["test"]
+
+    @property
+    def seq_len(self) -> int:
+        """T, the tokens of one input; or D, its features."""
+        return self.train.inputs.shape[1]
+
+    @property
+    def n_positions(self) -> int | None:
+        """S, the answer positions of a row; None where a target is one class, or real numbers."""
+        y = self.train.targets
+        return y.shape[1] if y.ndim == 2 and not self.is_real else None
+
+    @property
+    def is_real(self) -> bool:
+        """Whether targets are real numbers."""
+        return self.train.targets.is_floating_point()
