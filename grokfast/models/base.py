@@ -1,5 +1,8 @@
-"""`Model` and `Step`: what learns, and the ways to compute its loss and gradient. The first Step that takes a run is the
-one that runs it; what it says of itself is what `doctor`, the display and the memory plan say."""
+"""`Model` and `Step`: what learns, and the ways to compute its loss and gradient.
+
+The first Step that takes a run is the one that runs it; what it says of itself is what `doctor`, the display and the
+memory plan say.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Model(Part):
         return ""
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
-        """E = len(seeds) models in one module: parameters [E, ...], forward(inputs [E, B, ...]) -> [E, B, n_outputs]."""
+        """E = len(seeds) models as a module: parameters [E, ...], forward(inputs [E, B, ...]) -> [E, B, n_outputs]."""
         raise NotImplementedError
 
     def steps(self) -> Sequence[type[Any]]:

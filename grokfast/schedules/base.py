@@ -1,4 +1,4 @@
-"""`Change`: what of an experiment changes with the step: rates, other hyper-parameters, which rows are shown and how."""
+"""`Change`: what changes with the step: rates, other hyper-parameters, which rows are shown and how."""
 
 from __future__ import annotations
 

@@ -84,8 +84,9 @@ class Ensemble:
         dtype = getattr(torch, common.precision)
         data = [e.task.build(seed=e.seed) for e in experiments]
         self.train_inputs, self.train_targets, self.test_inputs, self.test_targets = (
-            _stack([getattr(d, name) for d in data]).to(self.device)
-            for name in ("train_inputs", "train_targets", "test_inputs", "test_targets")
+            _stack([getattr(d.splits[split], name) for d in data]).to(self.device)
+            for split in ("train", "test")
+            for name in ("inputs", "targets")
         )
         n_rows = {"train": [len(d.train.targets) for d in data], "test": [len(d.test.targets) for d in data]}
         vars(self).update(_about(n_rows, experiments, self.device))
