@@ -5,6 +5,7 @@ import json
 from itertools import pairwise
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict_step
@@ -97,8 +98,10 @@ def test_the_tick_sums_partial_gradients():
 
 def test_a_transformers_launches_are_those_of_a_step_of_as_many_models():
     experiment = Experiment.preset("power").override({"task.p": 7, "schedule.batch_size": 10, "device": "cpu"})
-    made = Ensemble([experiment, experiment.override({"seed": 1})])
-    step = TransformerStep(made.model, made.train_inputs, made.train_targets, precision="tf32")
+    both = [experiment, experiment.override({"seed": 1})]
+    train = [one.task.build(seed=one.seed).train for one in both]
+    inputs, targets = (torch.stack([getattr(split, name) for split in train]) for name in ("inputs", "targets"))
+    step = TransformerStep(Ensemble(both).model, inputs, targets, precision="tf32")
     names = {name for phases in (one.phases for one in cost(step, 10)) for phase in phases for name, *_ in phase}
     found = step_of(experiment, 2, "tf32")
     assert found[1:-2] == cost(step, 10)
@@ -131,7 +134,7 @@ def test_more_of_anything_takes_no_longer(field):
 
 def test_minibatches_are_counted_by_their_rows():
     quick = Experiment.preset("quick")
-    rows = len(quick.task.build().train_inputs)
+    rows = len(quick.task.build().train.inputs)
     full, half = (
         step_of(quick.override({"schedule.batch_size": size}), 1, "ieee")[0].flops for size in (None, rows // 2)
     )

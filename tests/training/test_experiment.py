@@ -16,7 +16,7 @@ def test_presets_build_and_survive_json(name):
     experiment = Experiment.preset(name)
     assert experiment.name == name
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
-    assert len(experiment.task.build().train_targets) > 0
+    assert len(experiment.task.build().train.targets) > 0
 
 
 @pytest.mark.parametrize("filter", [None, EMA(0.9, 1.0), MA(7, 2.0, "sum", False)])
