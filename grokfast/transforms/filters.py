@@ -88,6 +88,10 @@ class MA(Transform):
         fields.boolean("warmup")
 
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        if self.ring != "full":
+            raise ValueError(
+                f"ring must be 'full' unless MA is the last transform before the update, got {self.ring!r}"
+            )
         return {"ring": (self.window_size, layout.size), "sum": (layout.size,)}
 
     def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
