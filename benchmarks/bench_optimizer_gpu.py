@@ -22,7 +22,7 @@ from benchmarks.bench_optimizer import SHAPES, WINDOW, PlainEMA
 from benchmarks.interleave import Contender, compare, free, report, write
 from grokfast import EMA, MA, GrokFast, backend
 from grokfast.training import OptimizerConfig
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 
 GPU_SHAPES = {**SHAPES, "125 M parameters in 150 tensors": [(1024, 1626)] * 75 + [(512,)] * 75}
 REPEAT = {"227k parameters in 12 tensors": 50, "10 M parameters in 150 tensors": 20}

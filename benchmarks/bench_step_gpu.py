@@ -30,7 +30,7 @@ from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
 from grokfast.tasks import Data, ModularTask
 from grokfast.training import OptimizerConfig
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 
 TITLE = "p = 97 MLP training step"
 GRAPH_STEPS = 10

@@ -1,46 +1,9 @@
-"""The bookkeeping of a training step and of an evaluation in Triton: one launch where plain PyTorch takes twenty."""
+"""The bookkeeping of an evaluation in Triton: one launch where plain PyTorch takes twenty."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def tick_kernel(
-    p_grad, p_loss, p_steps, p_lr, p_warmup, p_hyper, p_diverged, p_tickets, size,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step.
-
-    Of partial gradients [SPLITS, E, size] the sum is left in the place of the first.
-    """
-    i_chunk, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    step = tl.load(p_steps + i_model)
-    loss = tl.load(p_loss + i_model).to(tl.float32)
-    unfinished = tl.where(tl.abs(loss) < float("inf"), 0, 1)  # NaN compares false
-    first = i_chunk * CHUNK
-    for begin in range(first, tl.minimum(first + CHUNK, size), BLOCK):
-        at = begin + tl.arange(0, BLOCK)
-        place = p_grad + i_model * size + at
-        grad = tl.load(place, mask=at < size, other=0)
-        if SPLITS > 1:
-            for i in tl.static_range(1, SPLITS):
-                grad += tl.load(place + i * tl.num_programs(1).to(tl.int64) * size, mask=at < size, other=0)
-            tl.store(place, grad, mask=at < size)
-        unfinished += tl.sum(tl.where(tl.abs(grad) < float("inf"), 0, 1))
-    if unfinished > 0:
-        if tl.load(p_diverged + i_model) < 0:
-            tl.store(p_diverged + i_model, step)  # whoever else writes it writes the same
-    if i_chunk == 0:
-        lr, warmup = tl.load(p_lr + i_model), tl.load(p_warmup + i_model)
-        if warmup > 0:
-            lr *= tl.minimum(step.to(tl.float64) / warmup, 1.0)
-        tl.store(p_hyper + i_model * 16, lr)
-    tl.debug_barrier()  # every thread has read the step before the ticket is drawn
-    if tl.atomic_add(p_tickets + i_model, 1) == tl.num_programs(0) - 1:
-        tl.store(p_tickets + i_model, 0)
-        tl.store(p_steps + i_model, step + 1)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What a gradient filter is: a small frozen description. The state it needs lives with the optimizer.
+"""The gradient filters EMA and MA: small frozen descriptions. The state they need lives with the optimizer.
 
 Grokfast (Lee et al. 2024, arXiv 2405.20233) amplifies the slow component of each gradient: ĝ = g + λ·lowpass(g).
 """
@@ -8,18 +8,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from grokfast import checks
+from grokfast.parts import register
+from grokfast.transforms import rules
+from grokfast.transforms.base import Layout, Transform
 
 
+@register("ema")
 @dataclass(frozen=True)
-class EMA:
+class EMA(Transform):
     """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
 
     alpha in [0, 1] is the momentum of the average, lamb (any finite number) how strongly it is added.
     There is no bias correction: the first ĝ is (1 + λ) g. Raises TypeError or ValueError, naming the argument.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"alpha", "lamb"})
 
     alpha: float = 0.98
     lamb: float = 2.0
@@ -29,9 +37,29 @@ class EMA:
         fields.real("alpha", minimum=0.0, maximum=1.0)
         fields.real("lamb")
 
+    def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        return {"ema": (layout.size,)}
 
+    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
+        """ĝ; `state` ("ema" and "count") advances. `numbers` ("alpha", "lamb", "enabled") go before the fields."""
+        own = {"alpha": self.alpha, "lamb": self.lamb, **numbers}
+        return rules.filter_ema(grad, state["ema"], state["count"], **own)  # type: ignore[arg-type]
+
+    def apply(
+        self,
+        grad: Tensor,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
+
+
+@register("ma")
 @dataclass(frozen=True)
-class MA:
+class MA(Transform):
     """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
 
     The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
@@ -43,6 +71,8 @@ class MA:
     in page-locked CPU memory, two rows of which cross the bus each step. Raises TypeError or ValueError, naming the
     argument.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"lamb"})
 
     window_size: int = 100
     lamb: float = 5.0
@@ -56,6 +86,32 @@ class MA:
         fields.real("lamb")
         fields.choice(filter_type=("mean", "sum"), ring=("full", "bfloat16", "host"))
         fields.boolean("warmup")
+
+    def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        if self.ring != "full":
+            raise ValueError(
+                f"ring must be 'full' unless MA is the last transform before the update, got {self.ring!r}"
+            )
+        return {"ring": (self.window_size, layout.size), "sum": (layout.size,)}
+
+    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
+        """ĝ; `state` ("ring", "sum", "count") advances. `numbers` ("lamb", "enabled") go before the fields."""
+        own = {"lamb": self.lamb, **{name: value for name, value in numbers.items() if name != "alpha"}}
+        return rules.filter_ma(
+            grad, state["ring"], state["sum"], state["count"], window_size=self.window_size,
+            is_mean=self.filter_type == "mean", warmup=self.warmup, **own,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def apply(
+        self,
+        grad: Tensor,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
 
 
 Filter = EMA | MA
