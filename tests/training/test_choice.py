@@ -22,10 +22,10 @@ def gpu(monkeypatch):
     def pretend(*capability, triton=True):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(backend, "_has_triton", lambda: triton)
-        backend._device_kernels.cache_clear()
+        backend.kernels_for.cache_clear()
 
     yield pretend
-    backend._device_kernels.cache_clear()
+    backend.kernels_for.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
     assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN
     with backend.using("reference"):
         assert choice(QUICK, CPU).reason == "asked for"
-    monkeypatch.setattr(backend, "_load", lambda: (None, "no compiler"))
+    monkeypatch.setattr(backend, "built", lambda: (None, "no compiler"))
     assert str(choice(QUICK, CPU)).startswith("plain PyTorch (no compiler), ieee products, one step at a time")
 
 

@@ -121,7 +121,7 @@ def test_dropout_is_not_planned_for_but_evaluation_is():
 def test_planned_training_without_the_extension(monkeypatch):
     experiments = [CASES[case].override({"optimizer.eps": 1e-3}) for case in ("transformer", "transformer minibatch")]
     with_it = [advance([experiment], 5) for experiment in experiments]
-    monkeypatch.setattr(backend, "_load", lambda: (None, "hidden"))
+    monkeypatch.setattr(backend, "built", lambda: (None, "hidden"))
     for experiment, expected in zip(experiments, with_it):
         ensemble = advance([experiment], 5)
         assert ensemble._is_planned(0)
