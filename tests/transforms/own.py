@@ -37,7 +37,7 @@ class Clamp(Transform):
     most: float = 1.0
 
     def apply(self, grad, weights, state, hyper, layout, step):
-        for name, w in layout.views(weights).items():
+        for w in layout.views(weights).values():
             if w.ndim == 3:
                 norm = w.norm(dim=2, keepdim=True)
                 w.mul_((hyper["most"][:, :, None] / norm).clamp(max=1))

@@ -162,7 +162,8 @@ def test_a_chain_checks_and_names_its_elements():
         Chain(EMA(), 3)
     with pytest.raises(ValueError, match="transforms must be at least one, got none"):
         Chain()
-    assert elements(None) == () and elements(EMA()) == (EMA(),)
+    assert elements(None) == ()
+    assert elements(EMA()) == (EMA(),)
 
 
 def test_what_needs_the_host_is_never_captured():
