@@ -107,7 +107,8 @@ class GrokFast(torch.optim.Optimizer):
             if capturable and group.get("capturable") is False:
                 raise ValueError(f"capturable=True needs {type(optimizer).__name__}(..., capturable=True), too")
             check_group(group, theirs(optimizer), capturable=is_capturable)
-            asks = [one for one in elements(group.get("filter", filter)) if one.needs_host]
+            own = setting_of(group, filter, theirs(optimizer)).filter
+            asks = [one for one in elements(own) if one.needs_host]
             if is_capturable and asks:
                 raise ValueError(f"{asks[0]} needs the host, which a captured step does without: capturable=False")
             if is_capturable and (start_step or start_when is not None):
