@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from grokfast.parts import Part
 from grokfast.tasks.data import Data
 
 
+@dataclass(frozen=True)
 class Change(Part):
     """Base of the changes over time (`schedule.changes`). One of one's own is a frozen dataclass with one of these.
 

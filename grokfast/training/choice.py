@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -82,10 +83,11 @@ def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, d
         return OPERATIONS, "C++ extension"
     if kernels != "triton":
         return PLAIN, backend.why_no_device_kernels(device) or "the step's kernels need Triton"
-    config, dtype = experiment.model, getattr(torch, experiment.precision)
+    config: Any = experiment.model
+    dtype = getattr(torch, experiment.precision)
     if isinstance(config, PairMLPConfig):
         sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        obstacle = PairStep.fits(config, experiment.loss, **sizes, dtype=dtype)
+        obstacle = PairStep.fits(config, experiment.loss.op or "", **sizes, dtype=dtype)
         if obstacle:  # its first layer has a kernel by itself
             return (OPERATIONS if dtype is torch.float32 else PLAIN), obstacle
         return FUSED, "Triton"

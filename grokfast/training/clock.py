@@ -16,8 +16,8 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.optim.device import HYPER_COUNT
 from grokfast.optim.slots import hyper_row
-from grokfast.training.experiment import OptimizerConfig
 from grokfast.transforms.filters import Filter
+from grokfast.transforms.optimizers import Optimizer
 
 BLOCK, CHUNK = 1024, 4096  # elements of a gradient: at a time, and for one program
 MANY = 1 << 20  # elements of all models; of fewer, programs of one block fill a GPU
@@ -36,9 +36,7 @@ class Clock:
     Raises ValueError unless there is one filter for each configuration.
     """
 
-    def __init__(
-        self, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None], device: torch.device
-    ) -> None:
+    def __init__(self, configs: Sequence[Optimizer], filters: Sequence[Filter | None], device: torch.device) -> None:
         if len(configs) != len(filters):
             raise ValueError(f"filters must be one per model, {len(configs)}, got {len(filters)}")
         rows = [model_row(config, own, config.lr) for config, own in zip(configs, filters)]
@@ -98,12 +96,9 @@ def sum_partials(grad: Tensor) -> Tensor:
     return grad[0]
 
 
-def model_row(config: OptimizerConfig, filter: Filter | None, lr: float) -> tuple[float, ...]:
+def model_row(config: Optimizer, filter: Filter | None, lr: float) -> tuple[float, ...]:
     """A model's row of csrc/update_rules.h's `Hyper`, in its order."""
-    return hyper_row(
-        filter, lr=lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
-        decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
-    )  # fmt: skip
+    return hyper_row(filter, **{**config.hyper, "lr": lr})
 
 
 @functools.cache

@@ -18,32 +18,10 @@ from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
-from grokfast.training.experiment import Experiment
+from grokfast.training.experiment import Experiment, check_together
 from grokfast.training.update import FlatOptimizer
 
-# What may differ between the runs of an ensemble; all else is common.
-VARIES = {
-    "name", "seed", "task.train_fraction", "task.split_seed", "task.noise_seed", "task.label_noise",
-    "schedule.batch_seed",
-    "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
-    "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
-}  # fmt: skip
-
 ALIGNMENT = 16  # elements
-
-
-def check_together(experiments: Sequence[Experiment]) -> None:
-    """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
-    first = experiments[0].flat()
-    for i, experiment in enumerate(experiments):
-        other = experiment.flat()
-        for name in first.keys() | other.keys():
-            here, there = first.get(name), other.get(name)
-            if (here != there and name not in VARIES) or (name in first) != (name in other):
-                raise ValueError(
-                    f"experiments[{i}].{name} is {there!r}, experiments[0].{name} is {here!r}; runs that train "
-                    f"together may differ in {', '.join(sorted(VARIES))}"
-                )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -79,7 +57,7 @@ class Ensemble:
         check_together(experiments)
         self.experiments = list(experiments)
         common = experiments[0]
-        self.loss, self.schedule = common.loss, common.schedule
+        self.loss, self.schedule = common.loss.op or "cross_entropy", common.schedule
         self.device = resolve_device(common.device)
         dtype = getattr(torch, common.precision)
         data = [e.task.build(seed=e.seed) for e in experiments]
@@ -95,7 +73,7 @@ class Ensemble:
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
 
-        def build(config: PairMLPConfig | TransformerConfig, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
+        def build(config: Any, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
             if isinstance(config, PairMLPConfig):
                 return PairMLP(config, **sizes, seeds=seeds, dtype=dtype)
             return GrokTransformer(config, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)

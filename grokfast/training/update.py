@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from grokfast.optim.device import Launch, Uploads, dtypes
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY
 from grokfast.optim.slots import ADAM, FILTERS, LION, SGD
 from grokfast.training.clock import Clock, model_row, sum_partials
-from grokfast.training.experiment import OptimizerConfig
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.base import Transform
+from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.optimizers import Optimizer
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 
@@ -31,7 +33,7 @@ class FlatOptimizer:
     Raises ValueError unless there is a configuration and a filter for each of the E models of flat [E, P].
     """
 
-    def __init__(self, flat: Tensor, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None]) -> None:
+    def __init__(self, flat: Tensor, configs: Sequence[Optimizer], filters: Sequence[Any]) -> None:
         for name, given in (("configs", configs), ("filters", filters)):
             if len(given) != len(flat):
                 raise ValueError(f"{name} must be one per model, {len(flat)}, got {len(given)}")
@@ -121,7 +123,7 @@ class FlatOptimizer:
         entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
         module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
         ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
-        rule = RULES[self.configs[0].name]
+        rule = RULES[self.configs[0].rule]
         module.update(rule, kind, entries, self._hyper, self.steps, threads, ring_type=ring)
 
     def _launch(self, flat: Tensor, grad: Tensor) -> None:
@@ -134,7 +136,7 @@ class FlatOptimizer:
             filter, ring = self.filters[0], self.state.get("ring", flat).dtype
             window = filter.window_size if isinstance(filter, MA) else 1
             launch = Launch(
-                RULES[self.configs[0].name], self._kind(), entries, window,
+                RULES[self.configs[0].rule], self._kind(), entries, window,
                 torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device, self._uploads,
             )  # fmt: skip
             if len(self._launches) >= 4:  # gradients alternate between a few places
@@ -162,7 +164,7 @@ class FlatOptimizer:
 
     def _reference(self, flat: Tensor, grad: Tensor) -> None:
         """The same in plain PyTorch, as torch.optim and Lee et al. (2024) write it."""
-        name, clock = self.configs[0].name, self.clock
+        name, clock = self.configs[0].rule, self.clock
         lr, beta1, beta2, eps, decay, _, momentum = (clock.column(i) for i in range(7))  # fp64 [E, 1] each
         grad = self._filtered(grad)
         if name in ("adamw", "lion"):
@@ -173,7 +175,7 @@ class FlatOptimizer:
             if "momentum_buffer" in self.state:
                 momentum = momentum.to(flat)
                 buffer = self.state["momentum_buffer"].mul_(momentum).add_(grad)
-                grad = grad + momentum * buffer if self.configs[0].nesterov else buffer
+                grad = grad + momentum * buffer if self.configs[0].hyper["nesterov"] else buffer
             flat.sub_(lr.to(flat) * grad)
             return
         exp_avg, weights = self.state["exp_avg"], [(1 - beta).to(flat).expand_as(grad) for beta in (beta1, beta2)]
@@ -197,11 +199,9 @@ class FlatOptimizer:
         return filtered(filter, grad, {**state, COUNT_KEY: clock.counts[:, None]}, tensors)
 
 
-def state_names(config: OptimizerConfig, filter: Filter | None) -> list[str]:
+def state_names(config: Optimizer, filter: Transform | None) -> list[str]:
     """What the optimizer and the filter keep of a model; all are as large as the parameters but for "ring"."""
-    names = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"], "lion": ["exp_avg"]}.get(
-        config.name, ["momentum_buffer"] if config.momentum else []
-    )
+    names = config.moments
     if isinstance(filter, EMA):
         return [*names, "ema"]
     return [*names, "ring", "sum"] if isinstance(filter, MA) else names

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from grokfast.parts import Part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Layout(NamedTuple):
@@ -24,6 +26,7 @@ class Layout(NamedTuple):
         return {name: flat[:, at : at + shape.numel()].view(len(flat), *shape) for name, at, shape in parts}
 
 
+@dataclass(frozen=True)
 class Transform(Part):
     """Base of the transforms. One of one's own is a frozen dataclass with an `apply`, and a `state` if it keeps any.
 

@@ -5,21 +5,23 @@ Grokfast (Lee et al. 2024, arXiv 2405.20233) amplifies the slow component of eac
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from grokfast import checks
+from grokfast import checks, parts
+from grokfast.transforms.base import Transform
 
 
+@parts.register("ema")
 @dataclass(frozen=True)
-class EMA:
+class EMA(Transform):
     """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
 
     alpha in [0, 1] is the momentum of the average, lamb (any finite number) how strongly it is added.
     There is no bias correction: the first ĝ is (1 + λ) g. Raises TypeError or ValueError, naming the argument.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"alpha", "lamb"})
 
     alpha: float = 0.98
     lamb: float = 2.0
@@ -30,8 +32,9 @@ class EMA:
         fields.real("lamb")
 
 
+@parts.register("ma")
 @dataclass(frozen=True)
-class MA:
+class MA(Transform):
     """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
 
     The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
@@ -43,6 +46,8 @@ class MA:
     in page-locked CPU memory, two rows of which cross the bus each step. Raises TypeError or ValueError, naming the
     argument.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"lamb"})
 
     window_size: int = 100
     lamb: float = 5.0
@@ -59,42 +64,3 @@ class MA:
 
 
 Filter = EMA | MA
-
-KINDS: dict[str, type[EMA] | type[MA]] = {"ema": EMA, "ma": MA}
-
-
-def filter_name(filter: Filter | None) -> str:
-    """What `filter_of` calls it: "none", "ema" or "ma"."""
-    return "none" if filter is None else type(filter).__name__.lower()
-
-
-def filter_of(said: Any, current: Filter | None = None, *, name: str = "filter") -> Filter | None:
-    """The filter that is meant: a name, a mapping of "kind" (a name) and fields, or a filter or None itself.
-
-    Fields that are not said are those of `current`, if it is of that kind, else the kind's own defaults. Case does not
-    matter. Raises TypeError or ValueError that begins with `name`.
-    """
-    if said is None or isinstance(said, (EMA, MA)):
-        return said
-    fields: dict[str, Any] = {}
-    kind = said
-    if isinstance(said, Mapping):
-        fields = dict(said)
-        if "kind" not in fields:
-            raise ValueError(f"{name} must have a kind, one of {', '.join(map(repr, KINDS))}, got {dict(said)!r}")
-        kind = fields.pop("kind")
-    if not isinstance(kind, str):
-        raise TypeError(f"{name} must be a filter's name, or a table of its kind and fields, got {said!r}")
-    chosen = checks.choice(name, kind.lower(), ("none", *KINDS))
-    known = [] if chosen == "none" else [field.name for field in dataclasses.fields(KINDS[chosen])]
-    for field in fields:
-        if field not in known:
-            accepted = f", accepted are {', '.join(known)}{checks.nearest(field, known)}" if known else ""
-            raise ValueError(f"{name} {chosen!r} has no field {field!r}{accepted}")
-    if chosen == "none":
-        return None
-    try:
-        base = current if filter_name(current) == chosen and current is not None else KINDS[chosen]()
-        return dataclasses.replace(base, **fields)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from error

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from grokfast import EMA, backend
-from grokfast.training import OptimizerConfig
 from grokfast.training import clock as clock_module
 from grokfast.training.clock import BLOCK, CHUNK, Clock
 from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.optimizers import AdamW
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-CONFIGS = [OptimizerConfig(lr=0.3), OptimizerConfig(lr=0.1, warmup=3), OptimizerConfig(lr=1e-2, warmup=7)]
+CONFIGS = [AdamW(lr=0.3), AdamW(lr=0.1, warmup=3), AdamW(lr=1e-2, warmup=7)]
 
 
 def clock_of(configs):

@@ -15,7 +15,7 @@ CASES = {
             "model.depth": 2,
             "model.activation": "gelu",
             "loss": "mse",
-            "optimizer.name": "sgd",
+            "optimizer": "sgd",
             "optimizer.momentum": 0.9,
         }
     ),
@@ -236,7 +236,7 @@ def test_divergence_is_noted_with_its_step_and_leaves_the_neighbour_alone():
 
 @pytest.mark.parametrize(
     "change",
-    [{"task.p": 17}, {"model.width": 34}, {"filter": EMA()}, {"schedule.steps": 7}, {"optimizer.name": "adam"}],
+    [{"task.p": 17}, {"model.width": 34}, {"filter": EMA()}, {"schedule.steps": 7}, {"optimizer": "adam"}],
 )
 def test_what_an_ensemble_cannot_hold_is_named(change):
     with pytest.raises(ValueError, match=rf"experiments\[1\].{next(iter(change))}"):
