@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks.bench_optimizer import SHAPES, WINDOW, PlainEMA
 from benchmarks.interleave import Contender, compare, free, report, write
 from grokfast import EMA, MA, GrokFast, backend
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 from grokfast.transforms.optimizers import AdamW
 
 GPU_SHAPES = {**SHAPES, "125 M parameters in 150 tensors": [(1024, 1626)] * 75 + [(512,)] * 75}

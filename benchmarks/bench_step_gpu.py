@@ -29,7 +29,7 @@ from benchmarks.interleave import Contender, compare, free, one_by_one, report, 
 from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
 from grokfast.tasks import Data, ModularTask
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 from grokfast.transforms.optimizers import AdamW
 
 TITLE = "p = 97 MLP training step"

@@ -30,10 +30,12 @@ from grokfast.models.transformer import cost as transformer_cost
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import plan
 from grokfast.ops.work import Launch, Use, served
-from grokfast.optim.device import chunk_size
-from grokfast.training.clock import BLOCK, CHUNK, MANY
-from grokfast.training.update import state_names
+from grokfast.transforms.base import Layout
 from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.flat import state_slots
+from grokfast.transforms.sizes import MANY, chunk_size
+from grokfast.transforms.sizes import ROW_BLOCK as BLOCK
+from grokfast.transforms.sizes import ROW_CHUNK as CHUNK
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
@@ -149,7 +151,9 @@ def optimizer_launches(
     sums = Use("parts", splits * whole, splits * whole), grad._replace(loads=False, stores=True)
     chunk = CHUNK if models * numbers >= MANY else BLOCK
     tick = Launch("tick", "tick_kernel", models * -(-numbers // chunk), ((grad,) if splits == 1 else sums,))
-    states = [name for name in state_names(experiment.optimizer, experiment.filter) if name != "ring"]
+    layout = Layout.of({"parameters": (numbers,)})
+    slots = state_slots(experiment.optimizer, experiment.filter, layout, numbers, torch.float32)
+    states = [name for name in slots if name != "ring"]
     uses = [grad, *(Use(name, whole, 2 * whole, stores=True) for name in states)]
     uses += [Use(name, 4 * models * n, 8 * models * n, stores=True) for name, n in parameters.items()]
     ring = {None: 0, "full": 4, "bfloat16": 2, "host": 0}[getattr(experiment.filter, "ring", None)] * models * numbers

@@ -38,7 +38,7 @@ from grokfast.ops.configurations import LEAST_SHARED_BYTES, SHARED_BYTES
 
 MODULES = (
     "grokfast.ops.kernels",
-    "grokfast.optim.kernels",
+    "grokfast.transforms.kernels",
     "grokfast.ops.mlp.kernels",
     "grokfast.ops.linear_cross_entropy.kernels",
     "grokfast.ops.attention.kernels",

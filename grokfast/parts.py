@@ -24,7 +24,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "model": ("grokfast.models",),
     "loss": ("grokfast.losses",),
     "optimizer": ("grokfast.transforms.optimizers",),
-    "transform": ("grokfast.transforms.filters",),
+    "transform": ("grokfast.transforms.filters", "grokfast.transforms.chain"),
     "change": ("grokfast.schedules",),
     "probe": ("grokfast.probes",),
 }
@@ -33,7 +33,7 @@ _KINDS: dict[str, dict[str, type[Part]]] = {family: {} for family in _HOMES}
 _ONCE = {"ModularTask": "modular", "PairMLPConfig": "pair_mlp", "TransformerConfig": "transformer", "EMA": "ema"}
 _ONCE["MA"] = "ma"
 _OPTIONAL = ("transform",)  # families of which there may be none
-_COMMA = re.compile(r",(?![^(]*\))")  # not inside of parentheses
+_COMMA, _PLUS = (re.compile(rf"{sign}(?![^(]*\))") for sign in (",", r"\+"))  # not inside of parentheses
 
 
 class Part:
@@ -41,11 +41,13 @@ class Part:
 
     family: set by the family's class, not by its kinds. varies: the fields in which runs of an ensemble may differ.
     keeps: the fields that another kind of the family takes over when it is chosen instead, if it has them.
+    inline: a field of several parts whose names stand in dotted paths without the field's own: filter.ema.alpha.
     """
 
     family: ClassVar[str]
     varies: ClassVar[frozenset[str]] = frozenset()
     keeps: ClassVar[frozenset[str]] = frozenset()
+    inline: ClassVar[str] = ""
 
 
 def added(default: Any) -> Any:
@@ -130,6 +132,8 @@ def chosen(family: str, said: Any, current: Part | None = None, argument: str | 
             raise TypeError(f"{argument} must be a {family}, got {checks.shown(said)}")
         return said
     if isinstance(said, str):
+        if family == "transform" and len(several_texts := _PLUS.split(said)) > 1:
+            return made(find(family, "chain"), {"transforms": several_texts}, argument)
         name, fields = _read(said, argument)
         kind = find(family, name, argument)
     elif isinstance(said, Mapping):
@@ -270,6 +274,8 @@ def shown(part: Part | None, without: Sequence[str] = ()) -> str:
     """The shortest text that `chosen` reads as this part: its name, and what differs from its kind's defaults."""
     if part is None:
         return "none"
+    if part.inline:
+        return "+".join(map(shown, getattr(part, part.inline)))
     said = ",".join(f"{name}={own!r}" for name, own in _differing(part).items() if name not in without)
     return f"{name_of(part)}({said})" if said else name_of(part)
 
@@ -300,10 +306,12 @@ def identity(value: Any) -> Any:
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every plain value by its dotted name; a part itself is there, too, as its kind's name."""
+    if isinstance(value, Part) and value.inline:
+        value = getattr(value, value.inline)
     if isinstance(value, tuple) and value and all(isinstance(one, Part) for one in value):
         yield name, ",".join(map(name_of, value))
-        for one in value:
-            yield from ((f"{name}.{at}", own) for at, own in leaves(name_of(one), one) if at != name_of(one))
+        for at, one in named(value).items():
+            yield from list(leaves(f"{name}.{at}", one))[1:]
     elif isinstance(value, Part) or dataclasses.is_dataclass(value):
         if isinstance(value, Part):
             yield name, name_of(value)
@@ -313,12 +321,26 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def named(several: Sequence[Any]) -> dict[str, Any]:
+    """Parts by their names in dotted paths: their kinds', a second one of a kind is "ema_2", and so on."""
+    found: dict[str, Any] = {}
+    for one in several:
+        name = at = name_of(one).rpartition(":")[2].rpartition(".")[2]
+        n = 1
+        while at in found:
+            n += 1
+            at = f"{name}_{n}"
+        found[at] = one
+    return found
+
+
 def may_vary(name: str, value: Any) -> Iterator[str]:
     """The dotted names below `name` in which runs of an ensemble may differ."""
+    if isinstance(value, Part) and value.inline:
+        value = getattr(value, value.inline)
     if isinstance(value, tuple):
-        for one in value:
-            if isinstance(one, Part):
-                yield from may_vary(f"{name}.{name_of(one)}", one)
+        for at, one in named([one for one in value if isinstance(one, Part)]).items():
+            yield from may_vary(f"{name}.{at}", one)
     elif isinstance(value, Part) or dataclasses.is_dataclass(value):
         yield from (f"{name}.{own}" for own in getattr(value, "varies", ()))
         for own in names_of(value):

@@ -9,7 +9,7 @@ from grokfast.parts import find
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402

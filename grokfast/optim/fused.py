@@ -17,8 +17,9 @@ from grokfast import backend
 from grokfast.optim.history import settle
 from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
-from grokfast.optim.slots import FILTER_ONLY, RULES, Work, group_rows
+from grokfast.optim.slots import RULES, Work, group_rows
 from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.rows import FILTER_ONLY
 
 
 def step(optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: Passes, *, capturable: bool) -> bool:

@@ -13,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.optim.device import is_capturing
 from grokfast.optim.sharding import is_sharded, local_part, placed_like
 from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.launch import is_capturing
 
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
 KEYS: dict[type, tuple[str, ...]] = {EMA: (EMA_KEY,), MA: (RING_KEY, SUM_KEY, COUNT_KEY)}
 _KEYS = (EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY)
 ALL_KEYS = frozenset(_KEYS)
 
-# Every element of a running sum is summed anew once in this many windows, a slice at a step: adding and subtracting
-# alone would drift. As csrc/.
-RESUM_WINDOWS = 4
 MAX_COUNT = 2**53  # as csrc/; a kernel adds to a count, and takes it for a place in the ring
 
 
@@ -162,8 +159,3 @@ def place_count(history: dict[str, Any], device: torch.device) -> None:
     if COUNT_KEY not in history:
         history[COUNT_KEY] = torch.ones((), dtype=torch.int64, device=device)
     history[COUNT_KEY] = history[COUNT_KEY].to(device)
-
-
-def in_memory_order(t: Tensor, axes: int) -> Tensor:
-    """`t` with all but its first `axes` axes as one, in the order of its memory, sharing it."""
-    return t.as_strided((*t.shape[:axes], t.shape[axes:].numel()), (*t.stride()[:axes], 1))

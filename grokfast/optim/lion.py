@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from grokfast import checks
+from grokfast.transforms.rules import lion
 
 
 class Lion(torch.optim.Optimizer):
@@ -64,7 +65,5 @@ class Lion(torch.optim.Optimizer):
             own = (p, grad, self.state[p]["exp_avg"])
             weights, grad, exp_avg = map(torch.view_as_real, own) if p.is_complex() else own
             lr = lr.squeeze() if isinstance(lr, Tensor) else lr
-            weights.mul_(1 - lr * group["weight_decay"])
-            weights.sub_(exp_avg.lerp(grad, 1 - beta1).sign_().mul_(lr))
-            exp_avg.lerp_(grad, 1 - beta2)
+            lion(weights, grad, exp_avg, lr=lr, beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"])
         return loss

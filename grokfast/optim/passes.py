@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.optim.device import ENTRY_WIDTH, GRAD, PARAM, Launch, Rows, Uploads, dtypes, is_capturing
 from grokfast.optim.look import look
-from grokfast.optim.slots import FILTER_ONLY, FILTERS, Work, entry, fill, fits, slots_of
+from grokfast.optim.slots import Work, entry, fill, fits, slots_of
 from grokfast.transforms.filters import MA
+from grokfast.transforms.launch import ENTRY_WIDTH, GRAD, PARAM, Launch, Rows, Uploads, dtypes, is_capturing
+from grokfast.transforms.rows import FILTER_ONLY, FILTERS
 
 _KEPT_AT_MOST = 8
 _CAN_COUNT_USES = hasattr(Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")

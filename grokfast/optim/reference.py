@@ -9,21 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.optim.capturable import filtered as without_waiting
 from grokfast.optim.history import (
     COUNT_KEY,
     EMA_KEY,
-    RESUM_WINDOWS,
     RING_KEY,
     SUM_KEY,
     history_of,
-    in_memory_order,
     init_state,
     place_count,
     require_dense,
 )  # fmt: skip
 from grokfast.optim.sharding import local_part, placed_like
 from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.rules import RESUM_WINDOWS, in_memory_order
 
 
 def filter_gradient(
@@ -56,7 +54,8 @@ def filter_gradient(
             place_count(state, raw.device)
         own = {key: local_part(value) for key, value in history_of(state).items()}
         if capturable or (isinstance(filter, MA) and not own[COUNT_KEY].is_cpu):
-            return placed_like(grad, without_waiting(filter, raw, own, tensors))
+            named = {key.removeprefix("grokfast_"): value for key, value in own.items()}
+            return placed_like(grad, filter.filtered(raw, named, tensors))
         return placed_like(grad, _filtered(filter, raw, own, trigger))
 
 

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state, place_count
 from grokfast.optim.lion import Lion
 from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.rows import ADAM, FILTER_ONLY, LION, SGD, hyper_row
 
-# As in csrc/update_rules.h.
-RULES: dict[type, int] = {torch.optim.Adam: 0, torch.optim.AdamW: 0, torch.optim.SGD: 1, Lion: 2}
-ADAM, SGD, LION, FILTER_ONLY = range(4)
-FILTERS: dict[type, int] = {EMA: 1, MA: 2}
+RULES: dict[type, int] = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD, Lion: LION}
 
 
 class Work(NamedTuple):
@@ -130,35 +128,6 @@ def entry(work: Work, state: Mapping[str, Any], slots: tuple[str, ...], is_first
         yield state[name].data_ptr() if name else 0
     yield is_first
     yield work.row
-
-
-def hyper_row(
-    filter: Filter | None,
-    /,
-    *,
-    lr: Any = 0.0,
-    weight_decay: Any = 0.0,
-    betas: Any = (0.0, 0.0),
-    eps: float = 0.0,
-    decoupled: bool = False,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-    **_: Any,
-) -> tuple[float, ...]:
-    """A param group as a row of csrc/update_rules.h's `Hyper`, in its order."""
-    alpha = filter.alpha if isinstance(filter, EMA) else 0.0
-    window, mean, warmup = (
-        (filter.window_size, filter.filter_type == "mean", filter.warmup)
-        if isinstance(filter, MA)
-        else (1, False, False)
-    )
-    return (
-        float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(decoupled),
-        momentum, dampening, float(nesterov), float(maximize),
-        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup), 1.0,
-    )  # fmt: skip
 
 
 def group_rows(rule: int, optimizer: torch.optim.Optimizer, filters: list[Filter | None]) -> array[float]:

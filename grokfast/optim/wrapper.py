@@ -13,7 +13,6 @@ from torch.optim.optimizer import ParamsT
 
 from grokfast import checks
 from grokfast.optim import fused
-from grokfast.optim.device import is_capturing
 from grokfast.optim.history import history_of, init_state, is_dense, placed, require_dense, require_state, settle
 from grokfast.optim.passes import Passes
 from grokfast.optim.reference import filter_gradient
@@ -21,6 +20,7 @@ from grokfast.optim.saved import Aside, all_params, drop_history, split, with_hi
 from grokfast.optim.settings import Setting, check_counts, check_group, setting_of
 from grokfast.optim.slots import RULES
 from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.launch import is_capturing
 
 
 class GrokFast(torch.optim.Optimizer):

@@ -1,9 +1,10 @@
 """Sweeps: many experiments as one, grouped, trained wherever there is room, stored, resumable."""
 
-from grokfast.sweeps.engine import Plan, SweepInterrupted, plan, plan_stored, sweep
+from grokfast.sweeps.engine import plan, plan_stored, sweep
 from grokfast.sweeps.in_process import InProcess
+from grokfast.sweeps.planned import Plan, SweepInterrupted, SweepObserver
 from grokfast.sweeps.processes import Processes
-from grokfast.sweeps.progress import Progress, SweepObserver
+from grokfast.sweeps.progress import Progress
 from grokfast.sweeps.result import SweepResult
 from grokfast.sweeps.runner import Event, Group, Runner
 from grokfast.sweeps.worker import give_up, train_group

@@ -19,68 +19,14 @@ from grokfast.store.run import DONE
 from grokfast.sweeps.grid import axes_of, expand, run_hash
 from grokfast.sweeps.groups import ENSEMBLE, make_groups
 from grokfast.sweeps.in_process import InProcess
+from grokfast.sweeps.planned import Plan, SweepObserver
 from grokfast.sweeps.processes import Processes, cores
-from grokfast.sweeps.progress import Progress, SweepObserver
 from grokfast.sweeps.result import SweepResult
-from grokfast.sweeps.runner import Event, Group, Runner
+from grokfast.sweeps.runner import Group, Runner
 from grokfast.training.ensemble import resolve_device
 from grokfast.training.experiment import Experiment
-from grokfast.training.interrupt import stop_requests
-from grokfast.training.observer import tell_result
 from grokfast.training.result import stored_experiment
 from grokfast.training.version import version
-
-
-class SweepInterrupted(KeyboardInterrupt):
-    """A sweep was stopped by Ctrl-C, SIGTERM or SIGHUP; what was done is saved, and the sweep can be resumed."""
-
-    def __init__(self, sweep_id: str) -> None:
-        super().__init__(f"sweep {sweep_id} was interrupted")
-        self.sweep_id = sweep_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A sweep that is stored and checked, and what is left to do of it.
-
-    runs: all its experiments by run id, in order. statuses: of each. groups: of the runs that have not ended.
-    """
-
-    sweep_id: str
-    root: Path
-    axes: list[str]
-    runs: dict[str, Experiment]
-    statuses: dict[str, str]
-    groups: list[Group]
-    runner: Runner
-
-    @property
-    def todo(self) -> int:
-        """Runs that have not ended."""
-        return sum(len(group.runs) for group in self.groups)
-
-    def train(self, observers: Sequence[SweepObserver] = ()) -> SweepResult:
-        """Train what is left. Raises SweepInterrupted when it is told to stop, and as `Runner.run` does."""
-        limits = {run_id: experiment.schedule.steps for run_id, experiment in self.runs.items()}
-        progress = Progress(limits, self.statuses)
-
-        def report(event: Event) -> None:
-            progress.take(event)
-            for observer in observers:
-                observer.happened(event, progress)
-
-        for observer in observers:
-            observer.planned(self)
-        try:
-            with stop_requests(at_once=True):
-                if self.groups:
-                    self.runner.run(self.groups, self.root, report)
-        except KeyboardInterrupt as error:
-            raise SweepInterrupted(self.sweep_id) from error
-        result = SweepResult(sweep_id=self.sweep_id, root=self.root, axes=self.axes, errors=progress.errors)
-        for observer in observers:
-            tell_result(observer.ended, result)
-        return result
 
 
 @dataclass(frozen=True, kw_only=True)

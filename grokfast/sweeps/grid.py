@@ -162,11 +162,11 @@ def part_of(experiment: Experiment, key: str, said: Any) -> Any:
 
 def as_chosen(experiment: Experiment, axes: Mapping[str, Sequence[Any]], key: str) -> Experiment:
     """The experiment that `key` is to be read by: with the first of an axis of parts that has such a field."""
-    name, dot, rest = str(key).partition(".")
+    name, dot, _ = str(key).partition(".")
     there = [part for part in axes.get(name, ()) if part is not None]
     if not (dot and there):
         return experiment
-    has_it = (part for part in there if name in TUPLES or hasattr(part, rest.partition(".")[0]))
+    has_it = (part for part in there if name in TUPLES or key in dict(parts.leaves(name, part)))
     part = next(has_it, there[0])
     return experiment.override({name: part})
 

@@ -5,26 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from grokfast.store.run import ENDED
 from grokfast.sweeps.runner import Event
-
-if TYPE_CHECKING:
-    from grokfast.sweeps.engine import Plan, SweepResult
-
-
-class SweepObserver:
-    """Whoever watches a sweep; methods do nothing here. All are called in the thread that called `sweep`."""
-
-    def planned(self, plan: Plan) -> None:
-        """Everything is checked and stored, nothing has begun."""
-
-    def happened(self, event: Event, progress: Progress) -> None:
-        """News of one run; `progress` counts it already."""
-
-    def ended(self, result: SweepResult) -> None:
-        """Nothing is left to do."""
 
 
 class Progress:

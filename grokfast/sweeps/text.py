@@ -81,10 +81,10 @@ def _kinds(experiment: Experiment, key: str) -> list[Any]:
 
 
 def _within(node: Any, name: str) -> Any:
-    """A field's value; of several parts the one of that kind."""
-    if isinstance(node, tuple):
-        return next(part for part in node if parts.name_of(part) == name)
-    return getattr(node, name)
+    """A field's value; of several parts the one of that name."""
+    if isinstance(node, parts.Part) and node.inline:
+        node = getattr(node, node.inline)
+    return parts.named(node)[name] if isinstance(node, tuple) else getattr(node, name)
 
 
 def _parse(key: str, text: str, span: re.Match[str] | None, kinds: list[Any]) -> list[Any]:

@@ -12,10 +12,9 @@ from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.ops.pair_step import cpu as pair_rows
-from grokfast.optim.device import dtypes
 from grokfast.tasks import Data
 from grokfast.training.experiment import Experiment
-from grokfast.transforms.filters import MA
+from grokfast.transforms.flat import why_no_graph
 
 FUSED, OPERATIONS, PLAIN = "fused step", "fused operations", "plain PyTorch"
 
@@ -63,10 +62,7 @@ def _why_no_replay(experiment: Experiment, device: torch.device, kernels: str | 
         return "a CPU has no graphs" if device.type == "cpu" else f"no graphs on {device.type}"
     if isinstance(experiment.model, TransformerConfig) and experiment.model.dropout:
         return "dropout draws its masks on the host"
-    is_on_host = isinstance(experiment.filter, MA) and experiment.filter.ring == "host" and device.type == "cuda"
-    if is_on_host and (kernels is None or getattr(torch, experiment.precision) not in dtypes(device)):
-        return "plain PyTorch takes the filter's window in host memory by way of the host"
-    return ""
+    return why_no_graph(experiment.filter, device, getattr(torch, experiment.precision))
 
 
 def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, data: Data) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from grokfast.store.records import Record
 from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
 from grokfast.training.experiment import Experiment, check_together
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.base import Layout as RowLayout
+from grokfast.transforms.flat import FlatOptimizer
 
 ALIGNMENT = 16  # elements
 
@@ -98,7 +99,10 @@ class Ensemble:
             self.plans["test"] = [Plan(common.model, d.test.inputs) for d in data]
         self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: what `gradient` gives
         self._bind(self._flatten([p.detach() for p in self.model.parameters()]))
-        self.optimizer = FlatOptimizer(self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments])
+        self.optimizer = FlatOptimizer(
+            self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments],
+            RowLayout.of({name: p.shape[1:] for name, p in self.model.named_parameters()}),
+        )  # fmt: skip
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
 
     @property

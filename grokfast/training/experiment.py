@@ -262,12 +262,15 @@ def _replaced(node: Any, fields: Mapping[str, Any], name: str, nodes: Mapping[st
             deeper.setdefault(at, {})[rest] = value
         else:
             own[at] = value
+    if isinstance(node, parts.Part) and node.inline:
+        several = _replaced(getattr(node, node.inline), fields, name, nodes)
+        return dataclasses.replace(node, **{node.inline: several})  # type: ignore[type-var]
     if isinstance(node, tuple):
-        kinds = [parts.name_of(part) for part in node if isinstance(part, parts.Part)]
+        there = parts.named([part for part in node if isinstance(part, parts.Part)])
         for at in (*deeper, *own):
-            if at not in kinds or at in own:
+            if at not in there or at in own:
                 raise ValueError(f"unknown option {checks.shown(f'{name}.{at}')}{_hint(f'{name}.{at}', nodes)}")
-        return tuple(_replaced(part, deeper.pop(kind, {}), f"{name}.{kind}", nodes) for kind, part in zip(kinds, node))
+        return tuple(_replaced(part, deeper.get(at, {}), f"{name}.{at}", nodes) for at, part in there.items())
     for at in (*own, *deeper):
         if at not in names_of(node):
             path = f"{name}.{at}"

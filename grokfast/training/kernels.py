@@ -1,4 +1,4 @@
-"""The bookkeeping of a training step and of an evaluation in Triton: one launch where plain PyTorch takes twenty."""
+"""The bookkeeping of an evaluation in Triton: one launch where plain PyTorch takes twenty."""
 
 from __future__ import annotations
 
@@ -6,43 +6,6 @@ from typing import Any
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def tick_kernel(
-    p_grad, p_loss, p_steps, p_lr, p_warmup, p_hyper, p_diverged, p_tickets, size,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step.
-
-    Of partial gradients [SPLITS, E, size] the sum is left in the place of the first.
-    """
-    i_chunk, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    step = tl.load(p_steps + i_model)
-    loss = tl.load(p_loss + i_model).to(tl.float32)
-    unfinished = tl.where(tl.abs(loss) < float("inf"), 0, 1)  # NaN compares false
-    first = i_chunk * CHUNK
-    for begin in range(first, tl.minimum(first + CHUNK, size), BLOCK):
-        at = begin + tl.arange(0, BLOCK)
-        place = p_grad + i_model * size + at
-        grad = tl.load(place, mask=at < size, other=0)
-        if SPLITS > 1:
-            for i in tl.static_range(1, SPLITS):
-                grad += tl.load(place + i * tl.num_programs(1).to(tl.int64) * size, mask=at < size, other=0)
-            tl.store(place, grad, mask=at < size)
-        unfinished += tl.sum(tl.where(tl.abs(grad) < float("inf"), 0, 1))
-    if unfinished > 0:
-        if tl.load(p_diverged + i_model) < 0:
-            tl.store(p_diverged + i_model, step)  # whoever else writes it writes the same
-    if i_chunk == 0:
-        lr, warmup = tl.load(p_lr + i_model), tl.load(p_warmup + i_model)
-        if warmup > 0:
-            lr *= tl.minimum(step.to(tl.float64) / warmup, 1.0)
-        tl.store(p_hyper + i_model * 16, lr)
-    tl.debug_barrier()  # every thread has read the step before the ticket is drawn
-    if tl.atomic_add(p_tickets + i_model, 1) == tl.num_programs(0) - 1:
-        tl.store(p_tickets + i_model, 0)
-        tl.store(p_steps + i_model, step + 1)
 
 
 @triton.jit
@@ -99,28 +62,20 @@ def keep_kernel(p_flat, p_kept, p_ends_now, size, BLOCK: tl.constexpr, CHUNK: tl
 
 def shipped() -> list[dict[str, Any]]:
     """The configurations that are launched, for the offline check of registers and spills."""
-    from grokfast.training.clock import BLOCK, CHUNK
     from grokfast.training.watch import MODELS
+    from grokfast.transforms.sizes import ROW_BLOCK, ROW_CHUNK
 
     ints = {"p_steps": "*i64", "p_diverged": "*i64"}
-    common: dict[str, Any] = {"num_warps": 4, "aligned": ["size"]}
-    tick = {"p_grad": "*fp32", "p_loss": "*fp32", "p_lr": "*fp64", "p_warmup": "*fp64", "p_hyper": "*fp64"}
     verdict = {"p_measured": "*fp32", "p_limits": "*fp64", "p_state": "*i64", "p_ended": "*i64", "p_report": "*fp64"}
     keep = {"p_flat": "*fp32", "p_kept": "*fp32", "p_ends_now": "*i64", "size": "i32"}
-    chunks = {"BLOCK": BLOCK, "CHUNK": CHUNK}
+    chunks = {"BLOCK": ROW_BLOCK, "CHUNK": ROW_CHUNK}
     return [
-        *(
-            {"name": f"tick, {splits} splits", "kernel": tick_kernel, **common,
-             "constants": {"BLOCK": BLOCK, "CHUNK": chunk, "SPLITS": splits},
-             "signature": _ordered(tick_kernel, {**tick, **ints, "p_tickets": "*i32", "size": "i32"})}
-            for splits, chunk in ((1, CHUNK), (16, BLOCK))
-        ),
         *(
             {"name": f"verdict, {count}", "kernel": verdict_kernel, "constants": {"BLOCK": MODELS}, "num_warps": 4,
              "ones": ones, "signature": _ordered(verdict_kernel, {**verdict, **ints, "n_models": "i32"})}
             for count, ones in (("one model", ["n_models"]), ("many models", []))
         ),
-        {"name": "keep", "kernel": keep_kernel, "constants": chunks, **common,
+        {"name": "keep", "kernel": keep_kernel, "constants": chunks, "num_warps": 4, "aligned": ["size"],
          "signature": _ordered(keep_kernel, keep)},
     ]  # fmt: skip
 

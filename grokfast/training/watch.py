@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.training.clock import BLOCK, CHUNK
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
+from grokfast.transforms.sizes import ROW_BLOCK as BLOCK
+from grokfast.transforms.sizes import ROW_CHUNK as CHUNK
 
 MODELS = 128  # to a program of the kernel
 COLUMNS = 8  # of a report

@@ -17,8 +17,8 @@ from grokfast.training.choice import choose
 from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
-from grokfast.training.update import state_names
-from grokfast.transforms.filters import MA
+from grokfast.transforms.base import Layout
+from grokfast.transforms.flat import state_slots
 
 SHARE = 0.9  # of the free memory that is planned with: blocks of memory are rounded up, graphs have some of their own
 
@@ -44,12 +44,11 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     sets = [data, *(e.task.build(seed=e.seed) for e in others.values())]
     rows, tests = max(len(d.train.inputs) for d in sets), max(len(d.test.inputs) for d in sets)
     length = data.seq_len
-    size = torch.finfo(getattr(torch, experiment.precision)).bits // 8
-    parameters = -(-n_parameters(experiment, data) // ALIGNMENT) * ALIGNMENT
-    names = state_names(experiment.optimizer, experiment.filter)
-    held = parameters * size * (3 + sum(name != "ring" for name in names))  # and weights, gradient, weights at the end
-    if isinstance(experiment.filter, MA) and experiment.filter.ring != "host":
-        held += experiment.filter.window_size * parameters * (2 if experiment.filter.ring == "bfloat16" else size)
+    dtype = getattr(torch, experiment.precision)
+    size, layout = dtype.itemsize, layout_of(experiment, data)
+    parameters = -(-layout.size // ALIGNMENT) * ALIGNMENT
+    slots = state_slots(experiment.optimizer, experiment.filter, layout, parameters, dtype)
+    held = parameters * size * 3 + sum(slot.bytes for slot in slots.values())  # weights, gradient, weights at the end
     held += 8 * (rows + tests) * (length + 1)
     batch = min(experiment.schedule.batch_size or rows, rows)
     if batch < rows:
@@ -75,8 +74,8 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))
 
 
-def n_parameters(experiment: Experiment, data: Data) -> int:
-    """Parameters of one model."""
+def layout_of(experiment: Experiment, data: Data) -> Layout:
+    """Where the parameters of one model lie."""
     model: PairMLP | GrokTransformer
     if isinstance(experiment.model, PairMLPConfig):
         model = PairMLP(experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers)
@@ -87,7 +86,7 @@ def n_parameters(experiment: Experiment, data: Data) -> int:
             n_answers=data.n_answers,
             seq_len=data.seq_len,
         )
-    return model.n_parameters
+    return Layout.of({name: p.shape[1:] for name, p in model.named_parameters()})
 
 
 def activations(experiment: Experiment, data: Data, *, backward: bool) -> int:

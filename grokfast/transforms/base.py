@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from grokfast.parts import Part
@@ -19,6 +20,19 @@ class Layout(NamedTuple):
     names: tuple[str, ...]
     offsets: tuple[int, ...]
     shapes: tuple[torch.Size, ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Sequence[int]]) -> Layout:
+        """That of parameters of these shapes, one after the other."""
+        import torch
+
+        sizes = [torch.Size(shape) for shape in shapes.values()]
+        return cls(tuple(shapes), tuple(accumulate((s.numel() for s in sizes[:-1]), initial=0)), tuple(sizes))
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return sum(shape.numel() for shape in self.shapes)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter by name, [E, *shape], as a view of flat [E, P]."""
@@ -58,4 +72,4 @@ class Transform(Part):
         hyper: of each field in `varies` its values [E, 1], in the type of the weights. step: int64 [E, 1], the steps
         taken before this one.
         """
-        raise NotImplementedError
+        raise NotImplementedError("it has none")

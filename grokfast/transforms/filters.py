@@ -1,18 +1,23 @@
-"""What a gradient filter is: a small frozen description. The state it needs lives with the optimizer.
+"""The gradient filters EMA and MA: small frozen descriptions. The state they need lives with the optimizer.
 
 Grokfast (Lee et al. 2024, arXiv 2405.20233) amplifies the slow component of each gradient: ĝ = g + λ·lowpass(g).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from grokfast import checks, parts
-from grokfast.transforms.base import Transform
+from grokfast import checks
+from grokfast.parts import register
+from grokfast.transforms.base import Layout, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@parts.register("ema")
+@register("ema")
 @dataclass(frozen=True)
 class EMA(Transform):
     """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
@@ -31,8 +36,29 @@ class EMA(Transform):
         fields.real("alpha", minimum=0.0, maximum=1.0)
         fields.real("lamb")
 
+    def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        return {"ema": (layout.size,)}
 
-@parts.register("ma")
+    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
+        """ĝ; `state` ("ema" and "count") advances. `numbers` ("alpha", "lamb", "enabled") go before the fields."""
+        own = {"alpha": self.alpha, "lamb": self.lamb, **numbers}
+        from grokfast.transforms import rules
+
+        return rules.filter_ema(grad, state["ema"], state["count"], **own)  # type: ignore[arg-type]
+
+    def apply(
+        self,
+        grad: Tensor,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
+
+
+@register("ma")
 @dataclass(frozen=True)
 class MA(Transform):
     """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
@@ -61,6 +87,34 @@ class MA(Transform):
         fields.real("lamb")
         fields.choice(filter_type=("mean", "sum"), ring=("full", "bfloat16", "host"))
         fields.boolean("warmup")
+
+    def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        if self.ring != "full":
+            raise ValueError(
+                f"ring must be 'full' unless MA is the last transform before the update, got {self.ring!r}"
+            )
+        return {"ring": (self.window_size, layout.size), "sum": (layout.size,)}
+
+    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
+        """ĝ; `state` ("ring", "sum", "count") advances. `numbers` ("lamb", "enabled") go before the fields."""
+        own = {"lamb": self.lamb, **{name: value for name, value in numbers.items() if name != "alpha"}}
+        from grokfast.transforms import rules
+
+        return rules.filter_ma(
+            grad, state["ring"], state["sum"], state["count"], window_size=self.window_size,
+            is_mean=self.filter_type == "mean", warmup=self.warmup, **own,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def apply(
+        self,
+        grad: Tensor,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
 
 
 Filter = EMA | MA

@@ -10,7 +10,7 @@ from grokfast import EMA, backend, ops
 from grokfast.models import PairMLP, PairMLPConfig, TransformerConfig
 from grokfast.ops.pair_step import Layout, PairStep, plan
 from grokfast.parts import find
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 from tests.tf32 import torch_at
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from grokfast.ops.read_rows import CHUNK, EnsembleIndex, read_rows, slot, sort_readers
+from grokfast.ops.read_rows import EnsembleIndex, read_rows, sort_readers
+from grokfast.ops.read_rows.readers import CHUNK, slot
 
 kernels = pytest.importorskip("grokfast.ops.read_rows.kernels")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

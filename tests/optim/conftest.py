@@ -2,7 +2,7 @@
 
 import pytest
 
-from grokfast.optim.slots import FILTER_ONLY
+from grokfast.transforms.rows import FILTER_ONLY
 
 
 @pytest.fixture

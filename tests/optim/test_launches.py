@@ -10,8 +10,8 @@ import torch
 
 from grokfast import EMA, MA, GrokFast, backend
 from grokfast.optim import Lion
-from grokfast.optim.device import BLOCK, chunk_size, slice_size
 from grokfast.optim.passes import OnDevice
+from grokfast.transforms.sizes import BLOCK, chunk_size, slice_size
 from tests.optim.by_hand import histories
 
 pytest.importorskip("triton")

@@ -11,7 +11,8 @@ from torch.optim import SGD, AdamW
 from grokfast import EMA, MA, GrokFast
 from grokfast.optim import Lion
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY
-from grokfast.optim.slots import ADAM, Work, fits
+from grokfast.optim.slots import Work, fits
+from grokfast.transforms.rows import ADAM
 
 SIZE = 50
 

@@ -3,6 +3,7 @@ import pytest
 from grokfast import sweep
 from grokfast.sweeps import InProcess
 from tests.sweeps.common import LONG, bits
+from tests.training.conftest import replayed  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grokfast import EMA, MA, Experiment, backend
-from grokfast.training import ensemble, update
+from grokfast.training import ensemble
 from grokfast.training import replay as replay_module
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
+from grokfast.transforms import flat
 
 MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3})
 SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24}
@@ -70,12 +71,12 @@ def test_every_option_can_be_captured(base, change, precision, models):
     ])  # fmt: skip
 
 
-def on_host(flat, filter):
-    return torch.zeros(len(flat), filter.window_size, flat.shape[1], device="cpu")
+def on_host(tensor, slot):
+    return torch.zeros(len(tensor), *slot.shape, device="cpu" if slot.on_host else tensor.device)
 
 
 def test_what_is_announced_indeed_cannot(monkeypatch):
-    monkeypatch.setattr(update, "_new_ring", on_host)
+    monkeypatch.setattr(flat, "_zeros", on_host)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         perform([MLP.override({"filter": MA(4, ring="host")})])
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):

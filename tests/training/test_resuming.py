@@ -13,7 +13,7 @@ from grokfast.training import Interrupted, waves
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.entry import go_on
 from grokfast.training.run import stored_state
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms.flat import FlatOptimizer
 from tests.training.common import StopAt, Waves, interrupt, same_result, short_of_memory
 
 TINY = Experiment.preset("quick").override(

@@ -13,8 +13,8 @@ from grokfast.training.ensemble import Ensemble
 from grokfast.training.entry import go_on
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
-from grokfast.training.update import FlatOptimizer
 from grokfast.training.waves import at_once, bytes_per_run, split
+from grokfast.transforms.flat import FlatOptimizer
 from tests.memory import Alive
 from tests.training.common import Waves, interrupt, same_result, short_of_memory
 

@@ -107,9 +107,9 @@ def test_what_is_not_said_stays_where_the_kind_does():
 @pytest.mark.parametrize(
     ("said", "error", "message"),
     [
-        ("emma", ValueError, "--filter must be one of 'none', 'ema', 'ma'.*, got 'emma' .did you mean 'ema'"),
+        ("emma", ValueError, "--filter must be one of 'none', .*'ema', 'ma'.*, got 'emma' .did you mean 'ema'"),
         (0.9, TypeError, "--filter must be a transform, its name or a mapping, got 0.9"),
-        ({"alpha": 0.9}, ValueError, "--filter must have a kind, one of 'ema', 'ma'"),
+        ({"alpha": 0.9}, ValueError, "--filter must have a kind, one of .*'ema', 'ma'"),
         (
             {"kind": "ema", "window_size": 3},
             ValueError,

@@ -10,7 +10,7 @@ from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.models.transformer.rows_cost import INDEX, Part, Rows, Sizes, distinct
-from grokfast.ops.read_rows import n_slots
+from grokfast.ops.read_rows.readers import n_slots
 from grokfast.ops.rows import PairIndex
 from grokfast.ops.work import Launch
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from grokfast.models.transformer.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.ops.mlp.kept import PRECISIONS
-from grokfast.ops.read_rows import n_slots
+from grokfast.ops.read_rows.readers import n_slots
 from grokfast.ops.rows import PairIndex
 
 if TYPE_CHECKING:

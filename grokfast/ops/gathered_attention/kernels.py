@@ -17,8 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows import CHUNK, EnsembleIndex
+from grokfast.ops.read_rows import EnsembleIndex
 from grokfast.ops.read_rows.kernels import chunk_of, strides, sum_chunks, tensors
+from grokfast.ops.read_rows.readers import CHUNK
 
 
 @triton.jit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,25 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast.ops import dispatch, rows
+from grokfast.ops.read_rows.readers import CHUNK, Readers, n_slots, slot
 
 LOOK = 1 << 24  # comparisons of rows with entries of an index up to which looking for readers beats sorting them
-CHUNK = 64  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
-
-
-@dataclass(frozen=True)
-class Readers:
-    """Who reads each row, in increasing order, in chunks of at most CHUNK readers.
-
-    Attributes:
-        start: [E, n_rows + 1], items[e, start[e, k] : start[e, k + 1]] read row k of model e.
-        items: [E, M], flat positions in the index; what is not in any of those groups is left open.
-        slots: [E, M // CHUNK + n_rows], the row whose chunk each slot holds, or -1. Those of row k are adjacent, from
-            `slot(start[e, k], k)` on, so that nobody has to count the chunks before it.
-    """
-
-    start: Tensor
-    items: Tensor
-    slots: Tensor
 
 
 class EnsembleIndex:
@@ -119,12 +102,3 @@ def sort_readers(index: Tensor, n_rows: int) -> Readers:
     chunk = places - first.gather(1, row)
     is_used = (chunk >= 0) & (start.gather(1, row) + chunk * CHUNK < start.gather(1, row + 1))
     return Readers(start, items, torch.where(is_used, row, -1))
-
-
-def slot(start: Tensor, row: Tensor) -> Tensor:
-    """The first slot of a row: ⌈n / CHUNK⌉ chunks of each row before it are never more than this leaves room for."""
-    return start // CHUNK + row
-
-
-def n_slots(size: int, n_rows: int) -> int:
-    return size // CHUNK + n_rows

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows import CHUNK, Readers, n_slots
+from grokfast.ops.read_rows.readers import CHUNK, Readers, n_slots
 
 
 @triton.jit

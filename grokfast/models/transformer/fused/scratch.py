@@ -10,7 +10,7 @@ from grokfast.models.transformer.ensemble_plan import EnsembleRows
 from grokfast.models.transformer.fused import kernels, layout
 from grokfast.models.transformer.fused.layout import Level, padded
 from grokfast.models.transformer.fused.model import Model
-from grokfast.ops.read_rows import n_slots
+from grokfast.ops.read_rows.readers import n_slots
 from grokfast.ops.rows import PairIndex
 
 

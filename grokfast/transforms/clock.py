@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.optim.device import HYPER_COUNT
-from grokfast.optim.slots import hyper_row
+from grokfast.transforms import sizes
 from grokfast.transforms.filters import Filter
 from grokfast.transforms.optimizers import Optimizer
-
-BLOCK, CHUNK = 1024, 4096  # elements of a gradient: at a time, and for one program
-MANY = 1 << 20  # elements of all models; of fewer, programs of one block fill a GPU
+from grokfast.transforms.rows import COLUMNS, HYPER_COUNT, hyper_row
 
 
 class Clock:
@@ -67,11 +64,14 @@ class Clock:
         self.at += 1
         if backend.device_kernels(self.device) == "triton" and grad.dtype is torch.float32 and grad.is_contiguous():
             models, size = grad.shape[-2:]
-            splits, chunk = len(grad) if grad.ndim == 3 else 1, CHUNK if models * size >= MANY else BLOCK
+            splits, chunk = (
+                len(grad) if grad.ndim == 3 else 1,
+                sizes.ROW_CHUNK if models * size >= sizes.MANY else sizes.ROW_BLOCK,
+            )
             with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
                 _kernel()[(-(-size // chunk), models)](
                     grad, loss, self.steps, self.lr, self.warmup, self.hyper, diverged_at, self._tickets, size,
-                    BLOCK=BLOCK, CHUNK=chunk, SPLITS=splits, num_warps=4,
+                    BLOCK=sizes.ROW_BLOCK, CHUNK=chunk, SPLITS=splits, num_warps=4,
                 )  # fmt: skip
             return grad[0] if grad.ndim == 3 else grad
         grad = sum_partials(grad)
@@ -82,8 +82,9 @@ class Clock:
         self.steps += 1
         return grad
 
-    def column(self, i: int) -> Tensor:
-        """A hyper-parameter as fp64 [E, 1]: csrc/update_rules.h's `Hyper` numbers them."""
+    def column(self, name: str) -> Tensor:
+        """A hyper-parameter as fp64 [E, 1], by its name in csrc/update_rules.h's `Hyper`."""
+        i = COLUMNS[name]
         return self.hyper[:, i : i + 1]
 
 
@@ -103,6 +104,6 @@ def model_row(config: Optimizer, filter: Filter | None, lr: float) -> tuple[floa
 
 @functools.cache
 def _kernel() -> Any:
-    from grokfast.training.kernels import tick_kernel
+    from grokfast.transforms.kernels import tick_kernel
 
     return tick_kernel

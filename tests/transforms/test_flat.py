@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from grokfast import EMA, MA, backend, gradfilter_ema
-from grokfast.optim import Lion, device
+from grokfast.optim import Lion
 from grokfast.optim.reference import filter_gradient
 from grokfast.parts import find
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms import sizes
+from grokfast.transforms.flat import FlatOptimizer
 from grokfast.transforms.optimizers import AdamW
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,7 +118,7 @@ def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engin
 def test_when_a_running_sum_is_made_anew_does_not_depend_on_the_other_models(monkeypatch):
     """A launch over many elements has larger chunks."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(device, "chunk_size", lambda total: device.BLOCK if total == P else 8 * device.BLOCK)
+    monkeypatch.setattr(sizes, "chunk_size", lambda total: sizes.BLOCK if total == P else 8 * sizes.BLOCK)
     start = torch.randn(3, P, generator=torch.Generator().manual_seed(1))
     grads = [g * 10**-i for i, g in enumerate(gradients(torch.float32))]  # so that it matters
     filters = [MA(2, 5.0)] * 3

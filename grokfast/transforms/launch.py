@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
+from grokfast.transforms import sizes
+from grokfast.transforms.rows import HYPER_COUNT
 
-HYPER_COUNT, ENTRY_WIDTH = 16, 11
+ENTRY_WIDTH = 11
 PARAM, GRAD = 1, 2  # columns of an entry
-BLOCK, NUM_WARPS = 512, 4  # 4 elements, one 16-byte access, per thread and stream
-MAX_REGISTERS = 96  # none spilled; with a smaller number, or left to itself, ptxas spills a few
 _TRITON_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -27,19 +27,6 @@ def dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     """Parameters that the kernels for a device take; none where there are no kernels."""
     by_kernels = {"triton": tuple(_TRITON_DTYPES), "cuda": (torch.float32,), None: ()}
     return by_kernels[backend.device_kernels(device)]
-
-
-def chunk_size(total: int) -> int:
-    """Elements per program: few while that leaves processors idle, else enough to share the work on the scalars."""
-    return BLOCK if total < 2**20 else 8 * BLOCK
-
-
-def slice_size(window: int) -> int:
-    """Elements of a block whose running sum is made anew in one step: every one in 4 windows, 64 at least.
-
-    Of a block, not of a chunk: when an element has its turn does not depend on how many there are in all.
-    """
-    return max(64, 1 << (-(-BLOCK // (4 * window)) - 1).bit_length())
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -97,10 +84,10 @@ class Launch:
         device: torch.device,
         uploads: Uploads,
     ) -> None:
-        sizes = entries[::ENTRY_WIDTH]
-        chunk = chunk_size(sum(sizes))
+        lengths = entries[::ENTRY_WIDTH]
+        chunk = sizes.chunk_size(sum(lengths))
         self.device = device
-        self.tickets = torch.zeros(len(sizes), dtype=torch.int32, device=device)
+        self.tickets = torch.zeros(len(lengths), dtype=torch.int32, device=device)
         if backend.device_kernels(device) == "cuda":
             module, bf16 = backend.load_extension(), int(ring is torch.bfloat16)
             self._run: Callable[[Tensor, Tensor], Any] = lambda hyper, overrides: module.cuda_update(
@@ -109,16 +96,16 @@ class Launch:
             )  # fmt: skip
             return
         chunks = array("i")
-        for i, size in enumerate(sizes):
-            for part in range(max(1, -(-size // chunk))):  # an empty tensor counts its steps, too
+        for i, length in enumerate(lengths):
+            for part in range(max(1, -(-length // chunk))):  # an empty tensor counts its steps, too
                 chunks.extend((i, part))
         kernel, types = _triton_kernel()
         self.tables = (uploads.copy(entries, torch.int64, device), uploads.copy(chunks, torch.int32, device))
         grid = (len(chunks) // 2,)
         self._run = lambda hyper, overrides: kernel[grid](
             *self.tables, self.tickets, hyper, overrides, RULE=rule, FILTER=filter, DTYPE=types[dtype],
-            RING=types[ring], BLOCK=BLOCK, CHUNK=chunk, SLICE=slice_size(window), num_warps=NUM_WARPS,
-            maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
+            RING=types[ring], BLOCK=sizes.BLOCK, CHUNK=chunk, SLICE=sizes.slice_size(window),
+            num_warps=sizes.NUM_WARPS, maxnreg=sizes.MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
 
     def __call__(self, hyper: Tensor, overrides: Tensor) -> None:
@@ -134,7 +121,7 @@ class Launch:
 def _triton_kernel() -> tuple[Any, dict[torch.dtype, Any]]:
     import triton.language as tl
 
-    from grokfast.optim.kernels import update_kernel
+    from grokfast.transforms.kernels import update_kernel
 
     return update_kernel, {dtype: getattr(tl, name) for dtype, name in _TRITON_DTYPES.items()}
 

@@ -1,4 +1,5 @@
-"""Filter and optimizer for many tensors in one Triton launch; the twin of csrc/cuda, held to csrc/update_rules.h.
+"""Filter and optimizer for many tensors in one Triton launch, the twin of csrc/cuda, held to csrc/update_rules.h; and
+before it, for an ensemble, the bookkeeping of a step, one launch where plain PyTorch takes twenty.
 
 A program owns one chunk of one tensor. Where the tensors lie, and with which hyper-parameters, stands in tables on the
 device, so that nothing but their addresses is an argument and a CUDA graph replays the launch: steps and counts are
@@ -19,7 +20,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from grokfast.optim.device import BLOCK, MAX_REGISTERS, NUM_WARPS
+from grokfast.transforms.sizes import BLOCK, MAX_REGISTERS, NUM_WARPS, ROW_BLOCK, ROW_CHUNK
 
 ADAM, SGD, LION, FILTER_ONLY = (tl.constexpr(i) for i in range(4))
 NO_FILTER, EMA, MA = (tl.constexpr(i) for i in range(3))
@@ -234,11 +235,52 @@ def update_kernel(
                 tl.store(p_count.to(tl.pointer_type(tl.int64)), tl.where(is_on, count + 1, 0))
 
 
+@triton.jit
+def tick_kernel(
+    p_grad, p_loss, p_steps, p_lr, p_warmup, p_hyper, p_diverged, p_tickets, size,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Clock.tick: grid (chunks of a gradient, models). The last program of a model to finish counts its step.
+
+    Of partial gradients [SPLITS, E, size] the sum is left in the place of the first.
+    """
+    i_chunk, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    step = tl.load(p_steps + i_model)
+    loss = tl.load(p_loss + i_model).to(tl.float32)
+    unfinished = tl.where(tl.abs(loss) < float("inf"), 0, 1)  # NaN compares false
+    first = i_chunk * CHUNK
+    for begin in range(first, tl.minimum(first + CHUNK, size), BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        place = p_grad + i_model * size + at
+        grad = tl.load(place, mask=at < size, other=0)
+        if SPLITS > 1:
+            for i in tl.static_range(1, SPLITS):
+                grad += tl.load(place + i * tl.num_programs(1).to(tl.int64) * size, mask=at < size, other=0)
+            tl.store(place, grad, mask=at < size)
+        unfinished += tl.sum(tl.where(tl.abs(grad) < float("inf"), 0, 1))
+    if unfinished > 0:
+        if tl.load(p_diverged + i_model) < 0:
+            tl.store(p_diverged + i_model, step)  # whoever else writes it writes the same
+    if i_chunk == 0:
+        lr, warmup = tl.load(p_lr + i_model), tl.load(p_warmup + i_model)
+        if warmup > 0:
+            lr *= tl.minimum(step.to(tl.float64) / warmup, 1.0)
+        tl.store(p_hyper + i_model * 16, lr)
+    tl.debug_barrier()  # every thread has read the step before the ticket is drawn
+    if tl.atomic_add(p_tickets + i_model, 1) == tl.num_programs(0) - 1:
+        tl.store(p_tickets + i_model, 0)
+        tl.store(p_steps + i_model, step + 1)
+
+
 def shipped() -> list[dict[str, Any]]:
     """The configurations that are launched, for the offline check of registers and spills."""
     tables = {"p_entries": "*i64", "p_chunks": "*i32", "p_tickets": "*i32", "p_hyper": "*fp64", "p_overrides": "*i64"}
     variants = [(rule, filter, tl.float32, tl.float32) for rule, filter in product(range(4), (1, 2))]
     variants += [(0, 1, tl.bfloat16, tl.float32), (0, 2, tl.float16, tl.float32), (0, 2, tl.float32, tl.bfloat16)]
+    tick = {
+        "p_grad": "*fp32", "p_loss": "*fp32", "p_steps": "*i64", "p_lr": "*fp64", "p_warmup": "*fp64",
+        "p_hyper": "*fp64", "p_diverged": "*i64", "p_tickets": "*i32", "size": "i32",
+    }  # fmt: skip
     rules, filters = ("Adam", "SGD", "Lion", "filter only"), ("", "EMA", "MA")
     return [
         {
@@ -253,4 +295,8 @@ def shipped() -> list[dict[str, Any]]:
             "maxnreg": MAX_REGISTERS,
         }
         for (rule, filter, dtype, ring), chunk in product(variants, (BLOCK, 8 * BLOCK))
+    ] + [
+        {"name": f"tick, {splits} splits", "kernel": tick_kernel, "num_warps": 4, "aligned": ["size"],
+         "constants": {"BLOCK": ROW_BLOCK, "CHUNK": chunk, "SPLITS": splits}, "signature": tick}
+        for splits, chunk in ((1, ROW_CHUNK), (16, ROW_BLOCK))
     ]  # fmt: skip

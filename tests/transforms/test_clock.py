@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from grokfast import EMA, backend
-from grokfast.training import clock as clock_module
-from grokfast.training.clock import BLOCK, CHUNK, Clock
-from grokfast.training.update import FlatOptimizer
+from grokfast.transforms import sizes
+from grokfast.transforms.clock import Clock
+from grokfast.transforms.flat import FlatOptimizer
 from grokfast.transforms.optimizers import AdamW
+from grokfast.transforms.sizes import ROW_BLOCK as BLOCK
+from grokfast.transforms.sizes import ROW_CHUNK as CHUNK
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIGS = [AdamW(lr=0.3), AdamW(lr=0.1, warmup=3), AdamW(lr=1e-2, warmup=7)]
@@ -75,7 +77,7 @@ def test_partial_gradients_are_added_in_their_order(engine, size):
 @pytest.mark.parametrize("many", [1, 1 << 20])
 def test_how_programs_share_a_gradient_changes_nothing(many, monkeypatch):
     pytest.importorskip("triton")
-    monkeypatch.setattr(clock_module, "MANY", many)
+    monkeypatch.setattr(sizes, "MANY", many)
     clock, (grad, loss, diverged_at) = clock_of(CONFIGS), nothing(3, CHUNK + BLOCK + 3)
     grad[0, -1] = grad[1, CHUNK - 1] = float("inf")
     with backend.using("triton"):

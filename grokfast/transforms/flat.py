@@ -1,0 +1,285 @@
+"""Transforms and optimizer for E models at once, over flat [E, P] parameters, each with its own hyper-parameters."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grokfast import backend
+from grokfast.transforms import rules
+from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.chain import elements
+from grokfast.transforms.clock import Clock, model_row, sum_partials
+from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.launch import Launch, Uploads, dtypes
+from grokfast.transforms.operations import Operation, check_kinds
+from grokfast.transforms.optimizers import Optimizer
+from grokfast.transforms.rows import ADAM, FILTERS, LION, SGD
+
+RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
+
+
+class FlatOptimizer:
+    """AdamW, Adam, SGD or Lion, and any transforms around it; algorithm and kinds of transforms are common to all.
+
+    `state` maps a name to a tensor whose first axis is the model: exp_avg and exp_avg_sq or momentum_buffer [E, P],
+    ema [E, P], or ring [E, window, P] and sum [E, P]. `steps` counts the steps of all models.
+    A step is one pass over memory on CPU fp32 with the extension; otherwise the clock's tick and then one launch on a
+    GPU, or plain PyTorch on any device and in any precision: these two read nothing from the host.
+    EMA or MA, where it is the last before the update, is in that pass or launch. Other transforms are torch operations
+    before and after it, on the parameters that `layout` (None: one of P numbers) has in a row; their state is named
+    "<place in the chain>.<name>".
+
+    Raises ValueError unless there is a configuration and a filter for each of the E models of flat [E, P]; TypeError or
+    ValueError, by its name, where a transform does to a copy of a model what it must not.
+    """
+
+    def __init__(
+        self,
+        flat: Tensor,
+        configs: Sequence[Optimizer],
+        filters: Sequence[Transform | None],
+        layout: Layout | None = None,
+    ) -> None:
+        for name, given in (("configs", configs), ("filters", filters)):
+            if len(given) != len(flat):
+                raise ValueError(f"{name} must be one per model, {len(flat)}, got {len(given)}")
+        check_kinds(filters)
+        self.layout = layout or Layout.of({"parameters": flat.shape[1:]})
+        self.steps = 0
+        self.state: dict[str, Tensor] = {}
+        self._set(configs, filters, flat)
+        for operation in (*self._before, *self._after):
+            operation.try_out(flat)
+        for name, slot in state_slots(configs[0], filters[0], self.layout, flat.shape[1], flat.dtype).items():
+            self.state[name] = _zeros(flat, slot)
+        self.is_torn = False  # an update was begun, and not ended
+        self._launches: dict[object, Launch] = {}
+        self._uploads = Uploads()
+        self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
+        self._unwatched = flat.new_zeros(len(flat)), torch.zeros_like(self.clock.steps)
+
+    def _set(self, configs: Sequence[Optimizer], filters: Sequence[Transform | None], like: Tensor) -> None:
+        """All that follows from the models' configurations and filters alone."""
+        self.configs, self.filters = list(configs), list(filters)
+        self.fused = [in_pass(filter) for filter in filters]
+        self._before: list[Operation] = []
+        self._after: list[Operation] = []
+        for i, one in enumerate(elements(filters[0])):
+            if one is not self.fused[0]:
+                stage = self._before if one.when == "before" else self._after
+                stage.append(Operation(i, filters, self.layout, like))
+        self._rates: list[float] = []
+        self._hyper = array("d")
+        self._is_warm = False  # rates and rows are those of every further step
+        self.clock = Clock(self.configs, self.fused, like.device)
+
+    def keep(self, models: Tensor) -> None:
+        """Go on with these models only."""
+        state = {}
+        for name, tensor in self.state.items():
+            kept = tensor[models.to(tensor.device)]
+            state[name] = kept.pin_memory() if tensor.is_pinned() else kept
+        self.state = state
+        own = models.tolist()
+        self._set([self.configs[i] for i in own], [self.filters[i] for i in own], self._unwatched[0])
+        self._launches.clear()
+        self._overrides = self._overrides[: len(models)].clone()
+        self._unwatched = self._unwatched[0][: len(models)], torch.zeros_like(self.clock.steps)
+
+    def why_no_graph(self) -> str:
+        """What of a step needs the host, which a graph cannot ask; empty where nothing does."""
+        return why_no_graph(self.filters[0], self.clock.device, self._unwatched[0].dtype)
+
+    def step(self, flat: Tensor, grad: Tensor, loss: Tensor | None = None, diverged_at: Tensor | None = None) -> None:
+        """One step of every model: flat and grad [E, P], or grad [S, E, P], partial gradients, of which the first is
+        overwritten by their sum; other transforms than EMA and MA change the gradient, too.
+
+        diverged_at, int64 [E] with -1 for "not yet", is given the number of the step (from 0) of each model whose loss
+        [E] or gradient is not finite.
+        """
+        is_launched = flat.dtype in dtypes(flat.device)
+        if not is_launched and backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
+            grad = sum_partials(grad)
+            if loss is not None and diverged_at is not None:
+                finite = torch.isfinite(loss + grad.sum(1))
+                diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
+            if self._before or self._after:
+                step = torch.full((len(flat), 1), self.steps)
+                self.is_torn = True
+                self._operate(self._before, flat, grad, step)
+                self._one_pass(flat, grad)
+                self._operate(self._after, flat, grad, step)
+                self.is_torn = False
+            else:
+                self._one_pass(flat, grad)
+            return
+        if self.clock.at != self.steps:
+            self.clock.seek(self.steps)
+        if loss is None or diverged_at is None:
+            loss, diverged_at = self._unwatched
+        grad = self.clock.tick(grad, loss, diverged_at)
+        self.is_torn = True
+        step = self.clock.steps[:, None] - 1 if self._before or self._after else self.clock.steps
+        self._operate(self._before, flat, grad, step)
+        if is_launched:
+            self._launch(flat, grad)
+        else:
+            self._reference(flat, grad)
+        self._operate(self._after, flat, grad, step)
+        self.is_torn = False
+        self.steps += 1
+
+    def _operate(self, operations: Sequence[Operation], flat: Tensor, grad: Tensor, step: Tensor) -> None:
+        for operation in operations:
+            operation.apply(grad, flat, self.state, step)
+
+    def set_host(self, steps: int) -> None:
+        """So many steps have been taken on the device, whatever was counted here while a graph was made of them."""
+        self.steps = self.clock.at = steps
+        self.is_torn = False
+
+    def _set_rates(self) -> None:
+        """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""
+        t = self.steps - 1
+        self._rates = [c.lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for c in self.configs]
+        self._hyper = array("d")
+        for config, own, rate in zip(self.configs, self.fused, self._rates):
+            self._hyper.extend(model_row(config, own, rate))
+
+    def _one_pass(self, flat: Tensor, grad: Tensor) -> None:
+        self.steps += 1
+        if self.steps == 1 and "ema" in self.state:
+            self.state["ema"].copy_(grad)
+        is_warm = self.steps > max(c.warmup for c in self.configs)
+        if not (is_warm and self._is_warm):
+            self._set_rates()
+        self._is_warm = is_warm
+        is_first = self.steps == 1 and "momentum_buffer" in self.state
+        entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
+        module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
+        ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
+        rule = RULES[self.configs[0].rule]
+        module.update(rule, kind, entries, self._hyper, self.steps, threads, ring_type=ring)
+
+    def _launch(self, flat: Tensor, grad: Tensor) -> None:
+        clock = self.clock
+        key = tuple(t.data_ptr() for t in (flat, grad, *self.state.values())), backend.current()
+        launch = self._launches.get(key)
+        if launch is None:
+            steps, counts = ([t.data_ptr() for t in counter] for counter in (clock.adam_steps, clock.counts))
+            entries = self._entries(flat, grad, steps, counts, is_first=False)
+            filter, ring = self.fused[0], self.state.get("ring", flat).dtype
+            window = filter.window_size if isinstance(filter, MA) else 1
+            launch = Launch(
+                RULES[self.configs[0].rule], self._kind(), entries, window,
+                torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device, self._uploads,
+            )  # fmt: skip
+            if len(self._launches) >= 4:  # gradients alternate between a few places
+                self._launches.pop(next(iter(self._launches)))
+            self._launches[key] = launch
+        launch(clock.hyper, self._overrides)
+
+    def _kind(self) -> int:
+        return 0 if self.fused[0] is None else FILTERS[type(self.fused[0])]
+
+    def _entries(
+        self, flat: Tensor, grad: Tensor, steps: Sequence[int], counts: Sequence[int], is_first: bool
+    ) -> array[int]:
+        """A row of csrc/grokfast.h's UpdateEntry for every model; `steps` and `counts` are addresses or 0."""
+        state, entries = self.state, array("q")
+        slots = [state.get("momentum_buffer", state.get("exp_avg")), state.get("exp_avg_sq")]
+        slots += [state.get("ring", state.get("ema")), state.get("sum")]
+        for e in range(len(flat)):
+            one, two, past, total = (0 if t is None else t[e].data_ptr() for t in slots)
+            entries.extend(
+                (flat.shape[1], flat[e].data_ptr(), grad[e].data_ptr(), one, two, steps[e], past, total, counts[e],
+                 is_first, e)
+            )  # fmt: skip
+        return entries
+
+    def _reference(self, flat: Tensor, grad: Tensor) -> None:
+        """The same in plain PyTorch."""
+        config, column, state = self.configs[0], self.clock.column, self.state
+        grad = self._filtered(grad)
+        common = {"lr": column("lr"), "weight_decay": column("weight_decay")}
+        if config.rule == "sgd":
+            buffer = state.get("momentum_buffer")
+            rules.sgd(flat, grad, buffer, momentum=column("momentum"), nesterov=config.hyper["nesterov"], **common)
+            return
+        common |= {"beta1": column("beta1"), "beta2": column("beta2")}
+        if config.rule == "lion":
+            rules.lion(flat, grad, state["exp_avg"], **common)
+            return
+        rules.adam(
+            flat, grad, state["exp_avg"], state["exp_avg_sq"], self.clock.steps[:, None],  # the tick has counted it
+            eps=column("eps"), decoupled=config.rule == "adamw", **common,
+        )  # fmt: skip
+
+    def _filtered(self, grad: Tensor) -> Tensor:
+        filter, clock = self.fused[0], self.clock
+        if filter is None:
+            return grad
+        numbers = {"alpha": clock.column("alpha"), "lamb": clock.column("lamb")}
+        return filter.filtered(grad, {**self.state, "count": clock.counts[:, None]}, numbers)
+
+
+class Slot(NamedTuple):
+    """A tensor that is kept of a model: its shape without E, and whether it lies in host memory, beside a GPU's."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    on_host: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of device memory."""
+        return 0 if self.on_host else torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def state_slots(
+    config: Optimizer, filter: Transform | None, layout: Layout, width: int, dtype: torch.dtype
+) -> dict[str, Slot]:
+    """What optimizer and transforms keep of a model whose row has `width` numbers of `dtype`, by name."""
+    row = Slot((width,), dtype)
+    slots = dict.fromkeys(config.moments, row)
+    fused = in_pass(filter)
+    for i, one in enumerate(elements(filter)):
+        if one is not fused:
+            shapes = one.state(layout)
+            slots |= {f"{i}.{name}": Slot(tuple(shape), dtype) for name, shape in shapes.items()}
+        elif isinstance(one, MA):
+            kind = torch.bfloat16 if one.ring == "bfloat16" else dtype
+            slots |= {"ring": Slot((one.window_size, width), kind, one.ring == "host"), "sum": row}
+        else:
+            slots["ema"] = row
+    return slots
+
+
+def in_pass(filter: Transform | None) -> Filter | None:
+    """The EMA or MA that is computed with the update, in one pass: the last transform before it, or None."""
+    last = next((one for one in reversed(elements(filter)) if one.when == "before"), None)
+    return last if isinstance(last, (EMA, MA)) else None
+
+
+def why_no_graph(filter: Transform | None, device: torch.device, dtype: torch.dtype) -> str:
+    """What of a step with these transforms needs the host, which a graph cannot ask; empty where nothing does."""
+    fused = in_pass(filter)
+    for one in elements(filter):
+        if one.needs_host:
+            return f"{type(one).__name__} needs the host"
+    is_on_host = isinstance(fused, MA) and fused.ring == "host" and device.type == "cuda"
+    if is_on_host and dtype not in dtypes(device):
+        return "plain PyTorch takes the filter's window in host memory by way of the host"
+    return ""
+
+
+def _zeros(flat: Tensor, slot: Slot) -> Tensor:
+    """Zeros [E, *slot.shape]."""
+    pinned = slot.on_host and flat.is_cuda
+    place = {"device": "cpu", "pin_memory": True} if pinned else {"device": flat.device}
+    return torch.zeros((len(flat), *slot.shape), dtype=slot.dtype, **place)

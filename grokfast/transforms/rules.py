@@ -1,0 +1,157 @@
+"""The update rules and the gradient filters in plain PyTorch, each once; the kernels are held to them.
+
+They are csrc/update_rules.h's. Nothing in them waits for the device, so that a CUDA graph can replay them: what is a
+number to one model may be a tensor [E, 1] for E models, whose tensors are [E, P]. All work in place.
+
+References: Kingma & Ba 2015; Loshchilov & Hutter 2019; Chen et al. 2023 (Lion, arXiv 2302.06675, algorithm 2);
+Lee et al. 2024 (arXiv 2405.20233, algorithms 1 and 2); torch.optim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Number = float | Tensor
+
+# Every element of a running sum is summed anew once in this many windows, a slice at a step: adding and subtracting
+# alone would drift. As csrc/.
+RESUM_WINDOWS = 4
+
+
+def adam(
+    p: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, *, lr: Tensor, beta1: Tensor,
+    beta2: Tensor, eps: Tensor, weight_decay: Tensor, decoupled: bool,
+) -> None:  # fmt: skip
+    """Adam, weight decay being L2, or AdamW, where it is decoupled. `steps` has this one counted in.
+
+    m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g², θ ← θ − lr·(m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + eps).
+    """
+    grad = _decayed(p, grad, lr, weight_decay, decoupled=decoupled)
+    exp_avg.lerp_(grad, _weight(beta1, grad))
+    exp_avg_sq.mul_(_like(beta2, p)).add_(grad.square() * _weight(beta2, grad))
+    root = exp_avg_sq.sqrt() / _like((1 - beta2**steps).sqrt(), p)
+    p.sub_(_like(lr / (1 - beta1**steps), p) * exp_avg / (root + _like(eps, p)))
+
+
+def sgd(
+    p: Tensor, grad: Tensor, momentum_buffer: Tensor | None, *, lr: Number, momentum: Number, weight_decay: Number,
+    nesterov: bool,
+) -> None:  # fmt: skip
+    """b ← μ b + g, θ ← θ − lr·b, or lr·(g + μ b) with Nesterov's momentum; without a buffer θ ← θ − lr·g."""
+    grad = _decayed(p, grad, lr, weight_decay, decoupled=False)
+    if momentum_buffer is not None:
+        momentum = _like(momentum, p)
+        momentum_buffer.mul_(momentum).add_(grad)
+        grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
+    p.sub_(_like(lr, p) * grad)
+
+
+def lion(
+    p: Tensor, grad: Tensor, exp_avg: Tensor, *, lr: Number, beta1: Number, beta2: Number, weight_decay: Number
+) -> None:
+    """θ ← θ (1 − lr·weight_decay) − lr·sign(β₁ m + (1−β₁) g), then m ← β₂ m + (1−β₂) g."""
+    _decayed(p, grad, lr, weight_decay, decoupled=True)
+    p.sub_(exp_avg.lerp(grad, _weight(beta1, grad)).sign_().mul_(_like(lr, p)))
+    exp_avg.lerp_(grad, _weight(beta2, grad))
+
+
+def _decayed(p: Tensor, grad: Tensor, lr: Number, weight_decay: Number, *, decoupled: bool) -> Tensor:
+    """The gradient with L2's part, or p itself decayed."""
+    if not decoupled:
+        return grad + _like(weight_decay, p) * p
+    p.mul_(_like(1 - lr * weight_decay, p))
+    return grad
+
+
+def _like(number: Number, p: Tensor) -> Number:
+    return number.to(p) if isinstance(number, Tensor) else number
+
+
+def _weight(beta: Number, grad: Tensor) -> Number:
+    """1 − β as a weight of `lerp`."""
+    return (1 - beta).to(grad).expand_as(grad) if isinstance(beta, Tensor) else 1 - beta
+
+
+def filter_ema(
+    grad: Tensor, ema: Tensor, count: Tensor, *, alpha: Number, lamb: Number, enabled: Tensor | None = None
+) -> Tensor:
+    """ĝ = g + λ e, where e ← g at first, then e ← α e + (1 − α) g. Returns ĝ; ema and count advance.
+
+    `count`, int64, is how many gradients e has seen: 0-dim for one tensor, or [E, 1], the same number for E models.
+    Where `enabled`, of count's shape, is 0 the filter is off and forgets: its count is 0, and what its tensors hold
+    means nothing until they are written again.
+    """
+    raw, is_on = _wide(grad), _is_on(count, enabled)
+    weight = 1 - alpha
+    weight = weight.to(raw.dtype) if isinstance(weight, Tensor) else weight
+    moved = torch.where(count == 0, raw, torch.lerp(ema, raw, weight))
+    ema.copy_(torch.where(is_on, moved, ema))
+    return _amplified(grad, raw, ema, _column(lamb, count, raw), count, is_on)
+
+
+def filter_ma(
+    grad: Tensor, ring: Tensor, total: Tensor, count: Tensor, *, lamb: Number, window_size: int, is_mean: bool,
+    warmup: bool, enabled: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """ĝ = g + λ·(mean or sum of the last `window_size` gradients, this one among them). As `filter_ema`.
+
+    ring [window_size, *shape], or [E, window_size, P], holds them, total their sum. With `warmup` ĝ = g until the
+    window is full.
+    """
+    raw, is_on = _wide(grad), _is_on(count, enabled)
+    seen = _push(ring, total, raw, count, window_size, is_on)
+    lamb = _column(lamb, count, raw)
+    lamb = lamb / seen if is_mean else lamb
+    if warmup:
+        lamb = torch.where(seen < window_size, 0.0, lamb)
+    return _amplified(grad, raw, total, lamb, count, is_on)
+
+
+def _wide(grad: Tensor) -> Tensor:
+    return grad.to(torch.promote_types(grad.dtype, torch.float32))
+
+
+def _is_on(count: Tensor, enabled: Tensor | None) -> Tensor:
+    return torch.ones_like(count, dtype=torch.bool) if enabled is None else enabled != 0
+
+
+def _column(lamb: Number, count: Tensor, raw: Tensor) -> Tensor:
+    return lamb if isinstance(lamb, Tensor) else torch.full_like(count, lamb, dtype=raw.dtype)
+
+
+def _amplified(grad: Tensor, raw: Tensor, slow: Tensor, lamb: Tensor, count: Tensor, is_on: Tensor) -> Tensor:
+    """ĝ = g + λ·slow, g itself where λ is 0: `slow` may have overflowed. One more gradient is counted."""
+    count.copy_(torch.where(is_on, count + 1, 0))
+    return torch.where(is_on & (lamb != 0), raw + lamb.to(raw.dtype) * slow, raw).to(grad.dtype)
+
+
+def _push(ring: Tensor, total: Tensor, raw: Tensor, count: Tensor, window: int, is_on: Tensor) -> Tensor:
+    """Put `raw` in the place of the oldest gradient; returns how many the window holds."""
+    one, raw = count.flatten()[:1], torch.empty_like(total).copy_(raw)
+    rows, flat, own = ring.transpose(0, 1), total, raw  # of E models
+    if count.ndim == 0:
+        rows, flat, own = in_memory_order(ring, 1), in_memory_order(total, 0), in_memory_order(raw, 0)
+    seen = (count + 1).clamp(max=window)
+    slot = (one % window).to(ring.device)
+    before, stored = rows.index_select(0, slot)[0], own.to(ring)
+    oldest = torch.where(count >= window, before.to(total), 0)  # a slot not yet written since the history began
+    now = torch.where(count == 0, 0, flat) - oldest + stored.to(total)
+    rows.index_copy_(0, slot, torch.where(is_on.to(ring.device), stored, before).unsqueeze(0))
+
+    # The slice whose turn it is; beyond the end, the last element again and again, to the same value.
+    n = flat.shape[-1]
+    size = -(-n // (RESUM_WINDOWS * window))
+    turn = one % (RESUM_WINDOWS * window)
+    index = (turn * size + torch.arange(size, device=count.device)).clamp(max=n - 1)
+    live = torch.arange(window, device=count.device).view(-1, *[1] * flat.ndim) < seen
+    slices = torch.where(live, rows.index_select(-1, index.to(ring.device)).to(total), 0)
+    fresh = slices.movedim(0, -1).contiguous().sum(-1)  # along memory: in the same order in any company
+    now.index_copy_(-1, index, fresh)
+    flat.copy_(torch.where(is_on, now, flat))
+    return seen
+
+
+def in_memory_order(t: Tensor, axes: int) -> Tensor:
+    """`t` with all but its first `axes` axes as one, in the order of its memory, sharing it."""
+    return t.as_strided((*t.shape[:axes], t.shape[axes:].numel()), (*t.stride()[:axes], 1))
