@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.prediction import pair_step, transformer
+from benchmarks.prediction.work import Launch, Use, served
 from grokfast import Experiment, checks
 from grokfast.models import GrokTransformer, TransformerConfig
-from grokfast.models.transformer import cost as transformer_cost
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import plan
-from grokfast.ops.work import Launch, Use, served
 from grokfast.transforms.base import Layout
 from grokfast.transforms.filters import EMA, MA
 from grokfast.transforms.flat import state_slots
@@ -126,12 +126,12 @@ def step_of(experiment: Experiment, models: int, precision: str) -> list[Launch]
     is_batch, splits = rows < len(data.train.inputs), 1
     if isinstance(experiment.model, TransformerConfig):
         sized = _Sized(experiment, models, precision)
-        launches = transformer_cost.cost(sized, rows if is_batch else None)  # type: ignore[arg-type]
+        launches = transformer.cost(sized, rows if is_batch else None)  # type: ignore[arg-type]
         parameters = {name: shape.numel() for name, shape in sized.shapes.items()}
     else:
         width = experiment.model.width
         sizes = {"width": width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        launches = plan.cost(models, rows, **sizes, precision=precision, partial=True, minibatch=is_batch)
+        launches = pair_step.cost(models, rows, **sizes, precision=precision, partial=True, minibatch=is_batch)
         splits = plan.splits_of(models, rows, precision, **sizes)
         parameters = {"tables": (2 * data.n_tokens + 1) * width, "classifier": data.n_answers * (width + 1)}
     if is_batch:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import inspect
+import itertools
 import json
 import multiprocessing
 import re
@@ -25,33 +25,21 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler as nvidia_compiler
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
 from benchmarks.interleave import machine
+from benchmarks.prediction.shipped import shipped
 from grokfast.ops.configurations import LEAST_SHARED_BYTES, SHARED_BYTES
 
-MODULES = (
-    "grokfast.ops.kernels",
-    "grokfast.transforms.kernels",
-    "grokfast.ops.mlp.kernels",
-    "grokfast.ops.linear_cross_entropy.kernels",
-    "grokfast.ops.attention.kernels",
-    "grokfast.ops.pair_embed.kernels",
-    "grokfast.ops.layer_norm.kernels",
-    "grokfast.ops.batch.kernels",
-    "grokfast.ops.gathered_attention.kernels",
-    "grokfast.ops.linear.kernels",
-    "grokfast.ops.read_rows.kernels",
-    "grokfast.training.kernels",
-    "grokfast.ops.pair_step.launches",
-    "grokfast.models.transformer.fused.shipped",
-)
 HUNGRIEST = 3
 FAR = 240  # registers, of 255
 ALLOCATION = "--regAllocOptLevel=2"
@@ -99,14 +87,34 @@ def resources(compiled: Any, capability: int, ptxas_options: Sequence[str] = ())
     }
 
 
-def _row(ptxas_options: Sequence[str], module: str, i: int, capability: int) -> dict[str, Any]:
-    return compile_offline(importlib.import_module(module).shipped()[i], capability, ptxas_options)
+def _row(ptxas_options: Sequence[str], i: int, capability: int) -> dict[str, Any]:
+    return compile_offline(shipped()[i], capability, ptxas_options)
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """Of all that a configuration is compiled from, source code included."""
+    """Of all that a configuration is compiled from, source code included.
+
+    Triton's own keys depend on more: the line at which a kernel begins, and what was looked at before it.
+    """
     facts = {name: value for name, value in config.items() if name not in ("name", "kernel")}
-    return hashlib.sha256(repr((config["kernel"].cache_key, sorted(facts.items()))).encode()).hexdigest()[:16]
+    written: set[str] = set()
+    _read(config["kernel"], written)
+    return hashlib.sha256(repr((sorted(written), sorted(facts.items()))).encode()).hexdigest()[:16]
+
+
+def _read(kernel: JITFunction, written: set[str]) -> None:
+    """Add a kernel's source, that of all it calls, and the constants of the modules that they use."""
+    if kernel.src in written:
+        return
+    written.add(kernel.src)
+    own = [vars(value) for value in kernel.__globals__.values() if isinstance(value, ModuleType)]
+    places = [kernel.__globals__, *(names for names in own if names["__name__"].startswith("grokfast"))]
+    for name, place in itertools.product(kernel.fn.__code__.co_names, places):
+        value = place.get(name)
+        if isinstance(value, JITFunction):
+            _read(value, written)
+        elif isinstance(value, (tl.constexpr, int, float, str)):
+            written.add(f"{name} = {value!r}")
 
 
 def _known(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -125,15 +133,15 @@ def main() -> int:
     parser.add_argument("--as-triton", action="store_true", help="with what Triton has ptxas do beside")
     args = parser.parse_args()
     compiled = partial(_row, TRITONS_OPTIONS if args.as_triton else [])
-    configs = {(name, i): c for name in MODULES for i, c in enumerate(importlib.import_module(name).shipped())}
+    configs = shipped()
     places = [
-        (*place, capability)
+        (i, capability)
         for capability in args.capability
-        for place, config in configs.items()
+        for i, config in enumerate(configs)
         if capability in config.get("capabilities", args.capability)
     ]
     known = {} if args.known is None else _known(args.known)
-    rows_of = {place: known.get((fingerprint(configs[place[:2]]), place[2])) for place in places}
+    rows_of = {(i, capability): known.get((fingerprint(configs[i]), capability)) for i, capability in places}
     unknown = [place for place, row in rows_of.items() if row is None]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
         if unknown:
@@ -141,11 +149,11 @@ def main() -> int:
         rows = [row for row in rows_of.values() if row is not None]
         # Where less memory is shared, those are in danger that need most of it elsewhere.
         everywhere = [
-            (row["shared_bytes"], *place)
-            for row, (*place, capability) in zip(rows, places)
-            if capability == args.capability[0] and "capabilities" not in configs[tuple(place)]
+            (row["shared_bytes"], i)
+            for row, (i, capability) in zip(rows, places)
+            if capability == args.capability[0] and "capabilities" not in configs[i]
         ]
-        few = [(*place, capability) for capability in args.also for _, *place in sorted(everywhere)[-HUNGRIEST:]]
+        few = [(i, capability) for capability in args.also for _, i in sorted(everywhere)[-HUNGRIEST:]]
         rows += workers.map(compiled, *zip(*few)) if few else []
     for row in rows:
         print(

@@ -26,7 +26,7 @@ def compiling():
 def test_what_is_known_is_known_by_all_that_it_is_compiled_from():
     program = """if True:
         from benchmarks.resources import fingerprint
-        from grokfast.models.transformer.fused.shipped import shipped
+        from benchmarks.prediction.shipped.fused import shipped
         one, *others = [c for c in shipped() if "weights" in c["name"]]
         changed = [one | {"num_warps": 2}, one | {"constants": one["constants"] | {"CHUNKS": 3}}, one | {"aligned": []}]
         other_code = one | {"kernel": shipped()[0]["kernel"]}

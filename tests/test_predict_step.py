@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict_step
 from benchmarks.predict_step import AIMS, H200, configurations, lines, measurements, seconds, spent, step_of, times
+from benchmarks.prediction.transformer import cost
+from benchmarks.prediction.work import Launch, Use
 from grokfast import EMA, MA, Experiment, backend
-from grokfast.models.transformer.cost import cost
 from grokfast.models.transformer.planned import planned_forward
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.ops.work import Launch, Use
 from grokfast.training.ensemble import Ensemble
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from grokfast.ops.dispatch import PRECISIONS
 from grokfast.ops.kernels import launch
 from grokfast.ops.pair_step import kernels, plan
 from grokfast.ops.pair_step.layout import Layout
@@ -24,7 +23,7 @@ def _device(device: torch.device) -> tuple[int, int]:
     return 10 * about.major + about.minor, about.multi_processor_count
 
 
-def _constants(
+def constants_of(
     layout: Layout, activation: str, precision: str, *, width: int, n_tokens: int, n_answers: int
 ) -> dict[str, Any]:
     """What both kernels know of a model when they are compiled; -1: there is no such bias."""
@@ -34,7 +33,7 @@ def _constants(
     return {name: -1 if place is None else place for name, place in places.items()} | sizes | kind
 
 
-def _gradient_constants(layout: Layout, precision: str, n_tokens: int) -> dict[str, Any]:
+def gradient_constants(layout: Layout, precision: str, n_tokens: int) -> dict[str, Any]:
     return {"N_PARAMETERS": layout.n_parameters, "P": n_tokens, "PIECES": plan.PIECES[precision]}
 
 
@@ -56,10 +55,10 @@ class Launches:
         self.chunks = plan.n_chunks(self.programs, max_batch)
         self.rows_per_chunk = plan.rows_per_chunk(self.programs, max_batch)
         self.splits = plan.n_splits(self.chunks, self.programs, self.n_models, processors)
-        self.constants = _constants(layout, activation, precision, **sizes)
+        self.constants = constants_of(layout, activation, precision, **sizes)
         self.rows_constants = {"LOSS": loss, **self.rows_tile}
         chunks = {"CHUNKS": self.chunks // self.splits}
-        self.grad_constants = _gradient_constants(layout, precision, n_tokens) | chunks | self.tile
+        self.grad_constants = gradient_constants(layout, precision, n_tokens) | chunks | self.tile
         self.limits = n_rows.to(torch.int32)
         self.rows = torch.stack([*tokens.unbind(-1), targets], 1).int()  # [E, 3, N]: a, b, target
         # A tile of sorted rows reads few rows of w_a; those that do not count stay last.
@@ -108,91 +107,3 @@ class Launches:
             kernels.totals_kernel, (self.n_models,), self.limits, self.losses, self.right, loss, correct, self.n_data,
             num_warps=4,
         )  # fmt: skip
-
-
-class _Case(NamedTuple):
-    """A model as it is launched: tokens, units, classes; whether rows come in batches; chunks that a program sums."""
-
-    sizes: tuple[int, int, int]
-    activation: str
-    loss: str
-    with_bias: bool
-    batch: bool
-    chunks: int
-
-
-def _configurations(precision: str, case: _Case, capabilities: list[int]) -> list[dict[str, Any]]:
-    """Both kernels for one model, compiled for `capabilities`, whose tiles are the same; one kernel for many chunks."""
-    sizes = dict(zip(("n_tokens", "width", "n_answers"), case.sizes))
-    n_tokens, width, n_answers = case.sizes
-    table, classifier = (n_tokens, width), (n_answers, width)
-    shapes = {"w_a": table, "w_b": table, "b_in": (width,), "out.weight": classifier, "out.bias": (n_answers,)}
-    layout = Layout.of({name: shape for name, shape in shapes.items() if case.with_bias or len(shape) == 2})
-    pointers = {
-        "p_flat": "*fp32", "p_rows": "*i32", "p_limits": "*i32", "p_batch": "*i64", "p_grad_logits": "*fp32",
-        "p_losses": "*fp32", "p_right": "*i32",
-    }  # fmt: skip
-    outputs, numbers = {"p_grad": "*fp32", "p_loss": "*fp32", "p_correct": "*i32"}, ["n_rows", "n_batch"]
-    common = {**_constants(layout, case.activation, precision, **sizes), "BATCH": case.batch}
-    rows, grad = (plan.tiles(kernel, precision, capabilities[0], **sizes) for kernel in ("rows", "gradient"))
-    kinds: list[tuple[str, Any, dict[str, str], dict[str, Any]]] = [
-        (
-            f"gradient, {case.chunks} chunks",
-            kernels.gradient_kernel,
-            {**pointers, **outputs, **dict.fromkeys([*numbers, "rows_per_chunk"], "i32")},
-            {**_gradient_constants(layout, precision, n_tokens), "CHUNKS": case.chunks, **grad},
-        ),
-        (
-            "rows",
-            kernels.rows_kernel,
-            pointers | dict.fromkeys(numbers, "i32"),
-            {"LOSS": case.loss, "GRAD": True, **rows},
-        ),
-    ]
-    return [
-        {
-            "name": f"pair_step {name}, {precision}, {'-'.join(map(str, case.sizes))} {case.activation} {case.loss}",
-            "kernel": kernel,
-            "signature": signature,
-            "constants": common | {k: v for k, v in constants.items() if k != "num_warps"},
-            "num_warps": constants["num_warps"],
-            "capabilities": capabilities,
-        }
-        for name, kernel, signature, constants in (kinds if case.chunks == 1 else kinds[:1])
-    ]
-
-
-def shipped() -> list[dict[str, Any]]:
-    """Configurations at the usual sizes and at odd ones, for the offline check of registers and spills."""
-    configs: list[dict[str, Any]] = []
-    for precision in PRECISIONS:
-        cases = [
-            _Case((97, 512, 97), "relu", "cross_entropy", True, False, 1),
-            _Case((97, 512, 97), "relu", "cross_entropy", True, False, 8),
-            _Case((113, 128, 113), "gelu", "cross_entropy", True, True, 1),
-        ]
-        if precision in ("ieee", "tf32"):
-            cases += [_Case((97, 500, 97), "square", "mse", False, False, 8)]
-            cases += [_Case((512, 1024, 512), "abs", "cross_entropy", True, False, 1)]
-        else:
-            cases += [_Case((257, 512, 257), "gelu", "mse", True, True, 1)]
-        configs += [row for case in cases for on in ([80], [90, 100]) for row in _configurations(precision, case, on)]
-    reduce = {
-        "name": "pair_step reduce, 16 splits",
-        "kernel": kernels.reduce_kernel,
-        "signature": {"p_parts": "*fp32", "p_grad": "*fp32", "n": "i32"},
-        "constants": {"SPLITS": 16, "BLOCK": REDUCE_BLOCK},
-        "aligned": ["n"],
-        "num_warps": 4,
-    }
-    totals = {
-        "name": "pair_step totals",
-        "kernel": kernels.totals_kernel,
-        "signature": {
-            "p_limits": "*i32", "p_losses": "*fp32", "p_right": "*i32", "p_loss": "*fp32",
-            "p_correct": "*i32", "n_batch": "i32",
-        },
-        "constants": {},
-        "num_warps": 4,
-    }  # fmt: skip
-    return [*configs, reduce, totals]

@@ -1,12 +1,10 @@
-"""How a step is cut into programs, and what it costs: plain functions of sizes, with neither Triton nor a GPU.
+"""How a step is cut into programs: plain functions of sizes, with neither Triton nor a GPU.
 
 Tiles and chunks depend on the model and hardly on the number of rows, never on how many models there are: so a model's
 sums have one order. How many programs share the chunks among them depends on the GPU, and changes no bit.
 """
 
 from __future__ import annotations
-
-from grokfast.ops.work import Launch, Use
 
 MAX_CHUNKS = 16
 PIECES = {"ieee": 3, "tf32x3": 3, "tf32": 2, "bf16": 1}  # bf16 numbers that stand for one of a hidden unit's gradient
@@ -16,7 +14,7 @@ def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _cdiv(a: int, b: int) -> int:
+def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
@@ -61,8 +59,8 @@ def tiles(
 
 def programs(tile: dict[str, int], *, width: int, n_tokens: int, n_answers: int) -> int:
     """Programs of "gradient" for one model and one split of its rows."""
-    of_tables = _cdiv(width, tile["BH"]) * _cdiv(n_tokens, tile["BT"])
-    return of_tables + _cdiv(width, tile["BH_OUT"]) * _cdiv(n_answers, tile["BV"])
+    of_tables = cdiv(width, tile["BH"]) * cdiv(n_tokens, tile["BT"])
+    return of_tables + cdiv(width, tile["BH_OUT"]) * cdiv(n_answers, tile["BV"])
 
 
 def rows_per_chunk(n_programs: int, n_rows: int) -> int:
@@ -71,97 +69,20 @@ def rows_per_chunk(n_programs: int, n_rows: int) -> int:
     Up to MAX_CHUNKS of these chunks the number of rows does not matter, so that those which others of an ensemble have
     beyond its own change no sum of a model.
     """
-    rows = max(128, 64 * _cdiv(40 * n_programs, 64))
-    while _cdiv(n_rows, rows) > MAX_CHUNKS:
+    rows = max(128, 64 * cdiv(40 * n_programs, 64))
+    while cdiv(n_rows, rows) > MAX_CHUNKS:
         rows *= 2
     return rows
 
 
 def n_chunks(n_programs: int, n_rows: int) -> int:
     """Into how many chunks a model's rows go."""
-    return max(1, _cdiv(n_rows, rows_per_chunk(n_programs, n_rows)))
+    return max(1, cdiv(n_rows, rows_per_chunk(n_programs, n_rows)))
 
 
 def n_splits(n_chunks: int, n_programs: int, n_models: int, n_processors: int) -> int:
     """A program for each chunk while processors would idle otherwise, else one program for all."""
     return n_chunks if n_programs * n_models < n_processors else 1
-
-
-def cost(
-    n_models: int,
-    n_rows: int,
-    *,
-    width: int,
-    n_tokens: int,
-    n_answers: int,
-    precision: str = "ieee",
-    n_processors: int = 132,
-    partial: bool = False,
-    minibatch: bool = False,
-) -> list[Launch]:
-    """Counted from the kernels, for the gradient of a step; the optimizer's launches are not among them.
-
-    partial: the optimizer sums the partial gradients of one model's splits, which is then not among them either.
-    minibatch: rows are drawn from more, and so in no order; a whole data set's are sorted by their first operand.
-    Bytes are those that every program asks for once, whichever cache answers; what a program reads again is taken to
-    be in its own. FLOPs are those of the products, padding included; a product in three passes counts three times, and
-    so do the bf16 ones that sum a token's rows. Arrays: "tables" are w_a, w_b and b_in, "classifier" weight and bias.
-    """
-    sizes = {"width": width, "n_tokens": n_tokens, "n_answers": n_answers}
-    rows, grad = (tiles(kernel, precision, **sizes) for kernel in ("rows", "gradient"))
-    n_programs = programs(grad, **sizes)
-    chunks = n_chunks(n_programs, n_rows)
-    splits = n_splits(chunks, n_programs, n_models, n_processors)
-    tables, classifier = (2 * n_tokens + 1) * width, n_answers * (width + 1)
-    parameters, logits = tables + classifier, n_rows * padded_classes(n_answers)
-    passes, out = 3 if precision == "tf32x3" else 1, "parts" if splits > 1 else "grad"
-
-    def use(array: str, size: int, asked: int | None = None, loads: bool = True, stores: bool = False) -> Use:
-        return Use(array, 4 * n_models * size, 4 * n_models * (size if asked is None else asked), loads, stores)
-
-    def launch(name: str, count: int, products: int, of_bf16: int, *uses: Use, largest: float = 1.0) -> Launch:
-        flops, bf16 = (2 * n_models * of for of in (products + of_bf16, of_bf16))
-        return Launch(name, f"{name}_kernel", count * n_models, (uses,), flops, bf16, largest=largest)
-
-    row_tiles = _cdiv(n_rows, rows["BM"])
-    of_b = row_tiles * min(rows["BM"], n_tokens)  # different rows of w_b that tiles read
-    of_a = of_b if minibatch else min(of_b, n_tokens + row_tiles)
-    products = row_tiles * rows["BM"] * rows["VP"] * (width + -width % rows["BH"]) * passes
-    found = [
-        launch(
-            "rows", row_tiles, products, 0,
-            use("tables", tables, (of_a + of_b) * width), use("classifier", classifier, row_tiles * classifier),
-            use("rows", 3 * n_rows), use("loss of rows", 2 * n_rows, loads=False, stores=True),
-            use("logits", logits, loads=False, stores=True),
-        )
-    ]  # fmt: skip
-
-    token_blocks, class_blocks = _cdiv(n_tokens, grad["BT"]), _cdiv(n_answers, grad["BV"])
-    of_tables, of_classes = (width + -width % grad[units] for units in ("BH", "BH_OUT"))
-    # Every program of the tables reads all of the logits, those of the classifier the ones of their classes.
-    read = (of_tables // grad["BH"] * token_blocks + of_classes // grad["BH_OUT"]) * logits
-    k = n_answers + -n_answers % grad["BK"]
-    products_of_tables = n_rows * of_tables * token_blocks * k * passes
-    products_of_classes = n_rows * of_classes * class_blocks * grad["BV"] * passes
-    of_bf16 = n_rows * of_tables * token_blocks * 2 * grad["BT"] * PIECES[precision]
-    # A program of the tables multiplies more than one of the classifier.
-    table_programs = of_tables // grad["BH"] * token_blocks
-    share = (products_of_tables + of_bf16) / (products_of_tables + of_bf16 + products_of_classes)
-    found.append(
-        launch(
-            "gradient", n_programs * splits, products_of_tables + products_of_classes, of_bf16,
-            use("logits", logits, read), use("rows", 3 * n_rows, 3 * n_rows * n_programs),
-            use("tables", tables, chunks * (token_blocks + class_blocks) * tables),
-            use("classifier", classifier, chunks * token_blocks * classifier), use("loss of rows", 2 * n_rows),
-            # What earlier chunks left is read again.
-            use(out, splits * parameters, (chunks if splits > 1 else 2 * chunks - 1) * parameters, False, True),
-            largest=max(1.0, share * n_programs / table_programs),
-        )
-    )  # fmt: skip
-    if splits > 1 and not partial:
-        summed = use("grad", parameters, loads=False, stores=True)
-        found.append(launch("reduce", _cdiv(parameters, 1024), 0, 0, use("parts", splits * parameters), summed))
-    return found
 
 
 def splits_of(n_models: int, n_rows: int, precision: str, **sizes: int) -> int:

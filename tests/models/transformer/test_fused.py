@@ -15,7 +15,7 @@ from grokfast.ops.dispatch import PRECISIONS
 from tests.tf32 import torch_at
 
 pytest.importorskip("triton")
-from grokfast.models.transformer.fused import shipped
+from benchmarks.prediction.shipped import fused as shipped
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = TransformerConfig(d_model=6, n_heads=2, d_mlp=10)
@@ -211,7 +211,7 @@ def test_kernels_of_a_preset_are_checked_for_spills_at_every_precision(preset):
     """As they are launched: the sizes are compiled in."""
     experiment = Experiment.preset(preset)
     data = experiment.task.build()
-    (checked,) = (model for model in shipped._MODELS if model[0] == preset)
+    (checked,) = (model for model in shipped.MODELS if model[0] == preset)
     config = replace(TransformerConfig(**checked[1]), init=experiment.model.init)  # which is no kernel's business
     assert config == experiment.model
     assert checked[2:6] == (data.n_tokens, data.n_answers, data.seq_len, experiment.loss)

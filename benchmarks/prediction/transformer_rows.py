@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.prediction.work import Launch, Use
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import Level, padded
 from grokfast.models.transformer.model import TransformerConfig
-from grokfast.ops.work import Launch, Use
 
 INDEX = 2  # numbers of 4 bytes that an index takes
 

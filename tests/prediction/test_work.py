@@ -2,7 +2,7 @@
 
 import pytest
 
-from grokfast.ops.work import Launch, Use, served
+from benchmarks.prediction.work import Launch, Use, served
 
 
 def loads(array, size, asked=None):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from benchmarks.prediction.transformer import cost
+from benchmarks.prediction.transformer_rows import distinct
 from grokfast import Experiment, backend
 from grokfast.models import GrokTransformer
-from grokfast.models.transformer.cost import cost
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import Level
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.models.transformer.rows_cost import distinct
 
 pytest.importorskip("triton")
 MODULES = (

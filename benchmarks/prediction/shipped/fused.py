@@ -19,7 +19,7 @@ _GROKFAST = {
 _WIDE = {"d_model": 512, "n_heads": 8, "d_mlp": 2048, "activation": "gelu", "norm": "pre", "n_layers": 2, "tied": True}
 _ODD = {"d_model": 100, "n_heads": 5, "d_mlp": 200, "norm": "pre", "residual": False}
 # Changes to the default model, tokens, answers, positions, loss, precisions
-_MODELS: list[tuple[str, dict[str, Any], int, int, int, str, tuple[str, ...]]] = [
+MODELS: list[tuple[str, dict[str, Any], int, int, int, str, tuple[str, ...]]] = [
     ("nanda", {}, 114, 113, 3, "cross_entropy", PRECISIONS),
     ("power", _POWER, 99, 97, 4, "cross_entropy", PRECISIONS),
     ("grokfast", _GROKFAST, 99, 97, 4, "cross_entropy", PRECISIONS),
@@ -47,7 +47,7 @@ def shipped() -> list[dict[str, Any]]:
         configs.append({**row, "aligned": [n for n in aligned if n in signature]})
 
     flat, index = ("flat_model", "positions_model", "grad_model", "n_split", "n_model"), ("p_keys", "p_own", "p_target")
-    for name, changes, n_tokens, n_answers, seq_len, loss, precisions in _MODELS:
+    for name, changes, n_tokens, n_answers, seq_len, loss, precisions in MODELS:
         config = TransformerConfig(**changes)
         transformer = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=seq_len)
         shapes = {n: p.shape[1:] for n, p in transformer.named_parameters()}

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
+from benchmarks.prediction.transformer_rows import INDEX, Part, Rows, Sizes, distinct
+from benchmarks.prediction.work import Launch
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.models.transformer.rows_cost import INDEX, Part, Rows, Sizes, distinct
 from grokfast.ops.read_rows.readers import n_slots
 from grokfast.ops.rows import PairIndex
-from grokfast.ops.work import Launch
 
 
 def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
