@@ -76,13 +76,19 @@ def output() -> Screen:
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
     """The experiment whose values are the options' defaults: `named`, with the parts that `--task`, `--filter`, ...
     choose, whose own fields are options then."""
+    from grokfast import parts
     from grokfast.training.experiment import FAMILIES, TUPLES
 
     said = {name: option(args, f"--{name}") for name in FAMILIES if name not in TUPLES}
     fields = [arg.partition("=")[0] for arg in args if arg.startswith("--filter.")]
     if fields and said["filter"] is None and named.filter is None:
         raise UsageError(f"{fields[0]} is of a filter: choose one, with --filter ema or --filter ma")
-    return named.override({name: text for name, text in said.items() if text is not None})
+    chosen = {
+        name: parts.chosen(FAMILIES[name], text, getattr(named, name), f"--{name}")
+        for name, text in said.items()
+        if text is not None
+    }
+    return named.override(chosen)
 
 
 def registry() -> Any:

@@ -36,7 +36,8 @@ def variants(base):
     ]
     if base.filter is not None:
         changes[1]["filter.lamb"] = 1.0
-    return [base.override(c) for c in changes]
+    there = base.flat()
+    return [base.override({name: value for name, value in c.items() if name in there}) for c in changes]
 
 
 def advance(experiments, steps):
