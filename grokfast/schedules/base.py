@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from grokfast.tasks.data import Data
 Moment = Literal["memorizing", "generalizing"]
 
 
+@dataclass(frozen=True)
 class Change(Part):
     """Base of the changes over time (`schedule.changes`). One of one's own is a frozen dataclass with one of these.
 
@@ -22,8 +24,8 @@ class Change(Part):
     """
 
     family: ClassVar[str] = "change"
-    after: Moment | None = None
-    delay: int = 0
+    after: ClassVar[Moment | None] = None
+    delay: ClassVar[int] = 0
 
     def values(self, begin: int, end: int, current: Mapping[str, float]) -> Mapping[str, Tensor]:
         """Of each hyper-parameter that it changes ("lr", "weight_decay", "alpha", "lamb", a transform's own, ...) its

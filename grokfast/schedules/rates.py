@@ -104,8 +104,8 @@ class Switch(Change):
     of: str
     to: float
     at: int | None = None
-    after: Moment | None = None
-    delay: int = 0
+    after: Moment | None = None  # type: ignore[misc]
+    delay: int = 0  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "switch.")

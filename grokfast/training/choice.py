@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ def choose(experiment: Experiment, device: torch.device, data: Data) -> Choice:
     if device.type == "cpu" and wish != "ieee" and kernels is None:
         raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
     name, reason = (PLAIN, "asked for") if is_plain else _ladder(experiment, device, kernels, data)
-    if name == FUSED and is_augmented(getattr(experiment.schedule, "changes", ())):
+    if name == FUSED and is_augmented(experiment.schedule.changes):
         has_first = kernels is None or (
             isinstance(experiment.model, PairMLPConfig) and experiment.precision == "float32"
         )
@@ -84,10 +85,11 @@ def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, d
         return OPERATIONS, "C++ extension"
     if kernels != "triton":
         return PLAIN, backend.why_no_device_kernels(device) or "the step's kernels need Triton"
-    config, dtype = experiment.model, getattr(torch, experiment.precision)
+    config: Any = experiment.model
+    dtype = getattr(torch, experiment.precision)
     if isinstance(config, PairMLPConfig):
         sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        obstacle = PairStep.fits(config, experiment.loss, **sizes, dtype=dtype)
+        obstacle = PairStep.fits(config, experiment.loss.op or "", **sizes, dtype=dtype)
         if obstacle:  # its first layer has a kernel by itself
             return (OPERATIONS if dtype is torch.float32 else PLAIN), obstacle
         return FUSED, "Triton"

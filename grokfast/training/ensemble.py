@@ -20,34 +20,12 @@ from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
-from grokfast.training.experiment import Experiment
+from grokfast.training.experiment import Experiment, check_together
 from grokfast.transforms import hypers
 from grokfast.transforms.base import Layout as RowLayout
 from grokfast.transforms.flat import FlatOptimizer
 
-# What may differ between the runs of an ensemble; all else is common.
-VARIES = {
-    "name", "seed", "task.train_fraction", "task.split_seed", "task.noise_seed", "task.label_noise",
-    "schedule.batch_seed",
-    "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
-    "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
-}  # fmt: skip
-
 ALIGNMENT = 16  # elements
-
-
-def check_together(experiments: Sequence[Experiment]) -> None:
-    """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
-    first = experiments[0].flat()
-    for i, experiment in enumerate(experiments):
-        other = experiment.flat()
-        for name in first.keys() | other.keys():
-            here, there = first.get(name), other.get(name)
-            if (here != there and name not in VARIES) or (name in first) != (name in other):
-                raise ValueError(
-                    f"experiments[{i}].{name} is {there!r}, experiments[0].{name} is {here!r}; runs that train "
-                    f"together may differ in {', '.join(sorted(VARIES))}"
-                )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -84,7 +62,7 @@ class Ensemble:
         check_together(experiments)
         self.experiments = list(experiments)
         common = experiments[0]
-        self.loss, self.schedule = common.loss, common.schedule
+        self.loss, self.schedule = common.loss.op or "cross_entropy", common.schedule
         self.device = resolve_device(common.device)
         dtype = getattr(torch, common.precision)
         data = [e.task.build(seed=e.seed) for e in experiments]
@@ -94,11 +72,11 @@ class Ensemble:
             for name in ("inputs", "targets")
         )
         n_rows = {"train": [len(d.train.targets) for d in data], "test": [len(d.test.targets) for d in data]}
-        changes = [getattr(e.schedule, "changes", ()) for e in experiments]
-        for own, of_run in zip(changes, data):
-            for change in own:
+        changes = [e.schedule.changes for e in experiments]
+        for of_experiment, of_run in zip(changes, data):
+            for change in of_experiment:
                 change.check(of_run)
-        self._shown = [shown(own, of_run) for own, of_run in zip(changes, data)]
+        self._shown = [shown(*both) for both in zip(changes, data)]
         self._augments = changes[0] if is_augmented(changes[0]) else ()
         vars(self).update(_about(n_rows, experiments, self.device, self._shown, bool(self._augments)))
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
@@ -106,7 +84,7 @@ class Ensemble:
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
 
-        def build(config: PairMLPConfig | TransformerConfig, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
+        def build(config: Any, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
             if isinstance(config, PairMLPConfig):
                 return PairMLP(config, **sizes, seeds=seeds, dtype=dtype)
             return GrokTransformer(config, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
@@ -140,7 +118,7 @@ class Ensemble:
 
     def _follow(self) -> None:
         """Have the optimizer follow what the schedules change of its hyper-parameters."""
-        optimizer, changes = self.optimizer, [getattr(e.schedule, "changes", ()) for e in self.experiments]
+        optimizer, changes = self.optimizer, [e.schedule.changes for e in self.experiments]
         current = [hypers.current(e.optimizer, e.filter) for e in self.experiments]
         program = Program(changes, current, self.schedule.steps, hypers.same(self.experiments[0].filter))
         if program.names:

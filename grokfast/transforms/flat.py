@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,9 @@ from grokfast.transforms.clock import Clock, model_row, sum_partials
 from grokfast.transforms.filters import EMA, MA, Filter
 from grokfast.transforms.launch import Launch, Uploads, dtypes
 from grokfast.transforms.operations import Operation, check_kinds
+from grokfast.transforms.optimizers import Optimizer
 from grokfast.transforms.rows import ADAM, COLUMNS, FILTERS, LION, SGD
 from grokfast.transforms.tables import STEPS, Program, Tables
-
-if TYPE_CHECKING:
-    from grokfast.training.experiment import OptimizerConfig
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 
@@ -44,7 +42,7 @@ class FlatOptimizer:
     def __init__(
         self,
         flat: Tensor,
-        configs: Sequence[OptimizerConfig],
+        configs: Sequence[Optimizer],
         filters: Sequence[Transform | None],
         layout: Layout | None = None,
     ) -> None:
@@ -68,7 +66,7 @@ class FlatOptimizer:
         self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
         self._unwatched = flat.new_zeros(len(flat)), torch.zeros_like(self.clock.steps)
 
-    def _set(self, configs: Sequence[OptimizerConfig], filters: Sequence[Transform | None], like: Tensor) -> None:
+    def _set(self, configs: Sequence[Optimizer], filters: Sequence[Transform | None], like: Tensor) -> None:
         """All that follows from the models' configurations and filters alone."""
         self.configs, self.filters = list(configs), list(filters)
         self.fused = [in_pass(filter) for filter in filters]
@@ -210,7 +208,7 @@ class FlatOptimizer:
         entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
         module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
         ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
-        rule = RULES[self.configs[0].name]
+        rule = RULES[self.configs[0].rule]
         module.update(rule, kind, entries, self._hyper, self.steps, threads, ring_type=ring)
 
     def _launch(self, flat: Tensor, grad: Tensor) -> None:
@@ -223,7 +221,7 @@ class FlatOptimizer:
             filter, ring = self.fused[0], self.state.get("ring", flat).dtype
             window = filter.window_size if isinstance(filter, MA) else 1
             launch = Launch(
-                RULES[self.configs[0].name], self._kind(), entries, window,
+                RULES[self.configs[0].rule], self._kind(), entries, window,
                 torch.bfloat16 if ring is torch.bfloat16 else torch.float32, flat.dtype, flat.device, self._uploads,
             )  # fmt: skip
             if len(self._launches) >= 4:  # gradients alternate between a few places
@@ -254,17 +252,17 @@ class FlatOptimizer:
         config, column, state = self.configs[0], self.clock.column, self.state
         grad = self._filtered(grad)
         common = {"lr": column("lr"), "weight_decay": column("weight_decay")}
-        if config.name == "sgd":
+        if config.rule == "sgd":
             buffer = state.get("momentum_buffer")
-            rules.sgd(flat, grad, buffer, momentum=column("momentum"), nesterov=config.nesterov, **common)
+            rules.sgd(flat, grad, buffer, momentum=column("momentum"), nesterov=config.hyper["nesterov"], **common)
             return
         common |= {"beta1": column("beta1"), "beta2": column("beta2")}
-        if config.name == "lion":
+        if config.rule == "lion":
             rules.lion(flat, grad, state["exp_avg"], **common)
             return
         rules.adam(
             flat, grad, state["exp_avg"], state["exp_avg_sq"], self.clock.steps[:, None],  # the tick has counted it
-            eps=column("eps"), decoupled=config.name == "adamw", **common,
+            eps=column("eps"), decoupled=config.rule == "adamw", **common,
         )  # fmt: skip
 
     def _filtered(self, grad: Tensor) -> Tensor:
@@ -289,12 +287,11 @@ class Slot(NamedTuple):
 
 
 def state_slots(
-    config: OptimizerConfig, filter: Transform | None, layout: Layout, width: int, dtype: torch.dtype
+    config: Optimizer, filter: Transform | None, layout: Layout, width: int, dtype: torch.dtype
 ) -> dict[str, Slot]:
     """What optimizer and transforms keep of a model whose row has `width` numbers of `dtype`, by name."""
     row = Slot((width,), dtype)
-    names = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"], "lion": ["exp_avg"]}
-    slots = dict.fromkeys(names.get(config.name, ["momentum_buffer"] if config.momentum else []), row)
+    slots = dict.fromkeys(config.moments, row)
     fused = in_pass(filter)
     for i, one in enumerate(elements(filter)):
         if one is not fused:

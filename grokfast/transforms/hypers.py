@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from grokfast.transforms.base import Transform
 from grokfast.transforms.chain import elements, named
-
-if TYPE_CHECKING:
-    from grokfast.training.experiment import OptimizerConfig
+from grokfast.transforms.optimizers import Optimizer
 
 OF_OPTIMIZER = ("lr", "weight_decay")
 
@@ -40,12 +38,12 @@ def same(filter: Transform | None) -> dict[str, str]:
     return {name: first.setdefault(place, name) for name, place in places(filter).items()}
 
 
-def current(config: OptimizerConfig, filter: Transform | None) -> dict[str, float]:
+def current(config: Optimizer, filter: Transform | None) -> dict[str, float]:
     """Of every name the field's own value."""
     return {name: getattr(_part(config, filter, place), place.field) for name, place in places(filter).items()}
 
 
-def check(config: OptimizerConfig, filter: Transform | None, name: str, value: float) -> None:
+def check(config: Optimizer, filter: Transform | None, name: str, value: float) -> None:
     """Raise TypeError or ValueError where a field takes no such value."""
     place = places(filter)[name]
     try:
@@ -54,5 +52,5 @@ def check(config: OptimizerConfig, filter: Transform | None, name: str, value: f
         raise type(error)(f"schedule.changes make {name!r} {value:g}: {error}") from error
 
 
-def _part(config: OptimizerConfig, filter: Transform | None, place: Place) -> Any:
+def _part(config: Optimizer, filter: Transform | None, place: Place) -> Any:
     return config if place.element < 0 else elements(filter)[place.element]

@@ -8,10 +8,10 @@ import torch
 from grokfast import EMA
 from grokfast.schedules import Change, Cosine, StepDecay, Switch, Warmup
 from grokfast.schedules.program import Program
-from grokfast.training import OptimizerConfig
 from grokfast.transforms import hypers
+from grokfast.transforms.optimizers import AdamW
 
-CONFIG, FILTER, STEPS = OptimizerConfig(lr=0.5, weight_decay=2.0), EMA(0.9, 3.0), 10
+CONFIG, FILTER, STEPS = AdamW(lr=0.5, weight_decay=2.0), EMA(0.9, 3.0), 10
 
 
 def program(*changes, steps=STEPS, runs=1):

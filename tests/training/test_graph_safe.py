@@ -23,7 +23,7 @@ NANDA, POWER, GROKFAST = (
     Experiment.preset(name).override({**SMALL, "schedule.eval_every": 3}) for name in ("nanda", "power", "grokfast")
 )
 BATCH = {"schedule.batch_size": 5}
-MOMENTUM = {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.nesterov": True}
+MOMENTUM = {"optimizer": "sgd", "optimizer.momentum": 0.9, "optimizer.nesterov": True}
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +61,10 @@ def perform(experiments):
         {},
         BATCH,
         {"filter": EMA(), "optimizer.warmup": 2, "loss": "mse"},
-        {"filter": MA(4), "optimizer.name": "adam", **BATCH},
-        {"filter": MA(4, filter_type="sum", warmup=False, ring="bfloat16"), "optimizer.name": "lion"},
+        {"filter": MA(4), "optimizer": "adam", **BATCH},
+        {"filter": MA(4, filter_type="sum", warmup=False, ring="bfloat16"), "optimizer": "lion"},
         {"filter": EMA(), **MOMENTUM, "task.label_noise": 0.2},
-        {"optimizer.name": "sgd", "optimizer.lr": 0.1, **BATCH, "loss": "mse"},
+        {"optimizer": "sgd", "optimizer.lr": 0.1, **BATCH, "loss": "mse"},
     ],
 )
 @pytest.mark.parametrize(("precision", "models"), [("float32", 1), ("float64", 3)])
