@@ -21,8 +21,8 @@ from torch import nn
 from benchmarks.bench_optimizer import SHAPES, WINDOW, PlainEMA
 from benchmarks.interleave import Contender, compare, free, report, write
 from grokfast import EMA, MA, GrokFast, backend
-from grokfast.training import OptimizerConfig
 from grokfast.transforms.flat import FlatOptimizer
+from grokfast.transforms.optimizers import AdamW
 
 GPU_SHAPES = {**SHAPES, "125 M parameters in 150 tensors": [(1024, 1626)] * 75 + [(512,)] * 75}
 REPEAT = {"227k parameters in 12 tensors": 50, "10 M parameters in 150 tensors": 20}
@@ -111,7 +111,7 @@ def ensemble() -> dict[str, Callable[[], Contender]]:
 
     def flat_optimizer(engine: str) -> Contender:
         flat, grad = (torch.randn(MODELS, width, device="cuda") for _ in range(2))
-        configs = [OptimizerConfig(lr=1e-3, weight_decay=0.1 * (i % 10), betas=(0.9, 0.98)) for i in range(MODELS)]
+        configs = [AdamW(lr=1e-3, weight_decay=0.1 * (i % 10), betas=(0.9, 0.98)) for i in range(MODELS)]
         optimizer = FlatOptimizer(flat, configs, [EMA()] * MODELS)
 
         def step() -> None:

@@ -29,8 +29,8 @@ from benchmarks.interleave import Contender, compare, free, one_by_one, report, 
 from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
 from grokfast.tasks import Data, ModularTask
-from grokfast.training import OptimizerConfig
 from grokfast.transforms.flat import FlatOptimizer
+from grokfast.transforms.optimizers import AdamW
 
 TITLE = "p = 97 MLP training step"
 GRAPH_STEPS = 10
@@ -140,7 +140,7 @@ def fused(work: Workload, models: int, precision: str) -> Step:
     flat[:, : layout.n_parameters] = torch.cat([p.detach().flatten(1) for p in model.parameters()], 1)
     sizes = {"n_tokens": work.data.n_tokens, "n_answers": work.data.n_answers, "width": work.width}
     step = PairStep(layout, work.tokens, work.targets, n_models=models, precision=precision, **sizes)
-    optimizer = FlatOptimizer(flat, [OptimizerConfig(**ADAMW)] * models, [None] * models)
+    optimizer = FlatOptimizer(flat, [AdamW(**ADAMW)] * models, [None] * models)
     parts = [] if step.splits == 1 else [step.splits]  # which the optimizer sums, as in training
     grad, loss = flat.new_empty(*parts, *flat.shape), torch.empty(models, device=work.device)
     correct = torch.empty(models, dtype=torch.int32, device=work.device)

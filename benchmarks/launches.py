@@ -201,7 +201,7 @@ def scenes() -> dict[str, Callable[[], Any]]:
     quick = Experiment.preset("quick").override(plain)
     for name in ("adam", "sgd", "lion"):
         for filter in (None, EMA(), MA(3, ring="bfloat16")):
-            changed = quick.override({"optimizer.name": name, "filter": filter, "schedule.batch_size": 500})
+            changed = quick.override({"optimizer": name, "filter": filter, "schedule.batch_size": 500})
             found[f"quick, {name}, {filter}"] = lambda changed=changed: _train([changed])  # type: ignore[misc]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         found[f"operations, {dtype}"] = lambda dtype=dtype: _operations(dtype)  # type: ignore[misc]

@@ -159,7 +159,7 @@ def optimizer_launches(
     ring = {None: 0, "full": 4, "bfloat16": 2, "host": 0}[getattr(experiment.filter, "ring", None)] * models * numbers
     if ring:  # one gradient leaves the window, another enters
         uses += [Use("ring, oldest", ring, ring), Use("ring, newest", ring, ring, loads=False, stores=True)]
-    name = {EMA: "EMA and ", MA: "MA and "}.get(type(experiment.filter), "") + experiment.optimizer.name
+    name = {EMA: "EMA and ", MA: "MA and "}.get(type(experiment.filter), "") + experiment.optimizer.rule
     programs = -(-models * numbers // chunk_size(models * numbers))
     return [tick, Launch(f"{name} update", "update_kernel", programs, (tuple(uses),))]
 

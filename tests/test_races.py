@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from grokfast import EMA, MA, Experiment, backend, ops
-from grokfast.training import OptimizerConfig
+from grokfast.parts import find
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
@@ -55,7 +55,8 @@ def updates(monkeypatch):
     found = []
     for name, filter in (("adamw", EMA()), ("adam", MA(2)), ("lion", MA(3, ring="bfloat16")), ("sgd", None)):
         flat = draw(2, 4 * 1024 + 16)
-        optimizer = FlatOptimizer(flat, [OptimizerConfig(name=name, lr=0.1, momentum=0.9)] * 2, [filter] * 2)
+        momentum = {"momentum": 0.9} if name == "sgd" else {}
+        optimizer = FlatOptimizer(flat, [find("optimizer", name)(lr=0.1, **momentum)] * 2, [filter] * 2)
         for step in range(2):
             optimizer.step(flat, draw(2, flat.shape[1]) + step, torch.zeros(2), torch.full((2,), -1))
         found += [flat, *optimizer.state.values(), optimizer.clock.steps]

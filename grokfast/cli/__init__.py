@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tyro
 
 import grokfast
-from grokfast.cli.common import KNOWN, Screen, UsageError, option, why
+from grokfast.cli.common import KNOWN, Screen, UsageError, option, registry, why
 from grokfast.store import StoreError
 from grokfast.text import command
 
@@ -104,9 +104,17 @@ def _parsed(args: list[str]) -> Callable[[], int]:
     chosen = COMMANDS[args[0]]
     function = getattr(importlib.import_module(f"grokfast.cli.{chosen.module}"), chosen.function)
     if chosen.takes_arguments:
+        _add_here()
         function = function(args)
+        options["registry"] = registry()
     execute: Callable[[], int] = tyro.cli(function, prog=f"grokfast {args[0]}", args=args[1:], **options)
     return execute
+
+
+def _add_here() -> None:
+    """Let "module:Name" find what lies in the current directory, as `python -m` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, "")
 
 
 def _version() -> int:

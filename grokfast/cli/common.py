@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.text import Text
 
 from grokfast.store import StoreError
 from grokfast.text import one_line, shown
-from grokfast.transforms.filters import filter_of
 
 if TYPE_CHECKING:
     from grokfast.training import Experiment
 
 
 NARROWEST = 80  # columns of a table
+SNAPSHOTS = int | tuple[int, ...] | Literal["log"] | None
 
 
 class UsageError(Exception):
@@ -74,9 +74,64 @@ def output() -> Screen:
 
 
 def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
-    """The experiment whose values are the options' defaults: `named`, with the filter that `--filter` chooses."""
-    chosen = option(args, "--filter")
+    """The experiment whose values are the options' defaults: `named`, with the parts that `--task`, `--filter`, ...
+    choose, whose own fields are options then."""
+    from grokfast import parts
+    from grokfast.training.experiment import FAMILIES, TUPLES
+
+    said = {name: option(args, f"--{name}") for name in FAMILIES if name not in TUPLES}
     fields = [arg.partition("=")[0] for arg in args if arg.startswith("--filter.")]
-    if fields and chosen is None and named.filter is None:
+    if fields and said["filter"] is None and named.filter is None:
         raise UsageError(f"{fields[0]} is of a filter: choose one, with --filter ema or --filter ma")
-    return named if chosen is None else named.override({"filter": filter_of(chosen, named.filter, name="--filter")})
+    chosen = {
+        name: parts.chosen(FAMILIES[name], text, getattr(named, name), f"--{name}")
+        for name, text in said.items()
+        if text is not None
+    }
+    return named.override(chosen)
+
+
+def registry() -> Any:
+    """How tyro reads what is no plain value: kinds of parts in a row, and the steps of snapshots."""
+    import tyro
+
+    from grokfast import parts
+
+    made = tyro.constructors.ConstructorRegistry()
+
+    @made.primitive_rule
+    def several(info: Any) -> Any:
+        arguments = get_args(info.type)
+        if get_origin(info.type) is not tuple or len(arguments) != 2 or arguments[1] is not Ellipsis:
+            return None
+        kind = arguments[0]
+        if not (isinstance(kind, type) and issubclass(kind, parts.Part)):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="KIND,KIND(FIELD=VALUE),...|none",
+            instance_from_str=lambda args: parts.several(kind.family, args[0]),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [",".join(map(parts.shown, value)) or "none"],
+        )  # fmt: skip
+
+    @made.primitive_rule
+    def snapshots(info: Any) -> Any:
+        if info.type != SNAPSHOTS:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar="EVERY|STEP,STEP,...|log|none",
+            instance_from_str=lambda args: _snapshots(args[0]),
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: [
+                ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+            ],
+        )  # fmt: skip
+
+    return made
+
+
+def _snapshots(text: str) -> Any:
+    if text in ("none", "log"):
+        return None if text == "none" else text
+    steps = [int(step) for step in text.split(",")]
+    return steps[0] if "," not in text else tuple(steps)

@@ -15,13 +15,13 @@ from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment
 from grokfast.cli.pictures import attempt, draw_run
 from grokfast.display import Display
+from grokfast.parts import name_of
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.sinks import SafeSink, Sink, TensorBoardSink, WandbSink
-from grokfast.transforms.filters import filter_name
 
 
 def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
@@ -33,7 +33,11 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
-        filter: str = filter_name(base.filter),
+        task: str = name_of(base.task),
+        model: str = name_of(base.model),
+        loss: str = name_of(base.loss),
+        optimizer: str = name_of(base.optimizer),
+        filter: str = "none" if base.filter is None else name_of(base.filter),
         steps: int | None = None,
         out: Path = Path("runs"),
         resume: str | None = None,
@@ -46,7 +50,11 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 
         Args:
             preset: quick, gromov, swaroop, nanda, power, grokfast or prieto; comes first.
-            filter: gradient filter: none, ema or ma; its values are then options, too.
+            task: the kind of it: its name, name(field=value,...), or a class of yours, package.module:Name.
+            model: likewise; the chosen kind's fields are then options, too.
+            loss: likewise.
+            optimizer: likewise.
+            filter: what is done to gradients or weights: none, ema, ma or another kind, likewise.
             steps: short for --schedule.steps.
             out: directory of the run store.
             resume: go on with this interrupted or killed run; with --steps also with one that has finished.

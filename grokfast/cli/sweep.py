@@ -16,6 +16,7 @@ from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment, output
 from grokfast.cli.pictures import attempt, draw
 from grokfast.display import SweepDisplay
+from grokfast.parts import name_of
 from grokfast.store.words import written
 from grokfast.sweeps import Plan, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.sweeps.estimate import estimate
@@ -23,7 +24,6 @@ from grokfast.sweeps.text import parse_axes
 from grokfast.sweeps.toml import SweepFile, read_sweep
 from grokfast.text import command
 from grokfast.training import Experiment
-from grokfast.transforms.filters import filter_name
 from grokfast.units import duration, memory
 
 ROWS = 60  # of the summary
@@ -56,7 +56,11 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = base,
-        filter: str = filter_name(base.filter),
+        task: str = name_of(base.task),
+        model: str = name_of(base.model),
+        loss: str = name_of(base.loss),
+        optimizer: str = name_of(base.optimizer),
+        filter: str = "none" if base.filter is None else name_of(base.filter),
         grid: tuple[str, ...] = (),
         zip: bool = file.options.get("zip", False),
         random: int | None = file.options.get("random"),
@@ -77,8 +81,13 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 
         Args:
             preset: quick, gromov, swaroop, nanda, power, grokfast or prieto, or a TOML file; comes first.
-            filter: gradient filter: none, ema or ma; its values are then options, too.
-            grid: what to vary: KEY=V1,V2,... or KEY=FIRST:LAST:N[log], as often as wanted; filter=none,ema,ma, too.
+            task: the kind of it: its name, name(field=value,...), or a class of yours, package.module:Name.
+            model: likewise; the chosen kind's fields are then options, too.
+            loss: likewise.
+            optimizer: likewise.
+            filter: what is done to gradients or weights: none, ema, ma or another kind, likewise.
+            grid: what to vary: KEY=V1,V2,... or KEY=FIRST:LAST:N[log], as often as wanted;
+                also of whole parts, filter=none,ema,ma(lamb=1).
             zip: the first values of all keys, the second, ..., instead of all combinations.
             random: so many of the combinations, drawn at random.
             seeds: repeat everything with so many seeds.

@@ -14,7 +14,7 @@ import torch
 
 from grokfast.losses import Loss
 from grokfast.parts import Part
-from grokfast.tasks.data import Data
+from grokfast.tasks.data import Data, Task
 
 
 class Need(NamedTuple):
@@ -24,10 +24,15 @@ class Need(NamedTuple):
     passing: int
 
 
+@dataclass(frozen=True)
 class Model(Part):
     """Base of the models. One of one's own is a frozen dataclass with a `build`."""
 
     family: ClassVar[str] = "model"
+
+    def why_not_task(self, task: Task) -> str:
+        """Why the model does not take the task's data, where that can be said before they are made; empty otherwise."""
+        return ""
 
     def why_not(self, data: Data) -> str:
         """Why the model does not take such data, with their shapes; empty where it does."""

@@ -1,7 +1,8 @@
 """The drop-in optimizer wrapper and the original's functions; they know nothing of tasks, runs or plots."""
 
+from grokfast.optim.adamw import GrokFastAdamW
 from grokfast.optim.functional import gradfilter_ema, gradfilter_ma
 from grokfast.optim.lion import Lion
-from grokfast.optim.wrapper import GrokFast, GrokFastAdamW
+from grokfast.optim.wrapper import GrokFast
 
 __all__ = ["GrokFast", "GrokFastAdamW", "Lion", "gradfilter_ema", "gradfilter_ma"]

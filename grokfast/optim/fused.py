@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.optim.history import settle
+from grokfast.optim.history import is_filter, settle
+from grokfast.optim.inner import is_watched
 from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
 from grokfast.optim.slots import RULES, Work, group_rows
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.base import Transform
+from grokfast.transforms.filters import EMA, MA
 from grokfast.transforms.rows import FILTER_ONLY
 
 
@@ -29,7 +31,7 @@ def step(optimizer: torch.optim.Optimizer, settings: Sequence[Setting], passes: 
     or with λ = 0, is left to the inner optimizer itself, bit for bit.
     """
     rule = RULES.get(type(optimizer))
-    if rule is None or inner_step_is_watched(optimizer):
+    if rule is None or is_watched(optimizer):
         return False
     for group, setting in zip(optimizer.param_groups, settings):
         if setting.filter is None or group.get("amsgrad") or group.get("differentiable") or not _can_read(group):
@@ -51,7 +53,7 @@ def _run(
 ) -> list[Tensor] | None:
     """One pass; None, nothing changed, where it does not apply."""
     groups, states = optimizer.param_groups, optimizer.state
-    if any(setting.is_idle for setting in settings):
+    if any(setting.is_idle or not (setting.filter is None or is_filter(setting.filter)) for setting in settings):
         return None
     params, grads, counts = [], [], []
     for group, setting in zip(groups, settings):
@@ -82,7 +84,7 @@ def _run(
     return outs
 
 
-def _kind(filter: Filter) -> tuple[Any, ...]:
+def _kind(filter: Transform) -> tuple[Any, ...]:
     """What all filters of a pass have in common."""
     if isinstance(filter, MA):
         return MA, filter.window_size, filter.ring
@@ -98,12 +100,6 @@ def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> li
         for p in group["params"]
         if p.grad is not None
     ]
-
-
-def inner_step_is_watched(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether somebody hooked or patched the inner step (a scheduler made from it, say): then it has to be called."""
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    return "step" in vars(optimizer) or any(getattr(optimizer, name, None) for name in hooks)
 
 
 def _can_read(group: dict[str, Any]) -> bool:

@@ -1,8 +1,9 @@
 """What a filter remembers of a tensor's gradients: tensors in `optimizer.state[p]`, among the optimizer's own.
 
-EMA keeps `grokfast_ema`; MA keeps `grokfast_ring` [window_size, *shape], their running `grokfast_sum` and the number of
-gradients seen, `grokfast_count` (0-dim int64). Histories of half-precision gradients are fp32. Where nothing may wait
-for the device the count lies on it, and an EMA has one, too.
+An EMA alone keeps `grokfast_ema`; a MA alone keeps `grokfast_ring` [window_size, *shape], their running `grokfast_sum`
+and the number of gradients seen, `grokfast_count` (0-dim int64). Histories of half-precision gradients are fp32. Where
+nothing may wait for the device the count lies on it, and an EMA has one, too. Any other transform keeps
+`grokfast_<place>.<name>`, its place that in its chain, and the count, beside the parameter.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor
 
 from grokfast.optim.sharding import is_sharded, local_part, placed_like
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.chain import elements
+from grokfast.transforms.filters import EMA, MA
 from grokfast.transforms.launch import is_capturing
 
+PREFIX = "grokfast_"
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
-KEYS: dict[type, tuple[str, ...]] = {EMA: (EMA_KEY,), MA: (RING_KEY, SUM_KEY, COUNT_KEY)}
-_KEYS = (EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY)
-ALL_KEYS = frozenset(_KEYS)
 
 MAX_COUNT = 2**53  # as csrc/; a kernel adds to a count, and takes it for a place in the ring
 
@@ -38,22 +39,38 @@ def require_dense(grad: Tensor | None) -> None:
         )
 
 
-def state_shape(filter: Filter, shape: tuple[int, ...], key: str) -> tuple[int, ...]:
-    """The shape of one of `filter`'s tensors for a parameter of `shape`."""
-    if key == COUNT_KEY:
-        return ()
-    return (filter.window_size, *shape) if isinstance(filter, MA) and key == RING_KEY else tuple(shape)
+def is_filter(transform: Transform | None) -> bool:
+    """Whether it is EMA or MA, alone."""
+    return isinstance(transform, (EMA, MA))
+
+
+def shapes_of(transform: Transform, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Of each tensor that is kept of a parameter of `shape`. An EMA's may have a count, too."""
+    if isinstance(transform, EMA):
+        return {EMA_KEY: tuple(shape)}
+    if isinstance(transform, MA):
+        return {RING_KEY: (transform.window_size, *shape), SUM_KEY: tuple(shape), COUNT_KEY: ()}
+    layout = Layout.of({"parameter": shape})
+    found: dict[str, tuple[int, ...]] = {COUNT_KEY: ()}
+    for place, one in enumerate(elements(transform)):
+        found |= {f"{PREFIX}{place}.{name}": tuple(own) for name, own in one.state(layout).items()}
+    return found
+
+
+def is_key(key: Any) -> bool:
+    """Whether a key of `optimizer.state[p]` is of a history."""
+    return isinstance(key, str) and key.startswith(PREFIX)
 
 
 def history_of(state: Any) -> dict[str, Any]:
-    """The filter's part of a parameter's state."""
-    return {key: state[key] for key in _KEYS if key in state} if isinstance(state, dict) else {}
+    """The transforms' part of a parameter's state."""
+    return {key: value for key, value in state.items() if is_key(key)} if isinstance(state, dict) else {}
 
 
 def require_state(
     name: str,
     state: Any,
-    filter: Filter,
+    filter: Transform,
     shape: tuple[int, ...],
     counts: tuple[torch.dtype, ...] = (torch.int64,),
     hint: str = "",
@@ -62,13 +79,14 @@ def require_state(
 
     `counts`: dtypes that a count may have; `hint` ends the message where they belong to another kind of filter.
     """
-    keys = KEYS[type(filter)]
+    shapes = {COUNT_KEY: (), **shapes_of(filter, shape)}
+    keys = list(shapes_of(filter, shape))
     if not isinstance(state, dict):
         raise TypeError(f"{name} must be a dict of {sorted(keys)}, got {type(state).__name__}")
     if set(state) - {COUNT_KEY} != set(keys) - {COUNT_KEY} or not set(keys) <= set(state):
-        raise ValueError(f"{name} holds {list(state)}, but the filter is {filter}, which keeps {list(keys)}{hint}")
+        raise ValueError(f"{name} holds {list(state)}, but the filter is {filter}, which keeps {keys}{hint}")
     for key in state:
-        value, accepted = state[key], state_shape(filter, shape, key)
+        value, accepted = state[key], shapes[key]
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}[{key!r}] must be a tensor, got {type(value).__name__}")
         if value.shape != accepted:
@@ -83,7 +101,7 @@ def _is_count(value: Tensor) -> bool:
     return bool((value >= 0) & (value <= MAX_COUNT) & (value == value.trunc()))
 
 
-def settle(work: Iterable[tuple[Filter, Tensor]], states: Any, *, capturable: bool) -> None:
+def settle(work: Iterable[tuple[Transform, Tensor]], states: Any, *, capturable: bool) -> None:
     """Bring histories that somebody loaded, cast or moved in `states` to where and what their filters keep.
 
     Raises TypeError or ValueError, nothing changed, where one is not its filter's.
@@ -97,20 +115,22 @@ def settle(work: Iterable[tuple[Filter, Tensor]], states: Any, *, capturable: bo
             require_state("state[p]", history, filter, p.shape, counts, hint)
     for filter, p, state, history in found:
         if any(value.dtype is not _dtype(key, filter, p) for key, value in history.items()) or any(
-            value.device != p.device for key, value in history.items() if key in (EMA_KEY, SUM_KEY)
+            value.device != p.device for key, value in history.items() if key not in (RING_KEY, COUNT_KEY)
         ):
             state |= placed(history, filter, p, capturable=capturable)
 
 
-def _dtype(key: str, filter: Filter, p: Tensor) -> torch.dtype:
+def _dtype(key: str, filter: Transform, p: Tensor) -> torch.dtype:
     if key == COUNT_KEY:
         return torch.int64
     is_bf16 = key == RING_KEY and isinstance(filter, MA) and filter.ring == "bfloat16"
     return torch.bfloat16 if is_bf16 else torch.promote_types(p.dtype, torch.float32)
 
 
-def placed(history: dict[str, Tensor], filter: Filter, p: Tensor, *, capturable: bool) -> dict[str, Tensor]:
+def placed(history: dict[str, Tensor], filter: Transform, p: Tensor, *, capturable: bool) -> dict[str, Tensor]:
     """A copy of a loaded history as the filter keeps it: in at least fp32, in the order of `p`'s memory."""
+    if not is_filter(filter):
+        return {key: value.detach().to(p.device, _dtype(key, filter, p), copy=True) for key, value in history.items()}
     copied = {}
     for key, value in history.items():
         dtype = _dtype(key, filter, p)
@@ -126,11 +146,17 @@ def placed(history: dict[str, Tensor], filter: Filter, p: Tensor, *, capturable:
     return copied
 
 
-def init_state(filter: Filter, grad: Tensor, *, count_on: torch.device | None = None) -> dict[str, Tensor]:
-    """The state before the first gradient, sharded and laid out as `grad` is; EMA starts at that gradient itself.
+def init_state(filter: Transform, grad: Tensor, *, count_on: torch.device | None = None) -> dict[str, Tensor]:
+    """The state before the first gradient, sharded and laid out as `grad` is; an EMA starts at that gradient itself.
 
     `count_on`: the device of the count; None: the CPU for a MA, and no count for an EMA.
     """
+    if not isinstance(filter, (EMA, MA)):
+        shapes = shapes_of(filter, grad.shape)
+        return {
+            key: torch.zeros(shape, dtype=_dtype(key, filter, grad), device=grad.device)
+            for key, shape in shapes.items()
+        }
     own = local_part(grad.detach())
     dtype = torch.promote_types(grad.dtype, torch.float32)
     count = torch.zeros((), dtype=torch.int64, device=count_on or "cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.optim.history import ALL_KEYS, history_of
+from grokfast.optim.history import history_of, is_key
 
 FOREIGN_KEY = "grokfast_state"  # in a state dict that is not of torch's form: histories by the parameter's number
 
@@ -75,7 +75,7 @@ def split(state_dict: dict[str, Any], params: list[Tensor]) -> tuple[dict[str, A
         packed, numbered, kept = found, {}, {}
         for index, entry in inner["state"].items():
             numbered[index] = history_of(entry)
-            rest = {k: v for k, v in entry.items() if k not in ALL_KEYS} if numbered[index] else entry
+            rest = {k: v for k, v in entry.items() if not is_key(k)} if numbered[index] else entry
             if rest or not numbered[index]:
                 kept[index] = rest
         inner["state"] = kept

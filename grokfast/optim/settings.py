@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from grokfast import checks
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.base import Transform
+from grokfast.transforms.chain import Chain
+from grokfast.transforms.filters import EMA, MA
 
 _VALUES = ("alpha", "lamb", "enabled")
 _KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_started")
@@ -19,23 +21,25 @@ _KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_
 class Setting(NamedTuple):
     """A group's filter now, None while it is off; `tensors` are 0-dim fp32 ones that stand in for its values."""
 
-    filter: Filter | None
+    filter: Transform | None
     tensors: dict[str, Tensor]
 
     @property
     def is_idle(self) -> bool:
         """Whether gradients are to stay as they are, λ being 0, and only their history goes on."""
-        return self.filter is not None and self.filter.lamb == 0 and "lamb" not in self.tensors
+        return isinstance(self.filter, (EMA, MA)) and self.filter.lamb == 0 and "lamb" not in self.tensors
 
 
-def setting_of(group: dict[str, Any], base: Filter, theirs: Container[str] = ()) -> Setting:
+def setting_of(group: dict[str, Any], base: Transform, theirs: Container[str] = ()) -> Setting:
     """`base`, or the filter that the group has as "filter", with the group's own values.
 
     `theirs`: keys that are the inner optimizer's, whatever their names. Raises TypeError or ValueError for a value that
     no filter takes.
     """
-    if isinstance(group.get("filter"), (EMA, MA)) and "filter" not in theirs:
+    if isinstance(group.get("filter"), Transform) and "filter" not in theirs:
         base = group["filter"]
+    if isinstance(base, Chain) and len(base.transforms) == 1:
+        base = base.transforms[0]
     own: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in _VALUES:
@@ -43,13 +47,17 @@ def setting_of(group: dict[str, Any], base: Filter, theirs: Container[str] = ())
         value = group.get(key)
         if value is None or key in theirs:
             continue
+        if name != "enabled" and not isinstance(base, (EMA, MA)):
+            raise ValueError(f"{key} is for EMA or MA alone, the group's filter is {base}; give it a filter of its own")
         if isinstance(value, Tensor):
+            if not isinstance(base, (EMA, MA)):
+                raise TypeError(f"{key} may be a tensor for EMA or MA alone, the group's filter is {base}")
             tensors[name] = value
         elif name != "alpha" or isinstance(base, EMA):
             own[name] = value
     if not checks.boolean("grokfast_enabled", own.pop("enabled", True)):
         return Setting(None, {})
-    return Setting(dataclasses.replace(base, **own) if own else base, tensors)
+    return Setting(dataclasses.replace(base, **own) if own and isinstance(base, (EMA, MA)) else base, tensors)
 
 
 def check_group(group: dict[str, Any], theirs: Container[str] = (), *, capturable: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state, place_count
 from grokfast.optim.lion import Lion
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.filters import EMA, MA
 from grokfast.transforms.rows import ADAM, FILTER_ONLY, LION, SGD, hyper_row
 
 RULES: dict[type, int] = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD, Lion: LION}
@@ -26,7 +26,7 @@ class Work(NamedTuple):
     row: int
     group: dict[str, Any]
     param: Tensor
-    filter: Filter
+    filter: Any  # EMA or MA where a kernel works on it, else any transform
 
 
 def slots_of(rule: int, work: Work, *, capturable: bool) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def entry(work: Work, state: Mapping[str, Any], slots: tuple[str, ...], is_first
     yield work.row
 
 
-def group_rows(rule: int, optimizer: torch.optim.Optimizer, filters: list[Filter | None]) -> array[float]:
+def group_rows(rule: int, optimizer: torch.optim.Optimizer, filters: list[Any]) -> array[float]:
     """`hyper_row` of every param group; a device tensor for lr stands as 0, to be overridden."""
     rows = array("d")
     for group, filter in zip(optimizer.param_groups, filters):

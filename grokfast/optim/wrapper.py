@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from grokfast import checks
 from grokfast.optim import fused
-from grokfast.optim.history import history_of, init_state, is_dense, placed, require_dense, require_state, settle
-from grokfast.optim.passes import Passes
-from grokfast.optim.reference import filter_gradient
+from grokfast.optim.filtering import Filtering
+from grokfast.optim.history import history_of, init_state, placed, require_state, settle
+from grokfast.optim.inner import evaluate, is_to_make_state, take_step, takes_closure, theirs
 from grokfast.optim.saved import Aside, all_params, drop_history, split, with_histories
 from grokfast.optim.settings import Setting, check_counts, check_group, setting_of
 from grokfast.optim.slots import RULES
-from grokfast.transforms.filters import EMA, MA, Filter
-from grokfast.transforms.launch import is_capturing
+from grokfast.optim.start import Start
+from grokfast.transforms.base import Transform
+from grokfast.transforms.chain import Chain, elements
+from grokfast.transforms.filters import EMA, MA
 
 
 class GrokFast(torch.optim.Optimizer):
@@ -48,7 +48,8 @@ class GrokFast(torch.optim.Optimizer):
 
     Args:
         optimizer: the inner optimizer.
-        filter: `grokfast.EMA(...)` or `grokfast.MA(...)`; the attribute may be replaced by one with other values.
+        filter: `grokfast.EMA(...)`, `grokfast.MA(...)`, any other transform or a Chain of them; the attribute may be
+            replaced by one with other values. Transforms after the update change the parameters that had a gradient.
         start_step: steps of the inner optimizer alone before the filter begins.
         start_when: called with the number of steps taken, before each step, until it returns True; the filter begins
             then (after start_step). `lambda step: train_accuracy() > 0.99` starts it after memorisation.
@@ -63,7 +64,8 @@ class GrokFast(torch.optim.Optimizer):
 
     Where the inner optimizer is torch's AdamW, Adam or SGD, or grokfast.optim.Lion, filter and update are one pass: on
     CPU fp32 tensors, and on NVIDIA GPUs, fp32, bf16 or fp16, one launch for all tensors of a dtype. Around any other
-    optimizer the filter is.
+    optimizer the filter is. Other transforms than EMA and MA, and chains, are torch operations on each parameter by
+    itself, and see it as [1, n].
 
     With an inner optimizer made `differentiable` the filter is, too. One that takes derivatives of `p.grad` itself (a
     Hessian's diagonal, say) gets the raw gradients of groups that are off or at λ = 0; filtered ones have none.
@@ -73,18 +75,18 @@ class GrokFast(torch.optim.Optimizer):
     """
 
     optimizer: torch.optim.Optimizer
-    filter: Filter
+    filter: Transform
     start_step: int
     start_when: Callable[[int], bool] | None
     write_grad: bool
     _is_capturable: bool
     _is_blank: bool  # histories were made for a checkpoint to fill; no gradient has been seen
-    _passes: Passes
+    _filtering: Filtering
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        filter: Filter = EMA(),
+        filter: Transform = EMA(),
         *,
         start_step: int = 0,
         start_when: Callable[[int], bool] | None = None,
@@ -95,8 +97,8 @@ class GrokFast(torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if isinstance(optimizer, GrokFast):
             raise TypeError("optimizer is a GrokFast already; wrap the inner optimizer once")
-        if not isinstance(filter, (EMA, MA)):
-            raise TypeError(f"filter must be grokfast.EMA(...) or grokfast.MA(...), got {filter!r}")
+        if not isinstance(filter, Transform):
+            raise TypeError(f"filter must be grokfast.EMA(...), grokfast.MA(...) or another transform, got {filter!r}")
         if start_when is not None and not callable(start_when):
             raise TypeError(f"start_when must be callable or None, got {start_when!r}")
         checks.boolean("capturable", capturable)
@@ -104,7 +106,11 @@ class GrokFast(torch.optim.Optimizer):
             is_capturable = capturable or bool(group.get("capturable"))
             if capturable and group.get("capturable") is False:
                 raise ValueError(f"capturable=True needs {type(optimizer).__name__}(..., capturable=True), too")
-            check_group(group, _theirs(optimizer), capturable=is_capturable)
+            check_group(group, theirs(optimizer), capturable=is_capturable)
+            own = setting_of(group, filter, theirs(optimizer)).filter
+            asks = [one for one in elements(own) if one.needs_host]
+            if is_capturable and asks:
+                raise ValueError(f"{asks[0]} needs the host, which a captured step does without: capturable=False")
             if is_capturable and (start_step or start_when is not None):
                 raise ValueError(
                     f"start_step={start_step!r} and start_when={start_when!r} count steps on the host, which a "
@@ -123,11 +129,11 @@ class GrokFast(torch.optim.Optimizer):
             }
         )
         self._adopt()
-        self._note_start()
+        self._start.note(self.param_groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         histories = state.pop("filter_state", {})  # of a copy made before histories lay in `state`
-        super().__setstate__({**state, "_passes": Passes()})
+        super().__setstate__({**state, "_filtering": Filtering()})
         for p, history in histories.items():
             self.state.setdefault(p, {}).update(history)
 
@@ -184,9 +190,9 @@ class GrokFast(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; its parameters' histories start with their first gradients."""
-        check_group(param_group, _theirs(self.optimizer), capturable=self.capturable)
+        check_group(param_group, theirs(self.optimizer), capturable=self.capturable)
         self.optimizer.add_param_group(param_group)
-        self._note_start()
+        self._start.note(self.param_groups)
 
     def enable(self) -> None:
         """Filter the gradients of all groups."""
@@ -195,6 +201,10 @@ class GrokFast(torch.optim.Optimizer):
     def disable(self) -> None:
         """Filter no gradients, and forget the past ones."""
         self._switch(False)
+
+    @property
+    def _start(self) -> Start:
+        return Start(self.start_step, self.start_when)
 
     def _switch(self, on: bool) -> None:
         for group in self.param_groups:
@@ -216,51 +226,40 @@ class GrokFast(torch.optim.Optimizer):
 
         Returns the closure's loss, if given, else what the inner step does.
         """
-        if closure is None and not (args or options) and _is_to_make_state(self.optimizer):
+        if closure is None and not (args or options) and is_to_make_state(self.optimizer):
             self._make_state()
             return None
         if self._is_blank:
             self.forget()
             self._is_blank = False
-        if not self._has_started():
-            result = self._inner_step(closure, *args, **options)
-        elif closure is not None and type(self.optimizer) not in RULES and _takes_closure(self.optimizer):
+        if not self._start.has_come(self.param_groups):
+            result = take_step(self.optimizer, closure, *args, **options)
+        elif closure is not None and type(self.optimizer) not in RULES and takes_closure(self.optimizer):
             result = self._step_with_closure(closure, *args, **options)
         else:
-            loss = _evaluate(closure)
+            loss = evaluate(closure)
+            settings, passes = self._settings(), self._filtering.passes
             result = None
             if (
                 args or options or self.write_grad
-                or not fused.step(self.optimizer, self._settings(), self._passes, capturable=self.capturable)
+                or not fused.step(self.optimizer, settings, passes, capturable=self.capturable)
             ):  # fmt: skip
                 with self._filtered_grads():
-                    result = self._inner_step(None, *args, **options)
+                    result = take_step(self.optimizer, None, *args, **options)
+                self._filtering.after(self.optimizer, settings)
             result = result if closure is None else loss
-        self._count_step()
+        self._start.count(self.param_groups)
         return result
-
-    def _inner_step(self, closure: Callable[[], Any] | None, *args: Any, **options: Any) -> Any:
-        """The inner step, without the hooks on every optimizer's step, which see the wrapper's."""
-        inner, step = self.optimizer, type(self.optimizer).step
-        loss = None
-        if closure is not None and not _takes_closure(inner):
-            closure, loss = None, _evaluate(closure)
-        given = () if closure is None and not args else (closure, *args)
-        if fused.inner_step_is_watched(inner) or not getattr(step, "hooked", False):
-            result = inner.step(*given, **options)
-        else:
-            result = step.__wrapped__(inner, *given, **options)  # type: ignore[attr-defined]
-        return result if loss is None else loss
 
     def _step_with_closure(self, closure: Callable[[], Any], *args: Any, **options: Any) -> Any:
         """The step of an inner optimizer that evaluates the closure itself, and sees filtered gradients each time."""
         aside = Aside(self.optimizer)
         swapped: list[tuple[Tensor, Tensor, Tensor]] = []
 
-        def evaluate() -> Any:
+        def evaluated() -> Any:
             aside.give_back()
             try:
-                loss = _evaluate(closure)
+                loss = evaluate(closure)
                 swapped[:] = self._swap_grads()
                 return loss
             finally:
@@ -268,10 +267,12 @@ class GrokFast(torch.optim.Optimizer):
 
         aside.take()
         try:
-            return self._inner_step(evaluate, *args, **options)
+            result = take_step(self.optimizer, evaluated, *args, **options)
         finally:
             aside.give_back()
             self._swap_back(swapped)
+        self._filtering.after(self.optimizer, self._settings())
+        return result
 
     @contextmanager
     def _filtered_grads(self) -> Iterator[None]:
@@ -295,7 +296,8 @@ class GrokFast(torch.optim.Optimizer):
 
     def _swap_grads(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Put filtered gradients in the place of the raw ones: (parameter, raw, filtered) of all that have changed."""
-        swapped = [(p, p.grad, grad) for p, grad in self._filtered() if p.grad is not None]
+        filtered = self._filtering.before(self.optimizer, self._settings(), capturable=self.capturable)
+        swapped = [(p, p.grad, grad) for p, grad in filtered if p.grad is not None]
         for p, _, grad in swapped:
             p.grad = grad
         return swapped
@@ -306,39 +308,13 @@ class GrokFast(torch.optim.Optimizer):
                 p.grad = raw
 
     def _settings(self) -> list[Setting]:
-        theirs = _theirs(self.optimizer)
-        return [setting_of(group, self.filter, theirs) for group in self.param_groups]
+        own = theirs(self.optimizer)
+        return [setting_of(group, self.filter, own) for group in self.param_groups]
 
-    def _filters(self) -> dict[Tensor, Filter]:
+    def _filters(self) -> dict[Tensor, Transform]:
         """Every parameter's filter, whether it is on or not."""
         settings = zip(self.param_groups, self._settings())
         return {p: setting.filter or self.filter for group, setting in settings for p in group["params"]}
-
-    def _note_start(self) -> None:
-        """Where the filter begins later, each group says how far that is, so that a state dict does."""
-        if self.start_step or self.start_when is not None:
-            first = self.param_groups[0]
-            for group in self.param_groups:
-                group.setdefault("grokfast_steps", first.get("grokfast_steps", 0))
-                group.setdefault("grokfast_started", first.get("grokfast_started", False))
-
-    def _has_started(self) -> bool:
-        if not (self.start_step or self.start_when is not None):
-            return True
-        first = self.param_groups[0]
-        if first["grokfast_started"]:
-            return True
-        steps = first["grokfast_steps"]
-        if steps < self.start_step or not (self.start_when is None or self.start_when(steps)):
-            return False
-        for group in self.param_groups:
-            group["grokfast_started"] = True
-        return True
-
-    def _count_step(self) -> None:
-        if self.start_step or self.start_when is not None:
-            for group in self.param_groups:
-                group["grokfast_steps"] += 1
 
     def _adopt(self) -> None:
         """Check and settle the histories that are in `state` already."""
@@ -358,40 +334,9 @@ class GrokFast(torch.optim.Optimizer):
         aside = Aside(self.optimizer)
         aside.take()
         try:
-            self._inner_step(None)
+            take_step(self.optimizer, None)
         finally:
             aside.give_back()
-
-    def _filtered(self) -> list[tuple[Tensor, Tensor]]:
-        """Parameters and their filtered gradients, the histories advanced; everything is checked first."""
-        settings, capturable, states = self._settings(), self.capturable, self.state
-        for group, setting in zip(self.param_groups, settings):
-            for p in group["params"]:
-                if setting.filter is None or (setting.is_idle and p.grad is not None and not is_dense(p.grad)):
-                    drop_history(states, p)
-        work = [
-            w for w in fused.work_of(self.optimizer, settings) if not settings[w.row].is_idle or is_dense(w.param.grad)
-        ]
-        for w in work:
-            require_dense(w.param.grad)
-        differentiable = bool(_theirs(self.optimizer).get("differentiable"))
-        grads = None
-        if not differentiable:
-            grads = fused.filtered(self.optimizer, settings, self._passes, capturable=capturable)
-        if grads is None:
-            settle(((w.filter, w.param) for w in work), states, capturable=capturable)
-            grads = []
-            for w in work:
-                assert w.param.grad is not None
-                if isinstance(w.filter, MA) and w.filter.ring == "host" and is_capturing(w.param.device):
-                    raise RuntimeError('ring="host" can be captured only where kernels run: see `grokfast doctor`')
-                grads.append(
-                    filter_gradient(
-                        w.filter, w.param.grad, states.setdefault(w.param, {}), tensors=settings[w.row].tensors,
-                        capturable=capturable, differentiable=differentiable,
-                    )
-                )  # fmt: skip
-        return [(w.param, grad) for w, grad in zip(work, grads) if not settings[w.row].is_idle]
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state dict, with the filter's tensors."""
@@ -421,7 +366,7 @@ class GrokFast(torch.optim.Optimizer):
         for i, (p, history) in enumerate(histories.items()):
             require_state(f"state_dict['state'][{i}]", history, filters[p], p.shape)
         for group in inner.get("param_groups", ()):
-            check_counts(group, _theirs(self.optimizer))
+            check_counts(group, theirs(self.optimizer))
         aside = Aside(self.optimizer)
         aside.take()
         try:
@@ -431,7 +376,7 @@ class GrokFast(torch.optim.Optimizer):
             raise
         for p, history in histories.items():
             self.state.setdefault(p, {}).update(placed(history, filters[p], p, capturable=self.capturable))
-        self._note_start()
+        self._start.note(self.param_groups)
         self._is_blank = _are_blank(histories.values())
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -444,67 +389,10 @@ class GrokFast(torch.optim.Optimizer):
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
 
 
-torch.serialization.add_safe_globals([EMA, MA])  # a group may hold one, and a state dict has the groups
-
-
-class GrokFastAdamW(GrokFast):
-    """AdamW with a gradient filter, as one class for frameworks that build the optimizer themselves.
-
-    Arguments are `torch.optim.AdamW`'s and `GrokFast`'s.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        filter: Filter = EMA(),
-        start_step: int = 0,
-        start_when: Callable[[int], bool] | None = None,
-        write_grad: bool = False,
-        **options: Any,
-    ) -> None:
-        inner = torch.optim.AdamW(params, lr, betas, eps, weight_decay, amsgrad, **options)
-        super().__init__(inner, filter, start_step=start_step, start_when=start_when, write_grad=write_grad)
-
-
-def _theirs(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The group keys that are the inner optimizer's own."""
-    return getattr(optimizer, "defaults", {})
+torch.serialization.add_safe_globals([EMA, MA, Chain])  # a group may hold one, and a state dict has the groups
 
 
 def _are_blank(histories: Iterable[dict[str, Any]]) -> bool:
     """Whether there are histories, and no gradient was seen in any."""
     tensors = [t for history in histories for t in history.values()]
     return bool(tensors) and not any(t.any() for t in tensors)
-
-
-def _evaluate(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
-def _takes_closure(optimizer: torch.optim.Optimizer) -> bool:
-    try:
-        parameters = inspect.signature(type(optimizer).step).parameters.values()
-    except (TypeError, ValueError):  # a builtin, say
-        return True
-    return any("closure" in p.name or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
-
-
-def _is_to_make_state(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether every lr and every gradient is zero."""
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return False
-    for group in optimizer.param_groups:
-        lr = group.get("lr", 0)
-        if (isinstance(lr, Tensor) and not lr.is_cpu) or lr != 0:
-            return False
-    grads = [p.grad for p in all_params(optimizer) if p.grad is not None]
-    return not any(not is_dense(grad) or grad.count_nonzero() for grad in grads)

@@ -28,6 +28,7 @@ class View:
     module: Any
 
 
+@dataclass(frozen=True)
 class Probe(Part):
     """Base of the probes. One of one's own is a frozen dataclass with `columns` and `measure`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from grokfast.transforms.filters import KINDS
+from grokfast import parts
 
 
 def written(values: Sequence[Any], base: Any = None, without: Collection[str] = ()) -> list[str]:
@@ -14,18 +14,18 @@ def written(values: Sequence[Any], base: Any = None, without: Collection[str] = 
     With the kind go those fields that are not what the kind alone means: `base`'s, if that is of this kind, a filter's
     own defaults, else those of the first such value. Fields `without` are left out.
     """
-    usual = {kind.__name__: vars(kind()) for kind in KINDS.values()}
+    usual = {name: parts.fields_of(kind()) for name, kind in parts.kinds("transform").items()}
     if isinstance(base, Mapping) and "kind" in base:
-        usual[str(base["kind"])] = {**base}
+        usual[parts.kind_name(base)] = {**base}
     return [_part(value, usual, without) if isinstance(value, Mapping) else _plain(value) for value in values]
 
 
 def _part(value: Mapping[str, Any], usual: dict[str, dict[str, Any]], without: Collection[str]) -> str:
-    kind = str(value.get("kind"))
+    kind = parts.kind_name(value)
     fields = {name: own for name, own in value.items() if name != "kind" and name not in without}
     known = usual.setdefault(kind, {**value})
     differ = [f"{name}={_plain(own)}" for name, own in fields.items() if known.get(name) != own]
-    return " ".join([kind.lower(), *differ])
+    return " ".join([kind, *differ])
 
 
 def _plain(value: Any) -> str:

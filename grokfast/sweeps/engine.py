@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from grokfast import checks
+from grokfast.parts import to_plain
 from grokfast.store import NewRun, RunStore
 from grokfast.store.places import checked_name
 from grokfast.store.run import DONE
@@ -23,7 +24,7 @@ from grokfast.sweeps.processes import Processes, cores
 from grokfast.sweeps.result import SweepResult
 from grokfast.sweeps.runner import Group, Runner
 from grokfast.training.ensemble import resolve_device
-from grokfast.training.experiment import Experiment, to_plain
+from grokfast.training.experiment import Experiment
 from grokfast.training.result import stored_experiment
 from grokfast.training.version import version
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from grokfast import checks
+from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED
 from grokfast.store.sweeps import digest
-from grokfast.training.experiment import Experiment
-from grokfast.transforms.filters import filter_of
+from grokfast.training.experiment import FAMILIES, OPTIONAL, TUPLES, Experiment
 
 MAX_CELLS = 1_000_000
 
@@ -94,21 +93,21 @@ def axes_of(experiment: Experiment, grid: Any) -> dict[str, list[Any]]:
     """The grid with its values as Python's own, each axis checked by itself."""
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid must map dotted keys to their values, got {type(grid).__name__}")
-    axes = {}
-    if "filter" in grid:
-        axes["filter"] = _values(experiment, "filter", grid["filter"])
-    for key, values in grid.items():
-        if key != "filter":
-            axes[key] = _values(as_filtered(experiment, axes.get("filter", ()), key), key, values)
+    axes: dict[str, list[Any]] = {}
+    for key in sorted(grid, key=_depth):  # whole parts first: other axes may be of their fields
+        axes[key] = _values(as_chosen(experiment, axes, key), key, grid[key])
     return {key: axes[key] for key in grid}
+
+
+def _depth(key: Any) -> int:
+    return key.count(".") if isinstance(key, str) else 0
 
 
 def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
     """The values of one axis as Python's own, integers as floats where the experiment has a float."""
     if not isinstance(key, str):
         raise TypeError(f"grid must have dotted names as keys, got {checks.shown(key)}")
-    if not hasattr(experiment, key):  # a whole part of it, such as the filter, may vary, too
-        check_key(experiment, key)
+    check_key(experiment, key)
     if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise TypeError(f"grid[{key!r}] must be a sequence of values, got {checks.shown(values)}")
     try:
@@ -119,8 +118,8 @@ def _values(experiment: Experiment, key: str, values: Any) -> list[Any]:
     plain = [_plain(value, is_float) for value in values]
     if not plain:
         raise ValueError(f"grid[{key!r}] must have at least one value, got none")
-    if key == "filter":
-        return [filter_of(value, experiment.filter, name="grid['filter']") for value in plain]
+    if key in FAMILIES:
+        return [part_of(experiment, key, value) for value in plain]
     for value in plain:
         try:
             hash(value)
@@ -150,13 +149,26 @@ def _plain(value: Any, is_float: bool = False) -> Any:
     return value
 
 
-def as_filtered(experiment: Experiment, filters: Sequence[Any], key: str) -> Experiment:
-    """The experiment that `key` is to be read by: with the first of the grid's filters that has such a field."""
-    there = [own for own in filters if own is not None]
-    if not there or not key.startswith("filter."):
+def part_of(experiment: Experiment, key: str, said: Any) -> Any:
+    """A value of an axis of whole parts."""
+    argument = f"grid[{key!r}]"
+    if key in TUPLES:
+        return parts.several(FAMILIES[key], said, getattr(experiment, key), argument)
+    part = parts.chosen(FAMILIES[key], said, getattr(experiment, key), argument)
+    if part is None and key not in OPTIONAL:
+        raise TypeError(f"{argument} must be of {FAMILIES[key]}, got {checks.shown(said)}")
+    return part
+
+
+def as_chosen(experiment: Experiment, axes: Mapping[str, Sequence[Any]], key: str) -> Experiment:
+    """The experiment that `key` is to be read by: with the first of an axis of parts that has such a field."""
+    name, dot, _ = str(key).partition(".")
+    there = [part for part in axes.get(name, ()) if part is not None]
+    if not (dot and there):
         return experiment
-    has_it = (own for own in there if hasattr(own, key.removeprefix("filter.")))
-    return experiment.override({"filter": next(has_it, there[0])})
+    has_it = (part for part in there if name in TUPLES or key in dict(parts.leaves(name, part)))
+    part = next(has_it, there[0])
+    return experiment.override({name: part})
 
 
 def check_key(experiment: Experiment, key: str) -> None:
@@ -211,6 +223,24 @@ def run_hash(experiment: Experiment, version: str, device: str) -> str:
     """Of all that determines the run's result: configuration, versions, kind of device, implementation."""
     from grokfast import backend
 
-    config = {name: value for name, value in experiment.to_dict().items() if name != "device"}
+    config = {name: value for name, value in identity(experiment).items() if name != "device"}
     extension = backend.current() != "reference" and backend.extension() is not None
     return digest([config, version, device, backend.current(), extension])
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """A run's configuration as it is hashed: as grokfast 0.1 had it, so that what an older version stored is known."""
+    config: dict[str, Any] = parts.identity(experiment)
+    for name in ("task", "model", "filter"):
+        if config[name] is not None:
+            kind, own = config[name]["kind"], type(getattr(experiment, name)).__name__
+            config[name] = {**config[name], "kind": kind if ":" in kind else own}
+    for name in ("schedule", "criteria"):
+        config[name] = {"kind": name.capitalize(), **config[name]}
+    if experiment.loss.op is not None:
+        config["loss"] = experiment.loss.op
+    optimizer, rule = config["optimizer"], config["optimizer"]["kind"]
+    if ":" not in rule:
+        usual = {"betas": [0.9, 0.999], "eps": 1e-8, "momentum": 0.0, "nesterov": False}
+        config["optimizer"] = {**usual, **optimizer, "kind": "OptimizerConfig", "name": rule}
+    return config

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from grokfast import backend
 from grokfast.sweeps.runner import Group
-from grokfast.training.ensemble import VARIES
 from grokfast.training.experiment import Experiment
 
 ENSEMBLE = {"cpu": 1, "cuda": 1024}  # runs at most: on a CPU, where a run keeps a core busy, an ensemble gains nothing
@@ -42,13 +41,14 @@ def make_groups(
 
 def _common(experiment: Experiment) -> str:
     """What the runs of an ensemble have in common, as a key."""
-    return json.dumps({name: None if name in VARIES else value for name, value in experiment.flat().items()})
+    varying = experiment.varying()
+    return json.dumps({name: None if name in varying else value for name, value in experiment.flat().items()})
 
 
 def _work(group: Group, runs: Mapping[str, Experiment]) -> int:
     """Training rows that the group's runs see at most."""
     total = 0
     for experiment in (runs[run_id] for run_id in group.runs):
-        rows = int(experiment.task.train_fraction * experiment.task.n_pairs)
+        rows = experiment.task.n_rows()
         total += experiment.schedule.steps * min(experiment.schedule.batch_size or rows, rows)
     return total

@@ -12,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from grokfast import checks
-from grokfast.sweeps.grid import as_filtered, axes_of, check_count, check_key
-from grokfast.training.experiment import Experiment
+from grokfast import checks, parts
+from grokfast.sweeps.grid import as_chosen, axes_of, check_count, check_key
+from grokfast.training.experiment import FAMILIES, Experiment
 
 _RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
 _COMMA = re.compile(r",(?![^(]*\))")  # not inside of parentheses
@@ -28,8 +28,8 @@ def parse_axes(
     """The axes of several texts, each KEY=V1,V2,...: a key of the experiment and values of its type.
 
     A value of numbers may be a range, FIRST:LAST:N, N of them evenly spaced, or FIRST:LAST:Nlog, evenly in the
-    logarithm. A pair is written in parentheses, what is absent as "none". With filter=none,ema,ma, or such an axis
-    among `others`, the fields of these filters are keys, too.
+    logarithm. A pair is written in parentheses, what is absent as "none". With an axis of whole parts, such as
+    filter=none,ema,ma(window_size=50), here or among `others`, the fields of these are keys, too.
     Raises ValueError naming what is wrong.
     """
     split = [_split(text) for text in texts]
@@ -37,11 +37,9 @@ def parse_axes(
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"the grid has the key {key!r} twice")
-    axes = dict[str, list[Any]]()
-    filters = axes_of(experiment, {"filter": (others or {}).get("filter", [None])})["filter"]
-    for key, values in sorted(split, key=lambda axis: axis[0] != "filter"):  # others may be about its fields
-        axes[key] = _parse_values(as_filtered(experiment, filters, key), key, values)
-        filters = axes.get("filter", filters)
+    axes = axes_of(experiment, {key: values for key, values in (others or {}).items() if key in FAMILIES})
+    for key, values in sorted(split, key=lambda axis: axis[0].count(".")):  # others may be about a part's fields
+        axes[key] = _parse_values(as_chosen(experiment, axes, key), key, values)
     return {key: axes[key] for key in keys}
 
 
@@ -53,13 +51,13 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _parse_values(experiment: Experiment, key: str, values: str) -> list[Any]:
-    parts = [part.strip() for part in _COMMA.split(values)]
-    if key == "filter":
-        return axes_of(experiment, {key: parts})[key]
+    written = [one.strip() for one in _COMMA.split(values)]
+    if key in FAMILIES:
+        return axes_of(experiment, {key: written})[key]
     check_key(experiment, key)
     kinds = _kinds(experiment, key)
     axis: list[Any] = []
-    for part in parts:
+    for part in written:
         span = _RANGE.fullmatch(part)
         check_count(key, len(axis) + (_number_of(key, span) if span else 1))
         axis += _parse(key, part, span, kinds)
@@ -77,9 +75,16 @@ def _kinds(experiment: Experiment, key: str) -> list[Any]:
     *path, name = key.split(".")
     node: Any = experiment
     for part in path:
-        node = getattr(node, part)
+        node = _within(node, part)
     hint = get_type_hints(type(node))[name]
     return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+
+
+def _within(node: Any, name: str) -> Any:
+    """A field's value; of several parts the one of that name."""
+    if isinstance(node, parts.Part) and node.inline:
+        node = getattr(node, node.inline)
+    return parts.named(node)[name] if isinstance(node, tuple) else getattr(node, name)
 
 
 def _parse(key: str, text: str, span: re.Match[str] | None, kinds: list[Any]) -> list[Any]:

@@ -22,8 +22,7 @@ from typing import Any
 from grokfast import checks
 from grokfast.store.table import flat
 from grokfast.sweeps.text import parse_axes
-from grokfast.training.experiment import Experiment
-from grokfast.transforms.filters import filter_of
+from grokfast.training.experiment import FAMILIES, Experiment
 
 OPTIONS = ("zip", "random", "seeds")
 
@@ -59,7 +58,7 @@ def _read(said: dict[str, Any]) -> SweepFile:
         if not isinstance(said.get(name, {}), dict):
             raise TypeError(f"[{name}] must be a table, got {checks.shown(said[name])}")
     base = Experiment.preset(said.get("preset", "quick"))
-    experiment = base.override(_changes(base, flat(said.get("experiment", {}))))
+    experiment = base.override(_changes(said.get("experiment", {})))
     grid = flat(said.get("grid", {}))
     texts = [f"{key}={values}" for key, values in grid.items() if isinstance(values, str)]
     parsed = parse_axes(experiment, texts, {key: values for key, values in grid.items() if isinstance(values, list)})
@@ -73,11 +72,10 @@ def _read(said: dict[str, Any]) -> SweepFile:
     return SweepFile(experiment, grid | parsed, options)
 
 
-def _changes(base: Experiment, said: dict[str, Any]) -> dict[str, Any]:
-    """`said` with the filter, if it names a kind, as a filter."""
-    if "filter" not in said and "filter.kind" not in said:
-        return said
-    fields = {key.removeprefix("filter."): value for key, value in said.items() if key.startswith("filter.")}
-    fields.setdefault("kind", said.get("filter"))
-    rest = {key: value for key, value in said.items() if key.partition(".")[0] != "filter"}
-    return {**rest, "filter": filter_of(fields, base.filter)}
+def _changes(said: dict[str, Any]) -> dict[str, Any]:
+    """`said`, a part with its kind as one value, by dotted names otherwise."""
+    changes: dict[str, Any] = {}
+    for name, value in said.items():
+        is_part = name in FAMILIES and isinstance(value, dict) and "kind" in value
+        changes |= flat({name: value}) if isinstance(value, dict) and not is_part else {name: value}
+    return changes

@@ -14,10 +14,20 @@ from grokfast import checks
 from grokfast.parts import Part
 
 
+@dataclass(frozen=True)
 class Task(Part):
     """Base of the tasks. A task of one's own is a frozen dataclass with a `build`."""
 
     family: ClassVar[str] = "task"
+
+    @property
+    def seq_len(self) -> int | None:
+        """T, the tokens of an input, where that is known before the data are made."""
+        return None
+
+    def n_rows(self) -> int:
+        """Training rows, as nearly as they are known before the data are made: the longest runs of a sweep go first."""
+        return 1
 
     def build(self, *, seed: int = 0) -> Data:
         """The data set. `seed` is the experiment's, for what the task itself names no seed for."""

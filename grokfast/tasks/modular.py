@@ -69,6 +69,13 @@ class ModularTask(Task):
         train_size(self.n_pairs, self.train_fraction)
 
     @property
+    def seq_len(self) -> int:
+        return 2 + LAYOUTS.index(self.layout)
+
+    def n_rows(self) -> int:
+        return train_size(self.n_pairs, self.train_fraction)
+
+    @property
     def b_minimum(self) -> int:
         """The smallest b: 1 where b = 0 is left out, else 0."""
         return int(self.b_nonzero or self.operation == "div")

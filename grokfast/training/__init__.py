@@ -1,7 +1,7 @@
 """One run and many runs: experiments, presets, the training loop, results."""
 
 from grokfast.training.entry import resume, train
-from grokfast.training.experiment import Criteria, Experiment, OptimizerConfig, Schedule
+from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.training.interrupt import Interrupted
 from grokfast.training.observer import Observer
 from grokfast.training.presets import PRESETS
@@ -13,7 +13,6 @@ __all__ = [
     "Experiment",
     "Interrupted",
     "Observer",
-    "OptimizerConfig",
     "RunResult",
     "Schedule",
     "resume",

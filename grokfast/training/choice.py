@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.pair_step import PairStep
 from grokfast.ops.pair_step import cpu as pair_rows
+from grokfast.schedules.batches import is_augmented
 from grokfast.tasks import Data
 from grokfast.training.experiment import Experiment
 from grokfast.transforms.flat import why_no_graph
@@ -47,6 +49,11 @@ def choose(experiment: Experiment, device: torch.device, data: Data) -> Choice:
     if device.type == "cpu" and wish != "ieee" and kernels is None:
         raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
     name, reason = (PLAIN, "asked for") if is_plain else _ladder(experiment, device, kernels, data)
+    if name == FUSED and is_augmented(experiment.schedule.changes):
+        has_first = kernels is None or (
+            isinstance(experiment.model, PairMLPConfig) and experiment.precision == "float32"
+        )
+        name, reason = (OPERATIONS if has_first else PLAIN), "rows are changed before they are shown"
     has_kernels = kernels == "triton" and name == FUSED
     if wish != "ieee" and not has_kernels:
         reason = f"{reason}; no {wish} products"
@@ -78,10 +85,11 @@ def _ladder(experiment: Experiment, device: torch.device, kernels: str | None, d
         return OPERATIONS, "C++ extension"
     if kernels != "triton":
         return PLAIN, backend.why_no_device_kernels(device) or "the step's kernels need Triton"
-    config, dtype = experiment.model, getattr(torch, experiment.precision)
+    config: Any = experiment.model
+    dtype = getattr(torch, experiment.precision)
     if isinstance(config, PairMLPConfig):
         sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        obstacle = PairStep.fits(config, experiment.loss, **sizes, dtype=dtype)
+        obstacle = PairStep.fits(config, experiment.loss.op or "", **sizes, dtype=dtype)
         if obstacle:  # its first layer has a kernel by itself
             return (OPERATIONS if dtype is torch.float32 else PLAIN), obstacle
         return FUSED, "Triton"

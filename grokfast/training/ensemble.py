@@ -14,37 +14,18 @@ from grokfast.models.transformer.planned import logits_of
 from grokfast.ops.pair_step import Layout
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
+from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
+from grokfast.schedules.program import Program
 from grokfast.seeds import generator
 from grokfast.store.records import Record
 from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
-from grokfast.training.experiment import Experiment
+from grokfast.training.experiment import Experiment, check_together
+from grokfast.transforms import hypers
 from grokfast.transforms.base import Layout as RowLayout
 from grokfast.transforms.flat import FlatOptimizer
 
-# What may differ between the runs of an ensemble; all else is common.
-VARIES = {
-    "name", "seed", "task.train_fraction", "task.split_seed", "task.noise_seed", "task.label_noise",
-    "schedule.batch_seed",
-    "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "filter.alpha", "filter.lamb",
-    "model.init_scale", "criteria.threshold", "criteria.sustain", "criteria.grok_gap", "schedule.stop_after",
-}  # fmt: skip
-
 ALIGNMENT = 16  # elements
-
-
-def check_together(experiments: Sequence[Experiment]) -> None:
-    """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
-    first = experiments[0].flat()
-    for i, experiment in enumerate(experiments):
-        other = experiment.flat()
-        for name in first.keys() | other.keys():
-            here, there = first.get(name), other.get(name)
-            if (here != there and name not in VARIES) or (name in first) != (name in other):
-                raise ValueError(
-                    f"experiments[{i}].{name} is {there!r}, experiments[0].{name} is {here!r}; runs that train "
-                    f"together may differ in {', '.join(sorted(VARIES))}"
-                )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -66,7 +47,7 @@ class Ensemble:
     The data sets are train_inputs [E, N, T], train_targets [E, N], test_inputs and test_targets. Run e has the first
     n_rows["train"][e] and n_rows["test"][e] rows; the others, where another run has more, repeat its first.
 
-    is_ragged: whether training sets differ in size; rows of a batch may then be -1, no row.
+    is_ragged: whether training sets differ in size, or are shown in part; rows of a batch may then be -1, no row.
     orders: of minibatches; None: every run takes all its rows at every step.
     layout, sizes: where the parameters of PairMLPs of one hidden layer lie.
     """
@@ -75,12 +56,13 @@ class Ensemble:
     is_ragged: bool
     orders: Orders | None
     _exists: dict[str, Tensor | None]
+    _seeds: Tensor  # int64 [E], of batches
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
         check_together(experiments)
         self.experiments = list(experiments)
         common = experiments[0]
-        self.loss, self.schedule = common.loss, common.schedule
+        self.loss, self.schedule = common.loss.op or "cross_entropy", common.schedule
         self.device = resolve_device(common.device)
         dtype = getattr(torch, common.precision)
         data = [e.task.build(seed=e.seed) for e in experiments]
@@ -90,13 +72,19 @@ class Ensemble:
             for name in ("inputs", "targets")
         )
         n_rows = {"train": [len(d.train.targets) for d in data], "test": [len(d.test.targets) for d in data]}
-        vars(self).update(_about(n_rows, experiments, self.device))
+        changes = [e.schedule.changes for e in experiments]
+        for of_experiment, of_run in zip(changes, data):
+            for change in of_experiment:
+                change.check(of_run)
+        self._shown = [shown(*both) for both in zip(changes, data)]
+        self._augments = changes[0] if is_augmented(changes[0]) else ()
+        vars(self).update(_about(n_rows, experiments, self.device, self._shown, bool(self._augments)))
         sizes = {"n_tokens": data[0].n_tokens, "n_answers": data[0].n_answers}
         self.n_answers = data[0].n_answers
         self.choice = choose(common, self.device, data[0])
         seeds = [e.seed for e in experiments]
 
-        def build(config: PairMLPConfig | TransformerConfig, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
+        def build(config: Any, seeds: Sequence[int]) -> PairMLP | GrokTransformer:
             if isinstance(config, PairMLPConfig):
                 return PairMLP(config, **sizes, seeds=seeds, dtype=dtype)
             return GrokTransformer(config, **sizes, seq_len=data[0].seq_len, seeds=seeds, dtype=dtype)
@@ -125,7 +113,16 @@ class Ensemble:
             self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments],
             RowLayout.of({name: p.shape[1:] for name, p in self.model.named_parameters()}),
         )  # fmt: skip
+        self._follow()
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
+
+    def _follow(self) -> None:
+        """Have the optimizer follow what the schedules change of its hyper-parameters."""
+        optimizer, changes = self.optimizer, [e.schedule.changes for e in self.experiments]
+        current = [hypers.current(e.optimizer, e.filter) for e in self.experiments]
+        program = Program(changes, current, self.schedule.steps, hypers.same(self.experiments[0].filter))
+        if program.names:
+            optimizer.follow(program)
 
     @property
     def steps(self) -> int:
@@ -185,6 +182,8 @@ class Ensemble:
 
     def _at_once(self, split: str, chosen: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         x, y, exists = self._rows(split, chosen)
+        if grad is not None:
+            x, y = self._augmented(x, y, slice(None))
         dropout = [generator(e.seed, "dropout", self.steps) for e in self.experiments] if self.dropout else None
         loss, accuracy = ops.classify(self.model(x, dropout), y, loss=self.loss, exists=exists)
         if grad is not None:
@@ -198,6 +197,8 @@ class Ensemble:
         if own is not None:
             own = own[own >= 0] if self.is_ragged else own
             inputs, targets = inputs[own], targets[own]
+        if self._augments and grad is not None:
+            inputs, targets = (t[0] for t in self._augmented(inputs[None], targets[None], slice(e, e + 1)))
         if self._is_by_pieces():
             return self._by_pieces(e, inputs, targets, grad)
         if self._is_planned(e):
@@ -217,6 +218,14 @@ class Ensemble:
             torch.cat([g.flatten() for g in grads], out=grad[e, : self.n_parameters])
         return loss.detach(), accuracy
 
+    def _augmented(self, inputs: Tensor, targets: Tensor, models: slice) -> tuple[Tensor, Tensor]:
+        """A batch [E, B, ...] of some models as this step shows it."""
+        if not self._augments:
+            return inputs, targets
+        clock = self.optimizer.clock
+        steps = clock.steps if clock.at == self.steps else torch.full_like(clock.steps, self.steps)
+        return augmented(self._augments, inputs, targets, steps[models], self._seeds[models])
+
     def _alone(self, e: int) -> PairMLP | GrokTransformer:
         """Model e as an ensemble of its own."""
         if len(self.flat) == 1:
@@ -229,7 +238,8 @@ class Ensemble:
     def _is_planned(self, e: int) -> bool:
         """Whether to compute each distinct prefix once: a transformer on a CPU, unless plain PyTorch is asked for."""
         plans = self.plans["train"]
-        if not plans or (self.dropout and self.model.training) or backend.current() == "reference":
+        changes_rows = bool(self.dropout or self._augments)
+        if not plans or (changes_rows and self.model.training) or backend.current() == "reference":
             return False
         fused = backend.extension() is not None and self.flat.dtype is torch.float32
         return fused or plans[e].shares(min(self.schedule.batch_size or len(plans[e]), len(plans[e])))
@@ -296,7 +306,8 @@ class Ensemble:
         flat, experiments = self.flat[index], [self.experiments[i] for i in models]
         n_rows = {split: [own[i] for i in models] for split, own in self.n_rows.items()}
         kept = {"experiments": experiments, "diverged_at": self.diverged_at[index]}
-        kept |= _about(n_rows, experiments, self.device)
+        self._shown = [self._shown[i] for i in models]
+        kept |= _about(n_rows, experiments, self.device, self._shown, bool(self._augments))
         for split, own in n_rows.items():
             for name in (f"{split}_inputs", f"{split}_targets"):
                 kept[name] = getattr(self, name)[index, : max(own)]
@@ -333,15 +344,26 @@ class Ensemble:
         self.optimizer.steps, self._ahead = steps, None
 
 
-def _about(n_rows: dict[str, list[int]], experiments: Sequence[Experiment], device: torch.device) -> dict[str, Any]:
+def _about(
+    n_rows: dict[str, list[int]],
+    experiments: Sequence[Experiment],
+    device: torch.device,
+    shown: Sequence[Shown | None],
+    is_augmented: bool,
+) -> dict[str, Any]:
     """What an Ensemble knows of data sets with so many rows each."""
     exists: dict[str, Tensor | None] = {}
     for split, own in n_rows.items():
         at = torch.arange(max(own), device=device)
         exists[split] = at < torch.tensor(own, device=device)[:, None] if len(set(own)) > 1 else None
     own, size = n_rows["train"], experiments[0].schedule.batch_size
-    orders = None if size is None or size >= max(own) else Orders(experiments, own, size)
-    return {"n_rows": n_rows, "is_ragged": len(set(own)) > 1, "orders": orders, "_exists": exists}
+    has_gaps, orders = any(shown), None
+    if has_gaps or is_augmented or (size is not None and size < max(own)):
+        orders = Orders(experiments, own, min(size or max(own), max(own)), shown)
+    is_ragged = len(set(own)) > 1 or has_gaps
+    seeds = torch.tensor([e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in experiments])
+    about = {"n_rows": n_rows, "is_ragged": is_ragged, "orders": orders, "_exists": exists}
+    return {**about, "_seeds": seeds.to(device)}
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

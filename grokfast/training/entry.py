@@ -11,8 +11,8 @@ from typing import Any, overload
 from grokfast import backend, checks
 from grokfast.store import RunStore, StoredRun
 from grokfast.store.run import DONE
-from grokfast.training.ensemble import Ensemble, check_together, resolve_device
-from grokfast.training.experiment import Experiment
+from grokfast.training.ensemble import Ensemble, resolve_device
+from grokfast.training.experiment import Experiment, check_together
 from grokfast.training.interrupt import stop_requests
 from grokfast.training.loop import Loop
 from grokfast.training.memory import keep_freed_memory

@@ -3,61 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from grokfast import checks
-from grokfast.models import PairMLPConfig, TransformerConfig
+from grokfast import checks, parts
+from grokfast.losses import CrossEntropy, Loss
+from grokfast.models import PairMLPConfig
+from grokfast.models.base import Model
+from grokfast.parts import fields_of, names_of
+from grokfast.probes.base import Probe
+from grokfast.schedules.base import Change
 from grokfast.seeds import MAX_SEED
-from grokfast.tasks import ModularTask
-from grokfast.transforms.filters import EMA, MA
+from grokfast.tasks import ModularTask, Task
+from grokfast.transforms.base import Transform
+from grokfast.transforms.optimizers import AdamW, Optimizer
 
-OptimizerName = Literal["adamw", "adam", "sgd", "lion"]
-Loss = Literal["cross_entropy", "mse"]
 Engine = Literal["auto", "reference"]
 Precision = Literal["float32", "float64"]
 Products = Literal["ieee", "tf32x3", "tf32", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """torch.optim's AdamW (decoupled weight decay), Adam (L2) or SGD (L2, heavy-ball momentum).
-
-    Args:
-        name: "adamw", "adam" or "sgd".
-        lr: learning rate.
-        weight_decay: decoupled for adamw, L2 for the others.
-        betas: decay of Adam's two averages.
-        eps: added to the root of Adam's second average.
-        momentum: of SGD.
-        nesterov: Nesterov's form of the momentum.
-        warmup: the rate is multiplied by min(1, step/warmup), so that the first step has rate 0.
-    """
-
-    name: OptimizerName = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.0
-    nesterov: bool = False
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        fields = checks.Fields(self, "optimizer.")
-        fields.choice(name=get_args(OptimizerName))
-        fields.real("lr", "weight_decay", "eps", "momentum", minimum=0, maximum=checks.LARGEST_REAL)
-        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
-            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {checks.shown(self.betas)}")
-        one, two = (
-            checks.real("optimizer.betas", beta, minimum=0, maximum=1, open_maximum=True) for beta in self.betas
-        )
-        object.__setattr__(self, "betas", (one, two))
-        fields.boolean("nesterov")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optimizer.nesterov needs optimizer.momentum above 0, got 0")
-        fields.integer("warmup", minimum=0)
+# The fields of an experiment that are parts, and their families.
+FAMILIES = {"task": "task", "model": "model", "loss": "loss", "optimizer": "optimizer", "filter": "transform"}
+FAMILIES["probes"] = "probe"
+OPTIONAL = ("filter",)
+TUPLES = ("probes",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +40,22 @@ class Schedule:
         batch_seed: order of the batches; None: the experiment's seed.
         eval_every: steps between evaluations on the training and the test set.
         stop_after: stop this many steps after generalising; None: run all steps.
+        changes: what changes with the step, see grokfast.schedules; they may overlap in nothing.
+        snapshots: after which steps weights are kept: every so many, those listed, or "log" for 0 and 1, 2, 5 times the
+            powers of ten; None: none.
+        snapshot_states: whether snapshots keep all that another run needs to go on from there, too.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"batch_seed", "stop_after"})
 
     steps: int = 10_000
     batch_size: int | None = None
     batch_seed: int | None = None
     eval_every: int = 10
     stop_after: int | None = None
+    changes: tuple[Change, ...] = parts.added(())
+    snapshots: int | tuple[int, ...] | Literal["log"] | None = parts.added(None)
+    snapshot_states: bool = parts.added(False)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "schedule.")
@@ -84,6 +63,9 @@ class Schedule:
         fields.integer("batch_size", minimum=1, optional=True)
         fields.integer("batch_seed", minimum=0, maximum=MAX_SEED, optional=True)
         fields.integer("stop_after", minimum=0, optional=True)
+        fields.boolean("snapshot_states")
+        object.__setattr__(self, "changes", parts.several("change", self.changes, argument="schedule.changes"))
+        object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,36 +73,58 @@ class Criteria:
     """When a run has memorised and generalised, and what counts as grokking.
 
     Args:
-        threshold: accuracy to reach, on the training set to have memorised, on the test set to have generalised.
+        threshold: accuracy to reach on the split `memorize` to have memorised, on `generalize` to have generalised.
         sustain: evaluations in a row that must be at the threshold; the moment is the first of them.
         grok_gap: steps between the two from which it is grokking rather than comprehension. Liu et al. (2022, arXiv
             2205.10343) take 10³ at learning rates near 1e-3.
+        memorize, generalize: the splits of the data.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"threshold", "sustain", "grok_gap"})
 
     threshold: float = 0.99
     sustain: int = 3
     grok_gap: int = 1000
+    memorize: str = parts.added("train")
+    generalize: str = parts.added("test")
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "criteria.")
         fields.real("threshold", minimum=0, maximum=1, open_minimum=True)
         fields.integer("sustain", minimum=1)
         fields.integer("grok_gap", minimum=0)
+        fields.text("memorize", "generalize")
+
+
+def _snapshots(said: Any) -> int | tuple[int, ...] | str | None:
+    if said is None or (isinstance(said, str) and said == "log"):
+        return said
+    if isinstance(said, (list, tuple)):
+        steps = [checks.integer("schedule.snapshots", step, minimum=0) for step in said]
+        if steps != sorted({*steps}):
+            raise ValueError(f"schedule.snapshots must be growing steps, got {checks.shown(said)}")
+        return tuple(steps)
+    if isinstance(said, str):
+        raise ValueError(f"schedule.snapshots must be a number of steps, a list of them or 'log', got {said!r}")
+    return checks.integer("schedule.snapshots", said, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One run: task, model, loss, optimizer, gradient filter, schedule, criteria, seed, precision, device.
 
+    Parts may be given as they are, by name ("lion", "ma(window_size=50)"), or as mappings of "kind" and fields.
+
     Args:
         name: the preset it came from; run ids begin with it.
-        task: data set and split.
+        task: data set and splits.
         model: network and initialisation.
-        loss: "cross_entropy", or "mse" against the one-hot answer (mean over rows and classes).
+        loss: "cross_entropy", "mse" against the one-hot answer, or another of grokfast.losses.
         optimizer: algorithm and hyper-parameters.
-        filter: gradient filter, EMA or MA, or None.
-        schedule: steps, batches, evaluations.
+        filter: what is done to gradients or weights beside the optimizer: EMA, MA, a Chain, ..., or None.
+        schedule: steps, batches, evaluations, what changes on the way.
         criteria: when it has memorised, generalised, grokked.
+        probes: what is measured at each evaluation beside losses, accuracies and the norm of the weights.
         seed: of the initialisation, and of what task and schedule leave at None: split, label noise, batch order.
         precision: "float32" or "float64", of parameters, sums and, on "ieee", products.
         products: how kernels multiply fp32 matrices: "ieee", or on a GPU "tf32x3" (nearly as exact), "tf32" or "bf16",
@@ -131,14 +135,17 @@ class Experiment:
     Raises TypeError or ValueError naming the field.
     """
 
+    varies: ClassVar[frozenset[str]] = frozenset({"name", "seed"})
+
     name: str = "custom"
-    task: ModularTask = field(default_factory=ModularTask)
-    model: PairMLPConfig | TransformerConfig = field(default_factory=PairMLPConfig)
-    loss: Loss = "cross_entropy"
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    filter: EMA | MA | None = None
+    task: Task = field(default_factory=ModularTask)
+    model: Model = field(default_factory=PairMLPConfig)
+    loss: Loss = field(default_factory=CrossEntropy)
+    optimizer: Optimizer = field(default_factory=AdamW)
+    filter: Transform | None = None
     schedule: Schedule = field(default_factory=Schedule)
     criteria: Criteria = field(default_factory=Criteria)
+    probes: tuple[Probe, ...] = parts.added(())
     seed: int = 0
     precision: Precision = "float32"
     products: Products = "ieee"
@@ -146,118 +153,165 @@ class Experiment:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
-        _check_kinds(vars(self))
+        for name in FAMILIES:
+            object.__setattr__(self, name, _part(name, getattr(self, name)))
+        for name, kind in (("schedule", Schedule), ("criteria", Criteria)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {checks.shown(getattr(self, name))}")
         fields = checks.Fields(self)
         fields.text("name", "device")
-        choices = {"loss": Loss, "precision": Precision, "products": Products, "engine": Engine}
+        choices = {"precision": Precision, "products": Products, "engine": Engine}
         fields.choice(**{name: get_args(options) for name, options in choices.items()})
         if self.products != "ieee" and self.precision != "float32":
             raise ValueError(f"products must be 'ieee' where precision is {self.precision!r}, got {self.products!r}")
         fields.integer("seed", minimum=0, maximum=MAX_SEED)
-        if isinstance(self.model, PairMLPConfig) and self.task.layout != "pair":
-            raise ValueError(f"task.layout must be 'pair' for a PairMLP, got {self.task.layout!r}")
+        if why := self.model.why_not_task(self.task):
+            raise ValueError(why)
 
     @classmethod
     def preset(cls, name: str) -> Experiment:
         """A published recipe by name; ValueError lists them. See grokfast/training/presets.py."""
-        from grokfast.training.presets import PRESETS
-
-        return PRESETS[checks.choice("preset", name, PRESETS)]
+        presets = importlib.import_module("grokfast.training.presets").PRESETS
+        return presets[checks.choice("preset", name, presets)]
 
     def override(self, changes: Mapping[str, Any]) -> Experiment:
-        """A copy with dotted fields replaced: `exp.override({"optimizer.lr": 3e-3, "seed": 1})`.
+        """A copy with dotted fields replaced: `exp.override({"optimizer.lr": 3e-3, "filter": "ema", "seed": 1})`.
 
-        A whole part ("filter", "model", ...) is replaced before its fields are, and the fields of a part at once: those
-        that fit only each other may come in any order. Raises ValueError for an unknown name (and names the nearest),
-        TypeError where `changes` is no mapping of names, and whatever the fields' own checks raise.
+        A whole part is replaced before its fields are, and the fields of a part at once: those that fit only each other
+        may come in any order. Of a kind that is chosen by name, what is not said stays as it is in a part of that kind,
+        and another optimizer keeps the fields that both have. In a tuple of parts a field is named by its part's kind:
+        "probes.norms.k".
+
+        Raises ValueError for an unknown name (and names the nearest), TypeError where `changes` is no mapping of names,
+        and whatever the fields' own checks raise.
         """
         if not isinstance(changes, Mapping) or not all(isinstance(path, str) for path in changes):
             raise TypeError(f"changes must map dotted names to values, got {checks.shown(changes)}")
-        parts = vars(self) | {path: value for path, value in changes.items() if "." not in path}
-        _check_kinds(parts)
+        whole = {path: value for path, value in changes.items() if "." not in path}
+        for path in whole:
+            if path not in names_of(self):
+                raise ValueError(f"unknown option {checks.shown(path)}{self.hint(path)}")
+        new = dict(whole)
+        for path in whole.keys() & FAMILIES:
+            new[path] = _part(path, whole[path], getattr(self, path))
         fields: dict[str, dict[str, Any]] = {}
+        nodes = fields_of(self) | new
         for path, value in changes.items():
-            part, dot, name = path.partition(".")
-            if part not in vars(self) or (dot and name not in _names(parts[part])):
-                raise ValueError(f"unknown option {checks.shown(path)}{_hint(path, parts)}")
+            name, dot, rest = path.partition(".")
             if dot:
-                fields.setdefault(part, {})[name] = value
-        new = {part: dataclasses.replace(parts[part], **own) for part, own in fields.items()}
-        return dataclasses.replace(self, **parts | new)
+                fields.setdefault(name, {})[rest] = value
+        for name, own in fields.items():
+            if name not in nodes:
+                path = f"{name}.{next(iter(own))}"
+                raise ValueError(f"unknown option {checks.shown(path)}{_hint(path, nodes)}")
+            new[name] = _replaced(nodes[name], own, name, nodes)
+        return dataclasses.replace(self, **new)
 
     def hint(self, path: str) -> str:
         """What an unknown dotted name may have meant, in parentheses; empty where nothing is near."""
-        return _hint(path, vars(self))
+        return _hint(path, fields_of(self))
 
     def flat(self) -> dict[str, Any]:
-        """Every leaf by its dotted name."""
-        return dict(_leaves(vars(self)))
+        """Every leaf by its dotted name; a part is there, too, as the name of its kind."""
+        return dict(_leaves(fields_of(self)))
+
+    def varying(self) -> set[str]:
+        """The dotted names in which runs that train together may differ."""
+        names = {*self.varies}
+        for name, value in fields_of(self).items():
+            names |= {*parts.may_vary(name, value)}
+        return names
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` is the way back."""
-        return to_plain(self)
+        plain: dict[str, Any] = parts.to_plain(self)
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
-        """From `to_dict`'s result; raises ValueError or TypeError where it is none."""
+        """From `to_dict`'s result, of any version; raises ValueError or TypeError where it is none."""
         if not isinstance(values, Mapping):
             raise TypeError(f"not an experiment's dict: {checks.shown(values)}")
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = names_of(cls)
         for name in values:
             if name not in known:
                 raise TypeError(f"not an experiment's dict: unknown field {name!r}{checks.nearest(name, known)}")
         try:
             return cls(**{name: _from_plain(name, value) for name, value in values.items()})
-        except TypeError as error:
-            raise TypeError(f"not an experiment's dict: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"not an experiment's dict: {error}") from error
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "task": (ModularTask,),
-    "model": (PairMLPConfig, TransformerConfig),
-    "optimizer": (OptimizerConfig,),
-    "filter": (EMA, MA, type(None)),
-    "schedule": (Schedule,),
-    "criteria": (Criteria,),
-}
+def _part(name: str, said: Any, current: Any = None) -> Any:
+    """The part, or parts, that are meant as the field `name`."""
+    if name in TUPLES:
+        return parts.several(FAMILIES[name], said, current or (), name)
+    part = parts.chosen(FAMILIES[name], said, current, name)
+    if part is None and name not in OPTIONAL:
+        raise TypeError(f"{name} must be a {FAMILIES[name]}, got {checks.shown(said)}")
+    return part
 
 
-def _check_kinds(parts: Mapping[str, Any]) -> None:
-    for name, kinds in _KINDS.items():
-        if not isinstance(parts[name], kinds):
-            accepted = " or ".join(kind.__name__ for kind in kinds)
-            raise TypeError(f"{name} must be a {accepted}, got {checks.shown(parts[name])}")
-
-
-def _names(part: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
-
-
-def _hint(path: str, parts: Mapping[str, Any]) -> str:
-    if path.startswith("filter.") and parts["filter"] is None:
-        return " (the experiment has no filter: choose one first)"
-    return checks.nearest(path, dict(_leaves(parts)))
-
-
-def _leaves(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in parts.items():
-        if dataclasses.is_dataclass(value):
-            yield from ((f"{name}.{own}", getattr(value, own)) for own in _names(value))
+def _replaced(node: Any, fields: Mapping[str, Any], name: str, nodes: Mapping[str, Any]) -> Any:
+    """A part, or a tuple of parts, with dotted fields replaced."""
+    deeper: dict[str, dict[str, Any]] = {}
+    own = {}
+    for path, value in fields.items():
+        at, dot, rest = path.partition(".")
+        if dot:
+            deeper.setdefault(at, {})[rest] = value
         else:
-            yield name, value
+            own[at] = value
+    if isinstance(node, parts.Part) and node.inline:
+        several = _replaced(getattr(node, node.inline), fields, name, nodes)
+        return dataclasses.replace(node, **{node.inline: several})  # type: ignore[type-var]
+    if isinstance(node, tuple):
+        there = parts.named([part for part in node if isinstance(part, parts.Part)])
+        for at in (*deeper, *own):
+            if at not in there or at in own:
+                raise ValueError(f"unknown option {checks.shown(f'{name}.{at}')}{_hint(f'{name}.{at}', nodes)}")
+        return tuple(_replaced(part, deeper.get(at, {}), f"{name}.{at}", nodes) for at, part in there.items())
+    for at in (*own, *deeper):
+        if at not in names_of(node):
+            path = f"{name}.{at}"
+            raise ValueError(f"unknown option {checks.shown(path)}{_hint(path, nodes)}")
+    own |= {at: _replaced(getattr(node, at), rest, f"{name}.{at}", nodes) for at, rest in deeper.items()}
+    return dataclasses.replace(node, **own) if own else node
 
 
-def to_plain(node: Any) -> Any:
-    """An experiment, a part of one or a value as JSON values."""
-    if not dataclasses.is_dataclass(node):
-        return list(node) if isinstance(node, tuple) else node
-    plain = {f.name: to_plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
-    return plain if isinstance(node, Experiment) else {"kind": type(node).__name__, **plain}
+def _hint(path: str, nodes: Mapping[str, Any]) -> str:
+    if path.startswith("filter.") and nodes["filter"] is None:
+        return " (the experiment has no filter: choose one first)"
+    return checks.nearest(path, dict(_leaves(nodes)))
+
+
+def _leaves(nodes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in nodes.items():
+        yield from parts.leaves(name, value)
 
 
 def _from_plain(name: str, value: Any) -> Any:
-    if not isinstance(value, Mapping) or name not in _KINDS:
+    if name in FAMILIES:
+        return parts.from_plain(FAMILIES[name], value, name) if value is not None else None
+    kind = {"schedule": Schedule, "criteria": Criteria}.get(name)
+    if kind is None or not isinstance(value, Mapping):
         return value
-    fields = dict(value)
-    kinds = {kind.__name__: kind for kind in _KINDS[name]}
-    return kinds[checks.choice(f"{name}.kind", fields.pop("kind", None), kinds)](**fields)
+    fields = {at: own for at, own in value.items() if at != "kind"}
+    for at in fields:
+        if at not in names_of(kind):
+            raise TypeError(f"{name} has no field {at!r}{checks.nearest(at, names_of(kind))}")
+    return kind(**{at: tuple(own) if isinstance(own, list) else own for at, own in fields.items()})
+
+
+def check_together(experiments: Sequence[Experiment]) -> None:
+    """Raise ValueError, naming the field, unless the experiments differ only in what an ensemble can hold."""
+    first, varying = experiments[0].flat(), experiments[0].varying()
+    for i, experiment in enumerate(experiments):
+        other = experiment.flat()
+        for name in first.keys() | other.keys():
+            here, there = first.get(name), other.get(name)
+            if (here != there and name not in varying) or (name in first) != (name in other):
+                raise ValueError(
+                    f"experiments[{i}].{name} is {there!r}, experiments[0].{name} is {here!r}; runs that train "
+                    f"together may differ in {', '.join(sorted(varying))}"
+                )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from grokfast.losses import MSE
 from grokfast.models import PairMLPConfig, TransformerConfig
 from grokfast.tasks import ModularTask
-from grokfast.training.experiment import Criteria, Experiment, OptimizerConfig, Schedule
+from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.transforms.filters import EMA
+from grokfast.transforms.optimizers import Adam, AdamW
 
 PRESETS: dict[str, Experiment] = {
     # Seconds on a CPU. Trained at lr 1e-2, ten times Liu et al.'s, so their gap of 10³ steps becomes 10².
@@ -13,7 +15,7 @@ PRESETS: dict[str, Experiment] = {
         name="quick",
         task=ModularTask(operation="add", p=97, train_fraction=0.4),
         model=PairMLPConfig(width=256),
-        optimizer=OptimizerConfig(lr=1e-2, weight_decay=1.0, betas=(0.9, 0.98)),
+        optimizer=AdamW(lr=1e-2, weight_decay=1.0, betas=(0.9, 0.98)),
         schedule=Schedule(steps=3000, eval_every=10, stop_after=300),
         criteria=Criteria(grok_gap=100),
     ),
@@ -22,8 +24,8 @@ PRESETS: dict[str, Experiment] = {
         name="gromov",
         task=ModularTask(operation="add", p=97, train_fraction=0.5),
         model=PairMLPConfig(width=500, activation="square", bias=False, init="gromov"),
-        loss="mse",
-        optimizer=OptimizerConfig(lr=1e-2, weight_decay=5.0, betas=(0.9, 0.98)),
+        loss=MSE(),
+        optimizer=AdamW(lr=1e-2, weight_decay=5.0, betas=(0.9, 0.98)),
         schedule=Schedule(steps=10_000, eval_every=10, stop_after=1000),
     ),
     # Swaroop 2026, arXiv 2603.23784: a two-hot ReLU network, split evenly over the answers.
@@ -31,7 +33,7 @@ PRESETS: dict[str, Experiment] = {
         name="swaroop",
         task=ModularTask(operation="add", p=97, train_fraction=0.3, stratified=True),
         model=PairMLPConfig(width=256),
-        optimizer=OptimizerConfig(lr=1e-3, weight_decay=1.0),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0),
         schedule=Schedule(steps=30_000, eval_every=50, stop_after=2000),
     ),
     # Nanda et al. 2023, arXiv 2301.05217: one layer, no LayerNorm, weights drawn at 1/√d_model.
@@ -39,7 +41,7 @@ PRESETS: dict[str, Experiment] = {
         name="nanda",
         task=ModularTask(operation="add", p=113, train_fraction=0.3, layout="equals"),
         model=TransformerConfig(),
-        optimizer=OptimizerConfig(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=10),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=10),
         schedule=Schedule(steps=40_000, eval_every=100),
     ),
     # Power et al. 2022, arXiv 2201.02177: division, two post-LN layers without biases.
@@ -49,7 +51,7 @@ PRESETS: dict[str, Experiment] = {
         model=TransformerConfig(
             n_layers=2, norm="post", positions="sinusoidal", mlp_bias=False, outputs="tokens", init="torch"
         ),
-        optimizer=OptimizerConfig(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=10),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=10),
         schedule=Schedule(steps=100_000, batch_size=512, eval_every=100, stop_after=2000),
     ),
     # Lee et al. 2024, arXiv 2405.20233: Adam with L2, the first LayerNorm replaces the residual stream, EMA filter.
@@ -65,7 +67,7 @@ PRESETS: dict[str, Experiment] = {
             outputs="tokens",
             init="torch",
         ),
-        optimizer=OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.005, betas=(0.9, 0.98), warmup=10),
+        optimizer=Adam(lr=1e-3, weight_decay=0.005, betas=(0.9, 0.98), warmup=10),
         filter=EMA(alpha=0.98, lamb=2.0),
         schedule=Schedule(steps=10_000, batch_size=512, eval_every=20, stop_after=500),
         criteria=Criteria(threshold=0.95),
@@ -76,7 +78,7 @@ PRESETS: dict[str, Experiment] = {
         name="prieto",
         task=ModularTask(operation="add", p=113, train_fraction=0.4),
         model=PairMLPConfig(width=200, depth=2, bias=False),
-        optimizer=OptimizerConfig(lr=1e-2, betas=(0.9, 0.999)),
+        optimizer=AdamW(lr=1e-2, betas=(0.9, 0.999)),
         schedule=Schedule(steps=20_000, eval_every=50, stop_after=1000),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -40,7 +40,7 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     Together with `among`, it has data sets as large as the largest of theirs.
     """
     data = experiment.task.build(seed=experiment.seed)
-    others = {e.task.train_fraction: e for e in among}  # what else differs changes no size
+    others = {e.task.n_rows(): e for e in among}  # what else differs changes no size
     sets = [data, *(e.task.build(seed=e.seed) for e in others.values())]
     rows, tests = max(len(d.train.inputs) for d in sets), max(len(d.test.inputs) for d in sets)
     length = data.seq_len
@@ -81,7 +81,10 @@ def layout_of(experiment: Experiment, data: Data) -> Layout:
         model = PairMLP(experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers)
     else:
         model = GrokTransformer(
-            experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len
+            cast(TransformerConfig, experiment.model),
+            n_tokens=data.n_tokens,
+            n_answers=data.n_answers,
+            seq_len=data.seq_len,
         )
     return Layout.of({name: p.shape[1:] for name, p in model.named_parameters()})
 
@@ -91,7 +94,7 @@ def activations(experiment: Experiment, data: Data, *, backward: bool) -> int:
 
     With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.
     """
-    config = experiment.model
+    config: Any = experiment.model
     if isinstance(config, PairMLPConfig):
         width, answers = config.width, data.n_answers
         widest = max(4 * width, 5 * answers) + max(width, 2 * answers)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from grokfast.parts import Part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Layout(NamedTuple):
@@ -22,6 +24,8 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> Layout:
         """That of parameters of these shapes, one after the other."""
+        import torch
+
         sizes = [torch.Size(shape) for shape in shapes.values()]
         return cls(tuple(shapes), tuple(accumulate((s.numel() for s in sizes[:-1]), initial=0)), tuple(sizes))
 
@@ -36,6 +40,7 @@ class Layout(NamedTuple):
         return {name: flat[:, at : at + shape.numel()].view(len(flat), *shape) for name, at, shape in parts}
 
 
+@dataclass(frozen=True)
 class Transform(Part):
     """Base of the transforms. One of one's own is a frozen dataclass with an `apply`, and a `state` if it keeps any.
 

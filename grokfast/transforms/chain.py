@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from grokfast import checks, parts
+from grokfast import parts
 from grokfast.parts import register
 from grokfast.transforms.base import Transform
 
@@ -20,15 +19,16 @@ class Chain(Transform):
     chain is its elements. Raises TypeError or ValueError unless there are transforms.
     """
 
+    inline: ClassVar[str] = "transforms"
+
     transforms: tuple[Transform, ...]
 
     def __init__(self, *elements: Transform, transforms: Any = ()) -> None:
         if elements and transforms:
             raise TypeError("transforms must be given one after the other, or as one tuple, not both")
         found: list[Transform] = []
-        for i, one in enumerate(elements or tuple(transforms)):
-            if not isinstance(one, Transform):
-                raise TypeError(f"transforms[{i}] must be a transform, got {checks.shown(one)}")
+        for one in parts.several("transform", elements or transforms, argument="transforms"):
+            assert isinstance(one, Transform)
             found += one.transforms if isinstance(one, Chain) else [one]
         if not found:
             raise ValueError("transforms must be at least one, got none")
@@ -36,11 +36,6 @@ class Chain(Transform):
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.transforms))})"
-
-    @property
-    def varies(self) -> frozenset[str]:  # type: ignore[override]
-        """The elements' own, as "ema.alpha"."""
-        return frozenset(f"{name}.{field}" for name, one in named(self).items() for field in one.varies)
 
 
 def elements(transform: Transform | None) -> tuple[Transform, ...]:
@@ -52,10 +47,4 @@ def elements(transform: Transform | None) -> tuple[Transform, ...]:
 
 def named(transform: Transform | None) -> dict[str, Transform]:
     """`elements` by their names in dotted paths."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for one in elements(transform):
-        name = parts.name_of(one).rpartition(":")[2].rpartition(".")[2]
-        seen[name] += 1
-        found[name if seen[name] == 1 else f"{name}_{seen[name]}"] = one
-    return found
+    return parts.named(elements(transform))

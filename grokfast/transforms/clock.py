@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.transforms import sizes
 from grokfast.transforms.filters import Filter
+from grokfast.transforms.optimizers import Optimizer
 from grokfast.transforms.rows import COLUMNS, HYPER_COUNT, hyper_row
-
-if TYPE_CHECKING:
-    from grokfast.training.experiment import OptimizerConfig
 
 
 class Clock:
@@ -35,9 +33,7 @@ class Clock:
     Raises ValueError unless there is one filter for each configuration.
     """
 
-    def __init__(
-        self, configs: Sequence[OptimizerConfig], filters: Sequence[Filter | None], device: torch.device
-    ) -> None:
+    def __init__(self, configs: Sequence[Optimizer], filters: Sequence[Filter | None], device: torch.device) -> None:
         if len(configs) != len(filters):
             raise ValueError(f"filters must be one per model, {len(configs)}, got {len(filters)}")
         rows = [model_row(config, own, config.lr) for config, own in zip(configs, filters)]
@@ -101,12 +97,9 @@ def sum_partials(grad: Tensor) -> Tensor:
     return grad[0]
 
 
-def model_row(config: OptimizerConfig, filter: Filter | None, lr: float) -> tuple[float, ...]:
+def model_row(config: Optimizer, filter: Filter | None, lr: float) -> tuple[float, ...]:
     """A model's row of csrc/update_rules.h's `Hyper`, in its order."""
-    return hyper_row(
-        filter, lr=lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
-        decoupled=config.name == "adamw", momentum=config.momentum, nesterov=config.nesterov,
-    )  # fmt: skip
+    return hyper_row(filter, **{**config.hyper, "lr": lr})
 
 
 @functools.cache

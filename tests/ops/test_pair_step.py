@@ -10,7 +10,7 @@ from benchmarks.prediction.pair_step import cost as counted_cost
 from grokfast import EMA, backend, ops
 from grokfast.models import PairMLP, PairMLPConfig, TransformerConfig
 from grokfast.ops.pair_step import Layout, PairStep, plan
-from grokfast.training import OptimizerConfig
+from grokfast.parts import find
 from grokfast.transforms.flat import FlatOptimizer
 from tests.tf32 import torch_at
 
@@ -265,7 +265,7 @@ def test_twenty_steps_with_the_optimizers_launch_follow_the_plain_ones(name, bat
     """fp64 autograd and plain PyTorch; the yardstick is the same in fp32."""
     g = torch.Generator().manual_seed(2)
     batches = [None if batch_size is None else torch.randint(31, (2, batch_size), generator=g) for _ in range(20)]
-    configs = [OptimizerConfig(name=name, lr=lr, weight_decay=0.1) for lr in (1e-3, 3e-3)]
+    configs = [find("optimizer", name)(lr=lr, weight_decay=0.1) for lr in (1e-3, 3e-3)]
 
     def train(engine, dtype):
         case = Case(p=5, width=16, n=31)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
 from grokfast import EMA, MA, GrokFast
-from grokfast.optim.history import ALL_KEYS, history_of
+from grokfast.optim.history import history_of, is_key
 
 SIZES = {1: 300, 63: 10, 1000: 1, 16385: 1, 300001: 1}  # how many of each: on one number torch may be exact by luck
 ODD_SHAPES = [(size,) for size, count in SIZES.items() for _ in range(count)]
@@ -59,7 +59,7 @@ class ByHand:
 
 
 def tensors(opt, p):
-    own = {name: t for name, t in sorted(opt.state[p].items()) if name not in ALL_KEYS}
+    own = {name: t for name, t in sorted(opt.state[p].items()) if not is_key(name)}
     return {name: t for name, t in own.items() if isinstance(t, torch.Tensor)}
 
 

@@ -76,11 +76,11 @@ def test_memory_for_filtered_gradients_is_used_again_unless_kept(compiled):
     p = parameter()
     opt = GrokFast(Custom([p]), EMA())
     take_steps(opt, p, [torch.ones(3)])
-    (out,) = next(iter(opt._passes.made.values())).outs
+    (out,) = next(iter(opt._filtering.passes.made.values())).outs
     address = out.data_ptr()
     del out
     take_steps(opt, p, [torch.ones(3)])
-    (out,) = next(iter(opt._passes.made.values())).outs
+    (out,) = next(iter(opt._filtering.passes.made.values())).outs
     assert out.data_ptr() == address
 
 

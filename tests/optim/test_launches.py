@@ -73,7 +73,7 @@ def by_hand(make, filter, grads, dtype, sizes=SIZES, start_dtype=None):
 
 
 def is_launched(optimizer):
-    return any(isinstance(part, OnDevice) for made in optimizer._passes.made.values() for part in made.parts)
+    return any(isinstance(part, OnDevice) for made in optimizer._filtering.passes.made.values() for part in made.parts)
 
 
 @pytest.mark.parametrize("filter", FILTERS)
@@ -214,7 +214,7 @@ def test_launches_are_found_again_but_not_after_memory_moved(kernels):
         p.grad = grad
     for _ in range(3):
         optimizer.step()
-    (made,) = optimizer._passes.made.values()
+    (made,) = optimizer._filtering.passes.made.values()
     (part,) = made.parts
     assert len(part.launches) == 1
 
@@ -223,11 +223,11 @@ def test_launches_are_found_again_but_not_after_memory_moved(kernels):
     params[0].grad = grads[0]
     optimizer.step()
     assert len(part.launches) == 2
-    assert list(optimizer._passes.made.values()) == [made]
+    assert list(optimizer._filtering.passes.made.values()) == [made]
 
     params[0].data = params[0].detach().clone()
     optimizer.step()
-    (moved,) = optimizer._passes.made.values()
+    (moved,) = optimizer._filtering.passes.made.values()
     assert moved is not made
 
     fresh = torch.zeros_like(params[0])

@@ -181,7 +181,7 @@ def test_new_gradients_at_every_step_find_what_was_made(took, monkeypatch):
     params = start([(40, 40), (7,)])
     opt = GrokFast(AdamW(params, lr=1e-2), MA(3))
     steps(opt, params, n=2)
-    monkeypatch.setattr(type(opt._passes), "make", None)
+    monkeypatch.setattr(type(opt._filtering.passes), "make", None)
     steps(opt, params, n=5, first=2)
     took("one pass", steps=7)
     monkeypatch.undo()

@@ -126,7 +126,7 @@ def test_seeds_end_where_seeds_do():
         ({"seed": [{1}]}, {}, TypeError, r"grid\['seed'\] must have plain values, got \{1\}"),
         ({"seed": np.zeros((2, 2))}, {}, TypeError, r"grid\['seed'\] must have plain values"),
         ({3: [1]}, {}, TypeError, "grid must have dotted names as keys, got 3"),
-        ({"override": [1]}, {}, ValueError, "unknown option 'override'"),
+        ({"override": [1]}, {}, ValueError, "grid has an unknown key 'override'"),
         ({"optimizer.lr": [10**400]}, {}, ValueError, r"optimizer.lr must be in \[0"),
         ({}, {}, ValueError, "at least one key"),
         ([("seed", [1])], {}, TypeError, "grid must map"),

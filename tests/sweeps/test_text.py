@@ -1,6 +1,7 @@
 import pytest
 
 from grokfast import EMA, MA, Experiment
+from grokfast.losses import MSE
 from grokfast.sweeps.grid import axes_of, expand
 from grokfast.sweeps.text import parse_axes
 from grokfast.sweeps.toml import read_sweep
@@ -22,7 +23,7 @@ QUICK = Experiment.preset("quick")
         ("schedule.batch_size=none,512", [None, 512]),
         ("task.stratified=true,False", [True, False]),
         ("task.operation=add,a2+b2", ["add", "a2+b2"]),
-        ("loss=mse", ["mse"]),
+        ("loss=mse", [MSE()]),
         ("seed=1000000000001:2000000000003:2", [1000000000001, 2000000000003]),
         ("seed=9223372036854775799:9223372036854775807:3", [2**63 - 9, 2**63 - 5, 2**63 - 1]),
         ("seed=7:0:8", list(range(8))[::-1]),
@@ -62,7 +63,7 @@ def test_an_axis_as_text_has_values_of_the_fields_type(text, values):
         ("optimizer.lr=fast", "type a number, got 'fast'"),
         ("task.stratified=maybe", "true or false, got 'maybe'"),
         ("schedule.batch_size=some", "an integer or none, got 'some'"),
-        ("filter=ema,mma", r"grid\['filter'\] must be one of 'none', 'ema', 'ma', got 'mma' \(did you mean 'ma'"),
+        ("filter=ema,mma", r"grid\['filter'\] must be one of 'none', .*'ema', 'ma'.*, got 'mma' \(did you mean 'ma'"),
         ("filter.lamb=1", r"unknown key 'filter.lamb' \(the experiment has no filter"),
     ],
 )
@@ -162,16 +163,16 @@ def test_a_file_holds_a_sweep(tmp_path):
         ("preset = 'quik'", "did you mean 'quick'"),
         ("[experiment]\ntask.q = 3", "unknown option 'task.q'"),
         ("[sweep]\nseed = 3", "did you mean 'seeds'"),
-        ("[experiment]\nfilter = 'emma'", "filter must be one of 'none', 'ema', 'ma', got 'emma'"),
-        ("[experiment]\nfilter = 3", "filter must be a filter's name, or a table"),
+        ("[experiment]\nfilter = 'emma'", "filter must be one of 'none', .*'ema', 'ma'.*, got 'emma'"),
+        ("[experiment]\nfilter = 3", "filter must be a transform, its name or a mapping"),
         ("[experiment]\nfilter = { alpha = 0.9 }", "unknown option 'filter.alpha' .the experiment has no filter"),
         ("[experiment]\nfilter = { kind = 'ema', alfa = 0.9 }", "filter 'ema' has no field 'alfa', .* 'alpha'"),
         ("[experiment]\nfilter = { kind = 'ema', alpha = 2 }", r"filter: alpha must be in \[0.0, 1.0\], got 2"),
         ("[experiment]\nfilter = { kind = 'none', alpha = 1 }", "filter 'none' has no field 'alpha'"),
         ("[experiment]\nfilter = { kind = 'ma', window_size = 2.5 }", "filter: window_size must be an integer"),
-        ("[grid]\nfilter = 'none,emma'", r"grid\['filter'\] must be one of 'none', 'ema', 'ma'"),
-        ("[grid]\nfilter = [{ alpha = 0.9 }]", r"grid\['filter'\] must have a kind, one of 'ema', 'ma'"),
-        ("[grid]\nfilter = ['ema', 3]", r"grid\['filter'\] must be a filter's name"),
+        ("[grid]\nfilter = 'none,emma'", r"grid\['filter'\] must be one of 'none', .*'ema', 'ma'"),
+        ("[grid]\nfilter = [{ alpha = 0.9 }]", r"grid\['filter'\] must have a kind, one of .*'ema', 'ma'"),
+        ("[grid]\nfilter = ['ema', 3]", r"grid\['filter'\] must be a transform, its name or a mapping"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, text, message):

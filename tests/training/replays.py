@@ -23,10 +23,10 @@ GROKS = (
 )
 OPTIONS = {
     "adamw": {"optimizer.warmup": 7},
-    "adam, L2, mse": {"optimizer.name": "adam", "optimizer.weight_decay": 0.01, "loss": "mse"},
-    "sgd, square": {"optimizer.name": "sgd", "optimizer.lr": 0.3, "model.activation": "square", "model.bias": False},
-    "nesterov": {"optimizer.name": "sgd", "optimizer.lr": 0.1, "optimizer.momentum": 0.9, "optimizer.nesterov": True},
-    "lion, gelu": {"optimizer.name": "lion", "optimizer.lr": 1e-3, "model.activation": "gelu"},
+    "adam, L2, mse": {"optimizer": "adam", "optimizer.weight_decay": 0.01, "loss": "mse"},
+    "sgd, square": {"optimizer": "sgd", "optimizer.lr": 0.3, "model.activation": "square", "model.bias": False},
+    "nesterov": {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.momentum": 0.9, "optimizer.nesterov": True},
+    "lion, gelu": {"optimizer": "lion", "optimizer.lr": 1e-3, "model.activation": "gelu"},
     "EMA": {"filter": EMA(0.9, 2.0)},
     "MA": {"filter": MA(4, 3.0), "optimizer.warmup": 3},
     "MA, minibatch": {"filter": MA(3, 0.5, "sum", warmup=False, ring="bfloat16"), "schedule.batch_size": 4},

@@ -126,7 +126,7 @@ def test_the_store_has_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"filter": EMA()}, {"schedule.batch_size": 17}, {"optimizer.name": "sgd", "optimizer.momentum": 0.9}]
+    "change", [{}, {"filter": EMA()}, {"schedule.batch_size": 17}, {"optimizer": "sgd", "optimizer.momentum": 0.9}]
 )
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, change):
     experiment = TINY.override(change)

@@ -70,7 +70,7 @@ def test_the_kernels_steps_shrink_with_their_ensemble_to_the_same_bits(replayed,
         same_result(result, other)
 
 
-@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 9, "filter": MA(3)}, {"optimizer.name": "sgd"}])
+@pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 9, "filter": MA(3)}, {"optimizer": "sgd"}])
 def test_a_replay_of_plain_steps_gives_the_bits_of_the_steps(replayed, change):
     experiments = variants(TINY.override({"task.p": 7, "schedule.steps": 30, "schedule.eval_every": 7, **change}))
     replay = follow(experiments)

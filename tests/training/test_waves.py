@@ -23,7 +23,7 @@ TINY = Experiment.preset("quick").override(
 )
 NANDA = Experiment.preset("nanda").override({"task.p": 11, "model.d_model": 16, "model.d_mlp": 24})
 POWER = Experiment.preset("power").override({"task.p": 11, "model.d_model": 16, "model.d_mlp": 24})
-SMALL_BATCH = {"schedule.batch_size": 10, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
+SMALL_BATCH = {"schedule.batch_size": 10, "optimizer": "sgd", "optimizer.momentum": 0.9}
 SEEDS = [TINY.override({"seed": seed}) for seed in range(5)]
 
 
@@ -40,7 +40,7 @@ def memory_of(experiment, models):
 
 @pytest.mark.parametrize(
     "change", [{}, {"filter": EMA()}, {"filter": MA(7)}, {"filter": MA(7, ring="bfloat16")},
-     {"optimizer.name": "lion"}, SMALL_BATCH],
+     {"optimizer": "lion"}, SMALL_BATCH],
 )  # fmt: skip
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("base", [TINY, POWER])

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from grokfast import EMA, backend
-from grokfast.training import OptimizerConfig
 from grokfast.transforms import sizes
 from grokfast.transforms.clock import Clock
 from grokfast.transforms.flat import FlatOptimizer
+from grokfast.transforms.optimizers import AdamW
 from grokfast.transforms.sizes import ROW_BLOCK as BLOCK
 from grokfast.transforms.sizes import ROW_CHUNK as CHUNK
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-CONFIGS = [OptimizerConfig(lr=0.3), OptimizerConfig(lr=0.1, warmup=3), OptimizerConfig(lr=1e-2, warmup=7)]
+CONFIGS = [AdamW(lr=0.3), AdamW(lr=0.1, warmup=3), AdamW(lr=1e-2, warmup=7)]
 
 
 def clock_of(configs):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grokfast import EMA, MA
-from grokfast.transforms.filters import filter_name, filter_of
+from grokfast.parts import chosen, name_of
 
 FILTERS = [EMA(), EMA(alpha=0.5, lamb=-1), MA(), MA(3, 2.0, "sum", warmup=False)]
 
@@ -92,24 +92,24 @@ def test_a_wrong_type_is_refused_by_name(kind, name, value):
 
 @pytest.mark.parametrize("filter", [None, EMA(), MA()])
 def test_a_name_is_the_filter_with_its_defaults(filter):
-    name = filter_name(filter)
-    assert filter_of(name) == filter_of(name.upper()) == filter_of(filter) == filter
-    assert filter_of({"kind": name}) == filter
+    name = "none" if filter is None else name_of(filter)
+    assert chosen("transform", name) == chosen("transform", name.upper()) == chosen("transform", filter) == filter
+    assert chosen("transform", {"kind": name}) == filter
 
 
 def test_what_is_not_said_stays_where_the_kind_does():
-    assert filter_of("ema", EMA(0.5, 1.0)) == EMA(0.5, 1.0)
-    assert filter_of({"kind": "ema", "lamb": 3}, EMA(0.5, 1.0)) == EMA(0.5, 3.0)
-    assert filter_of({"kind": "ma", "lamb": 3}, EMA(0.5, 1.0)) == MA(lamb=3.0)
-    assert filter_of("none", EMA()) is None
+    assert chosen("transform", "ema", EMA(0.5, 1.0)) == EMA(0.5, 1.0)
+    assert chosen("transform", {"kind": "ema", "lamb": 3}, EMA(0.5, 1.0)) == EMA(0.5, 3.0)
+    assert chosen("transform", {"kind": "ma", "lamb": 3}, EMA(0.5, 1.0)) == MA(lamb=3.0)
+    assert chosen("transform", "none", EMA()) is None
 
 
 @pytest.mark.parametrize(
     ("said", "error", "message"),
     [
-        ("emma", ValueError, "--filter must be one of 'none', 'ema', 'ma', got 'emma'"),
-        (0.9, TypeError, "--filter must be a filter's name, or a table of its kind and fields, got 0.9"),
-        ({"alpha": 0.9}, ValueError, "--filter must have a kind, one of 'ema', 'ma'"),
+        ("emma", ValueError, "--filter must be one of 'none', .*'ema', 'ma'.*, got 'emma' .did you mean 'ema'"),
+        (0.9, TypeError, "--filter must be a transform, its name or a mapping, got 0.9"),
+        ({"alpha": 0.9}, ValueError, "--filter must have a kind, one of .*'ema', 'ma'"),
         (
             {"kind": "ema", "window_size": 3},
             ValueError,
@@ -122,4 +122,4 @@ def test_what_is_not_said_stays_where_the_kind_does():
 )
 def test_a_bad_choice_is_named(said, error, message):
     with pytest.raises(error, match=message):
-        filter_of(said, name="--filter")
+        chosen("transform", said, argument="--filter")

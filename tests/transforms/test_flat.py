@@ -6,9 +6,10 @@ import torch
 from grokfast import EMA, MA, backend, gradfilter_ema
 from grokfast.optim import Lion
 from grokfast.optim.reference import filter_gradient
-from grokfast.training import OptimizerConfig
+from grokfast.parts import find
 from grokfast.transforms import sizes
 from grokfast.transforms.flat import FlatOptimizer
+from grokfast.transforms.optimizers import AdamW
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 P, STEPS = 1003, 25
@@ -62,7 +63,7 @@ def by_torch(name, settings, filter, start, grads, model):
 
 def by_flat(name, settings, filters, start, grads):
     flat = start.clone()
-    optimizer = FlatOptimizer(flat, [OptimizerConfig(name=name, **s) for s in settings], filters)
+    optimizer = FlatOptimizer(flat, [find("optimizer", name)(**s) for s in settings], filters)
     for grad in grads:
         optimizer.step(flat, grad)
     return flat
@@ -100,7 +101,7 @@ def test_in_float64_it_is_torch_to_rounding(case, filter):
 @pytest.mark.parametrize("filter", FILTERS)
 def test_a_model_is_the_same_bits_alone_and_after_others_have_left(filter, engine):
     start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    configs = [OptimizerConfig(**s) for s in CONFIGS["adamw"]]
+    configs = [AdamW(**s) for s in CONFIGS["adamw"]]
     grads = gradients(torch.float32)
     with backend.using(engine):
         alone = by_flat("adamw", CONFIGS["adamw"][1:2], FILTERS[filter][1:2], start[1:2], [g[1:2] for g in grads])

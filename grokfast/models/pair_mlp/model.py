@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from grokfast import checks
+from grokfast import checks, parts
+from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
 from grokfast.ops import pair_embed
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
+from grokfast.tasks.data import Task
 
 Activation = Literal["relu", "square", "gelu", "abs"]
 Init = Literal["torch", "gromov"]
 MAX_DEPTH = 1000
 
 
+@parts.register("pair_mlp")
 @dataclass(frozen=True, kw_only=True)
-class PairMLPConfig:
+class PairMLPConfig(Model):
     """Shape and initialisation of a PairMLP.
 
     Args:
@@ -36,6 +39,8 @@ class PairMLPConfig:
         TypeError, ValueError: an argument has the wrong type or is out of range.
     """
 
+    varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+
     width: int = 256
     depth: int = 1
     activation: Activation = "relu"
@@ -50,6 +55,12 @@ class PairMLPConfig:
         fields.choice(activation=get_args(Activation), init=get_args(Init))
         fields.boolean("bias")
         fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
+
+    def why_not_task(self, task: Task) -> str:
+        if task.seq_len in (None, 2):
+            return ""
+        layout = f", got {task.layout!r}" if hasattr(task, "layout") else f": two tokens, not {task.seq_len}"
+        return f"task.layout must be 'pair' for a PairMLP{layout}"
 
 
 class PairMLP(EnsembleModule):

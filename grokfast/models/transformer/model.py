@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grokfast import checks
+from grokfast import checks, parts
+from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, dropout, embedding, layer_norm, linear
 
 Activation = Literal["relu", "gelu"]
@@ -22,8 +23,9 @@ Init = Literal["nanda", "torch"]
 MAX_LAYERS = 1000
 
 
+@parts.register("transformer")
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Model):
     """The defaults are Nanda et al.'s model (2023, arXiv 2301.05217).
 
     Args:
@@ -46,6 +48,8 @@ class TransformerConfig:
     Raises:
         TypeError, ValueError: an argument has the wrong type or is out of range.
     """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
 
     n_layers: int = 1
     d_model: int = 128
