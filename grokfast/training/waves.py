@@ -12,6 +12,7 @@ import torch
 from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
 from grokfast.models.transformer.memory import memory
 from grokfast.ops.pair_step import plan
+from grokfast.schedules.batches import has_batches
 from grokfast.tasks import Data
 from grokfast.training.choice import choose
 from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
@@ -51,7 +52,7 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     held = parameters * size * 3 + sum(slot.bytes for slot in slots.values())  # weights, gradient, weights at the end
     held += 8 * (rows + tests) * (length + 1)
     batch = min(experiment.schedule.batch_size or rows, rows)
-    if batch < rows:
+    if batch < rows or has_batches(experiment.schedule.changes):
         steps = min(LONGEST, experiment.schedule.eval_every)
         held += 8 * batch * (1 + steps)
     device = resolve_device(experiment.device)
