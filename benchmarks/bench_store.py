@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.interleave import machine
 from grokfast import Experiment, RunStore
 from grokfast.store import NewRun, Record
+from grokfast.store.records import STANDARD
 from grokfast.store.sweeps import digest
 
 REPEATS = 5
@@ -34,12 +35,12 @@ def fill(store: RunStore, runs: int, evaluations: int) -> str:
     grid = {"axes": {"optimizer.weight_decay": [], "seed": []}}
     sweep_id = store.sweeps.create("quick", base.to_dict(), grid, new)
     for i, run_id in enumerate(store.sweeps.statuses(sweep_id)):
-        values = random.random((evaluations, len(Record._fields) - 1))
-        store.append(run_id, [Record(10 * step, *row) for step, row in enumerate(values.tolist())])
+        values = random.random((evaluations, len(STANDARD)))
+        store.append(run_id, [Record(10 * step, dict(zip(STANDARD, row))) for step, row in enumerate(values.tolist())])
         result = {
             "run_id": run_id, "phase": "grokking", "t_memorize": 60, "t_generalize": 10 * (i % evaluations),
             "diverged_at": None, "steps": 10 * evaluations, "seconds": 5.0, "collapsed": False,
-            "final": dict(zip(Record._fields[1:], values[-1].tolist())),
+            "final": dict(zip(STANDARD, values[-1].tolist())),
         }  # fmt: skip
         store.update(run_id, status="finished", result=result)
     return sweep_id

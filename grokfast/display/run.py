@@ -70,13 +70,14 @@ class Display(Observer):
         if run != 0:
             return
         self.record, before, self.stage = record, self.stage, outcome.stage
-        self._accuracies.append(record.test_accuracy)
+        self._accuracies.append(record[f"{outcome.criteria.generalize}_accuracy"])
         now = time.monotonic()
         if not self.console.is_terminal and (self.stage != before or now - self._spoken >= LINE_EVERY):
             self._spoken = now
             self._say(
-                f"step {record.step:>6,} {self.stage:<12} loss {record.train_loss:.2e} train {record.test_loss:.2e} "
-                f"test, accuracy {record.train_accuracy:.1%} train {record.test_accuracy:.1%} test"
+                f"step {record.step:>6,} {self.stage:<12} loss {record['train_loss']:.2e} train "
+                f"{record['test_loss']:.2e} test, accuracy {record['train_accuracy']:.1%} train "
+                f"{record['test_accuracy']:.1%} test"
             )
 
     def finished(self, run: int, result: RunResult) -> None:
@@ -111,9 +112,9 @@ class Display(Observer):
         body = Table.grid(padding=(0, 2))
         record = self.record
         body.add_row("", Text("loss", style="dim"), Text("accuracy", style="dim"), "")
-        body.add_row("train", f"{record.train_loss:.2e}", f"{record.train_accuracy:.1%}", "")
+        body.add_row("train", f"{record['train_loss']:.2e}", f"{record['train_accuracy']:.1%}", "")
         spark = Text(sparkline(self._accuracies, 40), style="green")
-        body.add_row("test", f"{record.test_loss:.2e}", f"{record.test_accuracy:.1%}", spark)
+        body.add_row("test", f"{record['test_loss']:.2e}", f"{record['test_accuracy']:.1%}", spark)
         return Group(head, body, Text(self.stage, style="bold yellow"))
 
 

@@ -14,11 +14,11 @@ from grokfast.analysis import CellSummary, summarize
 from grokfast.analysis.bins import in_bins
 from grokfast.analysis.table import column, names, order
 from grokfast.store.files import replacing
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
 _NEVER = "#E8E8E8"  # not on the colour scale
-_OUTCOME = {*Record._fields, "run_id", "status", "phase", "preset", "t_memorize", "t_generalize", "diverged_at"}
+_OUTCOME = {*STANDARD, "step", "run_id", "status", "phase", "preset", "t_memorize", "t_generalize", "diverged_at"}
 _OUTCOME |= {"steps", "seconds", "collapsed"}  # columns that say what happened, not what was varied
 _VALUES, _BINS = 60, 20  # an axis of more values than that is drawn in so many bins
 _PANELS = 12

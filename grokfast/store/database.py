@@ -7,6 +7,7 @@ that it has a rollback journal (locks.py). What this process may not write is re
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from filelock import BaseFileLock, Timeout
 from grokfast.store.copies import copied
 from grokfast.store.errors import StoreError, StoreFullError
 from grokfast.store.locks import abilities, exists_as_lock
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD
 from grokfast.store.seals import Member, Row, SweepRow, curve_seal, seal
 
 _FIRST = (
@@ -38,15 +39,15 @@ _FIRST = (
         result  TEXT                   -- JSON object
     )
     """,
-    f"""
+    """
     CREATE TABLE chunks (
         run        INTEGER NOT NULL REFERENCES runs (key) ON DELETE CASCADE,
         first_step INTEGER NOT NULL,
         last_step  INTEGER NOT NULL,
         n_rows     INTEGER NOT NULL,
         -- A run's curves are its chunks' rows in the order of first_step; steps grow strictly from row to row.
-        -- rows: a row-major matrix of little-endian IEEE 754 doubles, n_rows x {len(Record._fields)}, with the columns
-        -- {", ".join(Record._fields)}
+        -- rows: a row-major matrix of little-endian IEEE 754 doubles, n_rows x (1 + k): the step, then the k columns
+        -- that runs.columns names
         rows       BLOB NOT NULL,
         PRIMARY KEY (run, first_step)
     )
@@ -84,8 +85,10 @@ _SEALS = (  # seals.py
     "ALTER TABLE sweeps ADD COLUMN seal INTEGER",
     "ALTER TABLE members ADD COLUMN seal INTEGER",
 )
-_SCHEMAS = (_FIRST, _SWEEPS, _SEALS)  # a file of version n lacks those from the n-th on
+_COLUMNS = ("ALTER TABLE runs ADD COLUMN columns TEXT",)  # JSON list: of the run's curve beside the step
+_SCHEMAS = (_FIRST, _SWEEPS, _SEALS, _COLUMNS)  # a file of version n lacks those from the n-th on
 SCHEMA_VERSION = len(_SCHEMAS)
+_SEALED = 3  # from this version on rows have seals
 _MAGIC = b"SQLite format 3\0"
 _VERSION_AT = 60  # where a SQLite file holds its user_version: 4 bytes, big-endian
 _BUSY_SECONDS = 10.0
@@ -270,8 +273,28 @@ class Database:
                 raise StoreError(f"{self.path} is a database, but not one of grokfast")
             for statement in (statement for schema in _SCHEMAS[version:] for statement in schema):
                 self.execute(statement)
-            self._seal()
+            self._name_columns(is_sealed=version >= _SEALED)
+            if version < _SEALED:
+                self._seal()
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _name_columns(self, *, is_sealed: bool) -> None:
+        """Name the columns of the curves of an older grokfast, and seal those rows anew that are as they were written.
+
+        A damaged one keeps its seal, which then fits it no more than before.
+        """
+        names = json.dumps([*STANDARD])
+        if not is_sealed:
+            self.execute("UPDATE runs SET columns = ? WHERE key IN (SELECT run FROM chunks)", (names,))
+            return
+        fields = Row._fields[:-1]
+        changed = []
+        for *values, sealed in self.execute(f"SELECT {', '.join(fields)}, seal FROM runs"):
+            if seal(values) == sealed:
+                row = Row(*values)
+                row = row if row.last_step is None else row._replace(columns=names)
+                changed.append((row.columns, seal(row), row.key))
+        self.execute_many("UPDATE runs SET columns = ?, seal = ? WHERE key = ?", changed)
 
     def _seal(self) -> None:
         """Give the rows of an older grokfast their checksums."""

@@ -176,7 +176,8 @@ def _checked(values: Sequence[Any]) -> Row:
     except StoreError as error:
         raise DamagedError(str(error)) from error
     texts = {type(getattr(row, name)) for name in _TEXTS}
-    may_lack, numbers = {type(row.result), type(row.hash)}, {type(row.curve), type(row.last_step or 0)}
+    may_lack = {type(row.result), type(row.hash), type(row.columns)}
+    numbers = {type(row.curve), type(row.last_step or 0)}
     if texts != {str} or not may_lack <= {str, type(None)} or numbers != {int} or row.status not in STATUSES:
         raise DamagedError(f"the row of run {row.run_id!r} is damaged: it has values that no version has written")
     return row

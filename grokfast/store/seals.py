@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """A row of `runs`, as it is stored. last_step is that of its curve, curve the curve's seal."""
+    """A row of `runs`, as it is stored. last_step is that of its curve, curve the curve's seal.
+
+    columns: a JSON list of what its curve has beside the step; None: it has had no record yet.
+    """
 
     key: int
     run_id: str
@@ -28,6 +31,7 @@ class Row(NamedTuple):
     owner: str | None = None
     last_step: int | None = None
     curve: int = 0
+    columns: str | None = None
 
 
 class SweepRow(NamedTuple):

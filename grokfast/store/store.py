@@ -11,6 +11,7 @@ What a call has stored when it returns, a killed process does not lose. Any numb
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import warnings
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from grokfast import checks
-from grokfast.store.chunks import ROW_BYTES, Chunks, check, curves_of, rows_of
+from grokfast.store.chunks import Chunks, check, checked_names, curves_of, joined, names_of, row_bytes, rows_of
 from grokfast.store.database import Database
 from grokfast.store.errors import DamagedError, DamagedWarning, StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
@@ -121,20 +122,24 @@ class RunStore:
     def append(self, run_id: str, records: Sequence[Record]) -> None:
         """Store `records` in one transaction; once this returns, a killed process does not lose them.
 
-        Raises ValueError unless the steps are whole numbers that grow strictly, from the last stored one on (after a
-        resume `truncate` first).
+        The run's first record says its columns: they may be others than those of other runs.
+
+        Raises ValueError unless the columns are the run's, and the steps whole numbers that grow strictly, from the
+        last stored one on (after a resume `truncate` first).
         """
-        rows = rows_of(records)
         with self._db.transaction():
             row = self._rows.get(run_id)
-            if len(rows) == 0:
+            if len(records) == 0:
                 return
+            names = checked_names([*records[0].values]) if row.last_step is None else names_of(row)
+            rows = rows_of(records, names)
             last = row.last_step
             if last is not None and rows[0, 0] <= last:
                 raise ValueError(f"records must follow the stored step {last} of {run_id}, got step {rows[0, 0]:.0f}")
             self._chunks.insert(row.key, rows)
             curve = curve_seal([rows.tobytes()], row.curve)
-            self._rows.change(row, updated=now(), last_step=int(rows[-1, 0]), curve=curve)
+            changes = {} if last is not None else {"columns": json.dumps(names)}
+            self._rows.change(row, updated=now(), last_step=int(rows[-1, 0]), curve=curve, **changes)
 
     def truncate(self, run_id: str, step: int) -> None:
         """Drop the records after `step`, as a run does that resumes from its checkpoint of that step; -1 drops all."""
@@ -142,9 +147,10 @@ class RunStore:
         with self._db.transaction():
             row = self._rows.get(run_id)
             check(row, self._chunks.blobs(row.key))
-            self._chunks.truncate(row.key, step)
+            names = names_of(row)
+            self._chunks.truncate(row.key, step, len(names))
             left = self._chunks.blobs(row.key)
-            last = int(curves_of(left[-1:])["step"][-1]) if left else None
+            last = int(curves_of(left[-1:], names)["step"][-1]) if left else None
             self._rows.change(row, updated=now(), last_step=last, curve=curve_seal(left))
 
     def update(
@@ -173,7 +179,7 @@ class RunStore:
             if status == "running":
                 changes["owner"] = self._owner.lock()
             if status in ENDED:
-                self._chunks.merge(row.key)
+                self._chunks.merge(row.key, len(names_of(row)))
             if status not in (None, "running"):
                 changes["owner"] = None
             self._rows.change(row, updated=now(), **changes)
@@ -226,12 +232,12 @@ class RunStore:
         return list(self._undamaged(rows, self._stored))
 
     def curves(self, run_id: str) -> dict[str, np.ndarray]:
-        """The run's records as columns, by the names of Record's fields: `step` in int64, the others in float64."""
+        """The run's records as columns: `step` in int64, the others, in the order of its records, in float64."""
         with self._db.snapshot():
             row = self._rows.get(run_id)
             blobs = self._chunks.blobs(row.key)
         check(row, blobs)
-        return curves_of(blobs)
+        return curves_of(blobs, names_of(row))
 
     def table(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """A sweep's runs in its order, or all runs, as columns of one length: `pandas.DataFrame(table)` takes it.
@@ -240,8 +246,8 @@ class RunStore:
         beside its kind's, or the varied experiment's, own values), and every other key of the
         configuration that differs between the runs, by its dotted name (float64 where a number is missing in some runs,
         else int64, float64, bool or text); t_memorize, t_generalize, diverged_at (float64, NaN where it did not happen:
-        censored at `steps`), steps, seconds, collapsed, and the final train_loss, test_loss, train_accuracy,
-        test_accuracy and weight_norm (NaN for runs that have not ended).
+        censored at `steps`), steps, seconds, collapsed, and the final value of every column that a run's records
+        have (NaN for runs that have not ended, or do not have it; "final.NAME" where the table has a NAME already).
         """
         key = None if sweep_id is None else self.sweeps.key(sweep_id)
         rows = list(self._undamaged(self._rows.select(key), TableRow))
@@ -252,24 +258,32 @@ class RunStore:
 
     def all_curves(self, sweep_id: str | None = None) -> dict[str, np.ndarray]:
         """The curves of all runs of `table(sweep_id)`, long-form: `run` (the row in the table, int64) and the columns
-        of `curves`, run after run."""
+        of all their `curves` (NaN where a run does not have one), run after run."""
         with self._db.snapshot():
             key = None if sweep_id is None else self.sweeps.key(sweep_id)
             read = self._undamaged(self._rows.select(key), lambda row: (row, config_of(row), result_of(row)))
             rows = [row for row, *_ in read]  # those of the table
             chunks = self._chunks.of_all(key)
-        blobs: list[bytes] = []
-        lengths: list[int] = []
+        lengths, alike = [0] * len(rows), dict[tuple[str, ...], list[bytes]]()
+        parts: list[dict[str, np.ndarray]] = []
 
-        def take(row: Row) -> None:
-            check(row, chunks.get(row.key, []))
-            blobs.extend(chunks.get(row.key, []))
+        def take(row: Row) -> tuple[tuple[str, ...], list[bytes], int]:
+            blobs = chunks.get(row.key, [])
+            check(row, blobs)
+            return names_of(row), blobs, sum(map(len, blobs)) // row_bytes(row)
 
-        for row in rows:
-            before = len(blobs)
-            list(self._undamaged([row], take))
-            lengths.append(sum(map(len, blobs[before:])) // ROW_BYTES)
-        return {"run": np.repeat(np.arange(len(rows)), lengths), **curves_of(blobs)}
+        def finish() -> None:
+            parts.extend(curves_of(blobs, names) for names, blobs in alike.items())
+            alike.clear()
+
+        for i, row in enumerate(rows):
+            for names, blobs, lengths[i] in self._undamaged([row], take):
+                if names not in alike and blobs:
+                    finish()  # what follows has other columns
+                if blobs:
+                    alike.setdefault(names, []).extend(blobs)
+        finish()
+        return {"run": np.repeat(np.arange(len(rows)), lengths), **joined(parts)}
 
     def directory(self, run_id: str, *parts: str) -> Path:
         """The directory of the run's files, or one in it."""

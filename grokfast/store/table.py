@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD
 from grokfast.store.run import config_of, result_of
 from grokfast.store.seals import Row
 from grokfast.store.words import written
@@ -46,8 +46,8 @@ def columns_of(
     table["seconds"] = _number([result.get("seconds") for result in results])
     table["collapsed"] = np.array([bool(result.get("collapsed")) for result in results], dtype=np.bool_)
     finals = [result.get("final") or {} for result in results]
-    for name in Record._fields[1:]:
-        table[name] = _number([final.get(name) for final in finals])
+    for name in dict.fromkeys([*STANDARD, *(name for final in finals for name in final if name != "step")]):
+        table[name if name not in table else f"final.{name}"] = _number([final.get(name) for final in finals])
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grokfast import parts
@@ -14,7 +15,10 @@ def written(values: Sequence[Any], base: Any = None, without: Collection[str] = 
     With the kind go those fields that are not what the kind alone means: `base`'s, if that is of this kind, a filter's
     own defaults, else those of the first such value. Fields `without` are left out.
     """
-    usual = {name: parts.fields_of(kind()) for name, kind in parts.kinds("transform").items()}
+    usual: dict[str, dict[str, Any]] = {}
+    for name, kind in parts.kinds("transform").items():
+        with suppress(TypeError, ValueError):  # a kind that means nothing alone, such as a chain of none
+            usual[name] = parts.fields_of(kind())
     if isinstance(base, Mapping) and "kind" in base:
         usual[parts.kind_name(base)] = {**base}
     return [_part(value, usual, without) if isinstance(value, Mapping) else _plain(value) for value in values]

@@ -17,7 +17,7 @@ from grokfast.ops.pair_step.reference import Parameters
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
 from grokfast.schedules.program import Program
 from grokfast.seeds import generator
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD, Record
 from grokfast.training.batches import Orders
 from grokfast.training.choice import choose
 from grokfast.training.experiment import Experiment, check_together
@@ -296,7 +296,7 @@ class Ensemble:
         columns = [*train, *self.measure("test"), self.flat.norm(dim=1)]
         rows = torch.stack([column.double() for column in columns], 1).tolist()
         return [
-            Record(self.steps, train_loss, test_loss, train_accuracy, test_accuracy, norm)
+            Record(self.steps, dict(zip(STANDARD, (train_loss, test_loss, train_accuracy, test_accuracy, norm))))
             for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
         ]
 

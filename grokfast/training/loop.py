@@ -251,7 +251,7 @@ class Loop:
         self, run: Run, weights: dict[str, Tensor], diverged_at: int | None, ahead: Window | None = None
     ) -> None:
         last = run.records[-1]
-        if diverged_at is None and not (math.isfinite(last.train_loss) and math.isfinite(last.weight_norm)):
+        if diverged_at is None and not (math.isfinite(last["train_loss"]) and math.isfinite(last["weight_norm"])):
             diverged_at = last.step  # another step would have seen it
         state = self._kept(run, ahead) if diverged_at is None else None
         result = run.end(weights, diverged_at, self._seconds(run), keep_weights=self.keep_weights, state=state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grokfast.store.records import Record
 from grokfast.training.experiment import Criteria
 
-COLLAPSE = 0.2  # a test accuracy that ends this far below its maximum, `sustain` times in a row, is a collapse
+COLLAPSE = 0.2  # an accuracy that ends this far below its maximum, `sustain` times in a row, is a collapse
 
 
 class Crossing:
@@ -46,19 +46,20 @@ class Outcome:
 
     def update(self, record: Record) -> None:
         """Take the next evaluation into account."""
-        self._train.update(record.step, record.train_accuracy)
-        self._test.update(record.step, record.test_accuracy)
-        self._best = max(self._best, record.test_accuracy)
-        self._latest = [*self._latest, record.test_accuracy][-self.criteria.sustain :]
+        generalizes = record[f"{self.criteria.generalize}_accuracy"]
+        self._train.update(record.step, record[f"{self.criteria.memorize}_accuracy"])
+        self._test.update(record.step, generalizes)
+        self._best = max(self._best, generalizes)
+        self._latest = [*self._latest, generalizes][-self.criteria.sustain :]
 
     @property
     def memorizing(self) -> Crossing:
-        """That of the training accuracy."""
+        """That of the accuracy on the split `criteria.memorize`."""
         return self._train
 
     @property
     def crossing(self) -> Crossing:
-        """That of the test accuracy."""
+        """That of the accuracy on the split `criteria.generalize`."""
         return self._test
 
     @property

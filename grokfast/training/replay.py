@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD, Record
 from grokfast.training.batches import Batches
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.moments import Moments
@@ -51,7 +51,7 @@ class Window:
         found = []
         for step, *measured, diverged_at, ended_at in self._rows.tolist():
             ends = (int(at) if at >= 0 else None for at in (diverged_at, ended_at))
-            found.append(Report(Record(int(step), *measured), *ends))
+            found.append(Report(Record(int(step), dict(zip(STANDARD, measured))), *ends))
         return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from grokfast.store import RunStore, StoredRun, StoreError
-from grokfast.store.records import Record, records_of
+from grokfast.store.records import Record, columns, records_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
 from grokfast.training.version import version
@@ -21,8 +21,8 @@ class RunResult:
     """One ended run.
 
     status is "finished" or "diverged"; phase, t_memorize, t_generalize and collapsed are `Outcome`'s; `steps` taken in
-    `seconds` of wall-clock time (all runs of an ensemble together); curves has a column per field of `Record`; weights
-    are the last parameters by name; run_id and directory are None where no store was given.
+    `seconds` of wall-clock time (all runs of an ensemble together); curves has the step and all its columns; weights are
+    the last parameters by name; run_id and directory are None where no store was given.
     """
 
     experiment: Experiment
@@ -43,7 +43,8 @@ class RunResult:
 
     def summary(self) -> dict[str, Any]:
         """As JSON values, NaN and infinity as None."""
-        finite = {name: value if np.isfinite(value) else None for name, value in self.final._asdict().items()}
+        values = {"step": self.final.step, **self.final.values}
+        finite = {name: value if np.isfinite(value) else None for name, value in values.items()}
         return {
             "run_id": self.run_id,
             "preset": self.experiment.name,
@@ -116,10 +117,3 @@ def result_of(
         run_id=run_id,
         directory=directory,
     )
-
-
-def columns(records: list[Record]) -> dict[str, np.ndarray]:
-    """Records as arrays: step int64, the others float64."""
-    table = np.array(records, dtype=np.float64).reshape(-1, len(Record._fields))
-    curves = dict(zip(Record._fields, table.T.copy()))
-    return {**curves, "step": curves["step"].astype(np.int64)}

@@ -112,13 +112,15 @@ class WandbSink:
 
 
 def _scalars(record: Record) -> dict[str, float]:
-    return {
-        "loss/train": record.train_loss,
-        "loss/test": record.test_loss,
-        "accuracy/train": record.train_accuracy,
-        "accuracy/test": record.test_accuracy,
-        "norm/weights": record.weight_norm,
-    }
+    return {_tag(name): value for name, value in record.values.items()}
+
+
+def _tag(column: str) -> str:
+    """As in "loss/train", "accuracy/test": those of one kind are drawn together. What probes measure keeps its name."""
+    if column == "weight_norm":
+        return "norm/weights"
+    split, _, kind = column.rpartition("_")
+    return f"{kind}/{split}" if split and kind in ("loss", "accuracy") else column
 
 
 def _not_installed(name: str, extra: str) -> ImportError:

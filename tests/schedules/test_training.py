@@ -83,9 +83,9 @@ def test_both_engines_do_the_same(base, changes, batch_size):
     for own, their, without in zip(found, expected, plain):
         assert [r.step for r in own] == [r.step for r in their]
         for one, two in zip(own, their):
-            assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
-            assert one.weight_norm == pytest.approx(two.weight_norm, rel=1e-6)
-        assert own[-1].weight_norm != without[-1].weight_norm or changes == AFTER
+            assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-5)
+            assert one["weight_norm"] == pytest.approx(two["weight_norm"], rel=1e-6)
+        assert own[-1]["weight_norm"] != without[-1]["weight_norm"] or changes == AFTER
     torch.testing.assert_close(ensemble.flat, theirs.flat, rtol=1e-4, atol=1e-6)
 
 

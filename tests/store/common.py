@@ -9,10 +9,15 @@ from contextlib import closing
 from pathlib import Path
 
 from grokfast.store import Record, RunStore
+from grokfast.store.records import STANDARD
+
+
+def values(step: float, *values: float) -> Record:
+    return Record(step, dict(zip(STANDARD, values)))  # type: ignore[arg-type]
 
 
 def record(step: int) -> Record:
-    return Record(step, 1 / (step + 1), 2 / (step + 1), step / 7, step / 11, step + 0.1)
+    return values(step, 1 / (step + 1), 2 / (step + 1), step / 7, step / 11, step + 0.1)
 
 
 def records(*steps: int) -> list[Record]:
@@ -47,7 +52,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def as_of_schema_2(root: Path) -> None:
     with closing(sqlite3.connect(root / "grokfast.sqlite")) as db, db:
-        for column in ("runs.last_step", "runs.curve", "runs.seal", "sweeps.seal", "members.seal"):
+        for column in ("runs.columns", "runs.last_step", "runs.curve", "runs.seal", "sweeps.seal", "members.seal"):
             table, name = column.split(".")
             db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
         db.execute("PRAGMA user_version = 2")

@@ -35,9 +35,10 @@ def fill(directory: Path) -> None:
 APPEND = """if True:
     import sys
     from grokfast.store import Record, RunStore
+    from grokfast.store.records import STANDARD
     store = RunStore(sys.argv[1])
     for step in range(int(sys.argv[3])):
-        store.append(sys.argv[2], [Record(2 * step, 0.5, 0.5, 0.5, 0.5, 0.5), Record(2 * step + 1, 0, 0, 0, 0, 0)])
+        store.append(sys.argv[2], [Record(2 * step + i, dict.fromkeys(STANDARD, 0.5)) for i in range(2)])
         print(2 * step + 1, flush=True)
 """
 

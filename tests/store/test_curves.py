@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import struct
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from grokfast.store import Record, RunStore
-from tests.store.common import chunk_sizes, new_run, record, records, steps
+from grokfast.store.records import STANDARD
+from tests.store.common import chunk_sizes, new_run, record, records, steps, values
 
 
 def test_curves_come_back_in_their_types_over_several_chunks(store: RunStore) -> None:
@@ -18,12 +20,13 @@ def test_curves_come_back_in_their_types_over_several_chunks(store: RunStore) ->
     store.append(run_id, [])
     store.append(run_id, records(2**40))
     curves = store.curves(run_id)
-    assert tuple(curves) == Record._fields
+    assert tuple(curves) == ("step", *STANDARD)
     assert curves["step"].dtype == np.int64
-    assert all(curves[name].dtype == np.float64 for name in Record._fields[1:])
+    assert all(curves[name].dtype == np.float64 for name in STANDARD)
     expected = records(0, 10, 20, 2**40)
-    for i, name in enumerate(Record._fields):
-        assert curves[name].tolist() == [row[i] for row in expected]
+    assert curves["step"].tolist() == [row.step for row in expected]
+    for name in STANDARD:
+        assert curves[name].tolist() == [row[name] for row in expected]
         curves[name][0] = 1  # writable
 
 
@@ -35,7 +38,7 @@ def test_a_run_without_records_has_empty_columns(store: RunStore) -> None:
 
 def test_nan_and_infinity_are_stored(store: RunStore) -> None:
     run_id = new_run(store)
-    store.append(run_id, [Record(1, float("nan"), float("inf"), 0.0, -0.0, 1e-310)])
+    store.append(run_id, [values(1, float("nan"), float("inf"), 0.0, -0.0, 1e-310)])
     curves = store.curves(run_id)
     assert np.isnan(curves["train_loss"][0])
     assert curves["test_loss"][0] == np.inf
@@ -45,7 +48,7 @@ def test_nan_and_infinity_are_stored(store: RunStore) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [records(5, 5), records(5, 4), records(3), records(2), [record(7)._replace(step=7.5)], [record(7)[:3]]],
+    [records(5, 5), records(5, 4), records(3), records(2), [values(7.5, 1, 2, 3, 4, 5)], [values(7, 1, 2, 3)]],
     ids=["repeated", "falling", "the_last_again", "before_the_last", "fractional", "short"],
 )
 def test_records_that_do_not_follow_are_refused(store: RunStore, bad: list[Record]) -> None:
@@ -68,7 +71,7 @@ def test_truncate_cuts_between_and_inside_chunks(store: RunStore, step: int, mer
     store.truncate(run_id, step)
     kept = [s for s in range(0, 60, 10) if s <= step]
     assert steps(store, run_id) == kept
-    assert store.curves(run_id)["weight_norm"].tolist() == [record(s).weight_norm for s in kept]
+    assert store.curves(run_id)["weight_norm"].tolist() == [record(s)["weight_norm"] for s in kept]
     assert steps(store, other) == list(range(0, 60, 10))
     store.append(run_id, records(step + 1))
     assert steps(store, run_id) == [*kept, step + 1]
@@ -98,8 +101,9 @@ def test_the_format_can_be_read_without_this_package(store: RunStore) -> None:
     db = sqlite3.connect(store.root / "grokfast.sqlite")
     chunks = db.execute("SELECT n_rows, rows FROM chunks ORDER BY first_step").fetchall()
     (schema,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'chunks'").fetchone()
+    ((columns,),) = db.execute("SELECT columns FROM runs").fetchall()
     db.close()
     read = [row for n, blob in chunks for row in struct.iter_unpack("<6d", blob[: n * 48])]
-    assert read == [tuple(r) for r in records(1, 2, 3)]
+    assert read == [(r.step, *r.values.values()) for r in records(1, 2, 3)]
     assert "little-endian" in schema
-    assert ", ".join(Record._fields) in schema
+    assert columns == json.dumps([*STANDARD])

@@ -52,7 +52,7 @@ def test_a_newer_store_is_refused_untouched(tmp_path: Path, journal: str) -> Non
     db.execute("PRAGMA user_version = 99")
     db.close()
     before = snapshot(tmp_path)
-    with pytest.raises(StoreError, match=r"newer grokfast \(schema 99, this one knows up to 3\)"):
+    with pytest.raises(StoreError, match=r"newer grokfast \(schema 99, this one knows up to 4\)"):
         RunStore(tmp_path)
     assert snapshot(tmp_path) == before
 

@@ -8,9 +8,8 @@ import pytest
 
 from grokfast.store import RunStore, StoreError
 from grokfast.store.copies import copied
-from grokfast.store.records import Record
 from grokfast.store.seals import curve_seal
-from tests.store.common import as_of_schema_2, new_run, snapshot, start
+from tests.store.common import as_of_schema_2, new_run, snapshot, start, values
 
 # As another user: root may write everything.
 READER = """
@@ -34,7 +33,7 @@ def shared(tmp_path):
     root = tmp_path / "runs"
     with RunStore(root) as store:
         run_id = store.create({"seed": 0}, preset="quick", version="grokfast 0", device="cpu")
-        store.append(run_id, [Record(step, 1.0, 1.0, 0.0, 0.0, 1.0) for step in range(3)])
+        store.append(run_id, [values(step, 1.0, 1.0, 0.0, 0.0, 1.0) for step in range(3)])
         store.update(run_id, status="interrupted")
     for directory in (tmp_path, *tmp_path.parents):
         if not os.stat(directory).st_mode & 0o005:
@@ -89,7 +88,7 @@ def test_another_users_look_leaves_nothing_and_locks_nobody_out(open_to_all):
     assert {path: path.stat().st_uid for path in open_to_all.rglob("*")} == before
     os.chmod(open_to_all / "grokfast.sqlite", 0o644)
     with RunStore(open_to_all) as store:
-        store.append(run_id, [Record(3, 1.0, 1.0, 0.0, 0.0, 1.0)])
+        store.append(run_id, [values(3, 1.0, 1.0, 0.0, 0.0, 1.0)])
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="has no users")
@@ -97,11 +96,11 @@ def test_another_user_reads_what_is_still_in_the_log(open_to_all):
     os.chmod(open_to_all / "grokfast.sqlite", 0o644)
     with RunStore(open_to_all) as store:  # which keeps the log open
         (run,) = store.list()
-        store.append(run.run_id, [Record(7, 1.0, 1.0, 0.0, 0.0, 1.0)])
+        store.append(run.run_id, [values(7, 1.0, 1.0, 0.0, 0.0, 1.0)])
         os.chmod(open_to_all / "grokfast.sqlite", 0o644 if os.geteuid() == 0 else 0o444)
         assert (open_to_all / "grokfast.sqlite-wal").stat().st_size > 0
         assert looked_at(open_to_all) == f"{run.run_id} [0, 1, 2, 7]\n"
-        store.append(run.run_id, [Record(8, 1.0, 1.0, 0.0, 0.0, 1.0)])
+        store.append(run.run_id, [values(8, 1.0, 1.0, 0.0, 0.0, 1.0)])
     os.chmod(open_to_all / "grokfast.sqlite", 0o644)
     with RunStore(open_to_all) as store:
         assert store.curves(run.run_id)["step"].tolist() == [0, 1, 2, 7, 8]
@@ -131,10 +130,11 @@ def test_a_copy_is_of_one_moment(tmp_path):
     code = """if True:
         import sys
         from grokfast.store import Record, RunStore
+        from grokfast.store.records import STANDARD
         for n in range(10**6):
             with RunStore(sys.argv[1]) as store:
                 for step in range(20 * n, 20 * n + 20):
-                    store.append(sys.argv[2], [Record(step, 1, 1, 0, 0, 1)] )
+                    store.append(sys.argv[2], [Record(step, dict.fromkeys(STANDARD, 1.0))])
             print(n, flush=True)"""
     writer = start(code, root, run_id)
     writer.stdout.readline()

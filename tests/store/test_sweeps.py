@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from grokfast.store import NewRun, Record, RunStore, StoreError, UnknownRunError
+from grokfast.store import NewRun, RunStore, StoreError, UnknownRunError
 from grokfast.store.sweeps import digest
+from tests.store.common import values
 
 RESULT = {
     "phase": "grokking", "t_memorize": 10, "t_generalize": None, "diverged_at": None, "steps": 20, "seconds": 1.5,
@@ -126,7 +127,7 @@ def test_a_table_has_what_varies_and_what_happened(store):
     sweep_id = add(store, runs, ["task.p"])
     first, second = store.sweeps.statuses(sweep_id)
     store.update(first, status="finished", result=RESULT)
-    store.append(second, [Record(0, 1, 1, 0, 0, 1), Record(5, 1, 1, 0, 0, 1)])
+    store.append(second, [values(0, 1, 1, 0, 0, 1), values(5, 1, 1, 0, 0, 1)])
     table = store.table(sweep_id)
     assert {len(column) for column in table.values()} == {2}
     assert table["run_id"].tolist() == [first, second]
@@ -181,8 +182,8 @@ def test_all_curves_are_those_of_the_runs_one_after_the_other(store):
     sweep_id = add(store, [new(seed=seed) for seed in range(4)])
     ids = list(store.sweeps.statuses(sweep_id))
     for i in (3, 0, 2):  # the second has none
-        store.append(ids[i], [Record(step, i, 0, 0, 0, step) for step in range(0, 30, 10)])
-        store.append(ids[i], [Record(40, i, 0, 0, 0, 40)])
+        store.append(ids[i], [values(step, i, 0, 0, 0, step) for step in range(0, 30, 10)])
+        store.append(ids[i], [values(40, i, 0, 0, 0, 40)])
     for curves in (store.all_curves(sweep_id), store.all_curves()):
         assert curves["run"].tolist() == [0] * 4 + [2] * 4 + [3] * 4
         assert curves["step"].tolist() == [0, 10, 20, 40] * 3
@@ -214,7 +215,7 @@ def test_listing_stops_at_a_limit(store):
 def test_a_store_of_schema_1_is_taken_over_with_everything(tmp_path):
     with RunStore(tmp_path) as store:
         run_id = store.create({"seed": 0}, preset="quick", version="v", device="cpu")
-        store.append(run_id, [Record(0, 1, 2, 3, 4, 5)])
+        store.append(run_id, [values(0, 1, 2, 3, 4, 5)])
         store.update(run_id, status="interrupted")
         before = store.get(run_id), store.curves(run_id)
     as_of_schema_1(tmp_path / "grokfast.sqlite")

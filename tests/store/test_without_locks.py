@@ -68,10 +68,11 @@ MMAP(mmap64, off64_t)
 WORK = """if True:
     import sys, warnings
     from grokfast.store import Record, RunStore
+    from grokfast.store.records import STANDARD
     with RunStore(sys.argv[1]) as store:
         run_id = store.create({"seed": 0}, preset="quick", version="v", device="cpu")
         for step in range(int(sys.argv[2])):
-            store.append(run_id, [Record(step, 1, 1, 0, 0, 1)])
+            store.append(run_id, [Record(step, dict(zip(STANDARD, (1, 1, 0, 0, 1))))])
         with RunStore(sys.argv[1], create=False, read_only=True) as other:
             assert other.get(run_id).status == "running", other.get(run_id).status
             assert other.sweeps.claim([run_id]) == []

@@ -6,6 +6,7 @@ import pytest
 
 import grokfast
 from grokfast.store import RunStore
+from grokfast.store.records import STANDARD
 from grokfast.sweeps import InProcess, SweepInterrupted, SweepObserver, plan, sweep
 from grokfast.sweeps.on_ray import OnRay, driver, parcels
 from grokfast.sweeps.runner import RETRIES
@@ -194,7 +195,7 @@ def test_a_run_travels_with_its_checkpoint_and_its_curve_up_to_there(tmp_path):
     with RunStore(tmp_path / "one") as store:
         (run,) = store.list()
         tensors, meta = store.load_checkpoint(run.run_id)
-        store.append(run.run_id, [grokfast.store.Record(meta["steps"] + 7, 1, 1, 1, 1, 1)])
+        store.append(run.run_id, [grokfast.store.Record(meta["steps"] + 7, dict.fromkeys(STANDARD, 1.0))])
         parcels.unpack(tmp_path / "two", [parcels.pack(store, run.run_id)])
         with RunStore(tmp_path / "two", create=False) as copy:
             (twin,) = copy.list()

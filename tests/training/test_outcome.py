@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD, Record
 from grokfast.training import Criteria
 from grokfast.training.outcome import Crossing, Outcome
 
@@ -10,7 +10,7 @@ from grokfast.training.outcome import Crossing, Outcome
 def outcome(train, test, every=10, **criteria):
     followed = Outcome(Criteria(**criteria))
     for i, (a, b) in enumerate(zip(train, test)):
-        followed.update(Record(i * every, 0.0, 0.0, a, b, 1.0))
+        followed.update(Record(i * every, dict(zip(STANDARD, (0.0, 0.0, a, b, 1.0)))))
     return followed
 
 
@@ -52,7 +52,7 @@ def test_stages_as_the_display_shows_them():
     followed = Outcome(Criteria(sustain=1))
     stages = []
     for step, (a, b) in enumerate([(0.2, 0), (1.0, 0), (1.0, 0.6), (1.0, 1.0)]):
-        followed.update(Record(step, 0.0, 0.0, a, b, 1.0))
+        followed.update(Record(step, dict(zip(STANDARD, (0.0, 0.0, a, b, 1.0)))))
         stages.append(followed.stage)
     assert stages == ["memorising", "plateau", "generalising", "generalised"]
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import MA, Experiment, backend, train
 from grokfast.store import RunStore
-from grokfast.store.records import Record
+from grokfast.store.records import records_of
 from grokfast.training import Interrupted, Observer, ensemble, loop, resume
 from grokfast.training.choice import FUSED, PLAIN
 from grokfast.training.ensemble import Ensemble
@@ -121,7 +121,7 @@ def test_resumed_at_the_end_of_a_run_it_ends(replayed, tmp_path):
         for _ in range(8):
             made.step()
         known = store.curves(stored.run_id)["step"]
-        rows = [Record(int(step), *map(float, row)) for step, *row in zip(*result.curves.values()) if step not in known]
+        rows = [record for record in records_of(result.curves) if record.step not in known]
         store.append(stored.run_id, rows)
         store.save_checkpoint(stored.run_id, made.checkpoint(0), {"steps": 8, "seconds": 1.0})
         same_result(resume(stored.run_id, store), result)

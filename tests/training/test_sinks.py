@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from grokfast.store import Record
+from grokfast.store.records import STANDARD
 from grokfast.training.sinks import TensorBoardSink, WandbSink
 
 TAGS = ["accuracy/test", "accuracy/train", "loss/test", "loss/train", "norm/weights"]
 
 
 def record(step: int, offset: float = 0.0) -> Record:
-    return Record(step, 0.25 + offset, 0.5 + offset, 0.75, 1.0, float("nan"))
+    return Record(step, dict(zip(STANDARD, (0.25 + offset, 0.5 + offset, 0.75, 1.0, float("nan")))))
 
 
 def read_events(directory: Path) -> tuple[dict[str, list[tuple[int, float]]], list[str]]:

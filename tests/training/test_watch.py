@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grokfast import Experiment
-from grokfast.store.records import Record
+from grokfast.store.records import STANDARD, Record
 from grokfast.training.outcome import Outcome
 from grokfast.training.watch import Watch
 
@@ -48,7 +48,7 @@ def test_crossings_ends_and_last_weights(engine, resumed_at):
         weights += 1
         values = measured.T.tolist()
         for outcome, row in zip(outcomes, values):
-            outcome.update(Record(step, *row))
+            outcome.update(Record(step, dict(zip(STANDARD, row))))
         if watch is None:
             continue
         watch.measured.copy_(measured)
