@@ -225,7 +225,7 @@ def test_a_store_of_schema_1_is_taken_over_with_everything(tmp_path):
         assert store.table()["run_id"].tolist() == [run_id]
         assert len(store.sweeps.statuses(add(store, [new(seed=1)]))) == 1
     with sqlite3.connect(tmp_path / "grokfast.sqlite") as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
     db.close()
 
 
@@ -237,7 +237,7 @@ def as_of_schema_1(path):
             "DROP INDEX runs_by_hash",
             "ALTER TABLE runs DROP COLUMN hash",
             "ALTER TABLE runs DROP COLUMN owner",
-            *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("last_step", "curve", "seal")),
+            *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("columns", "last_step", "curve", "seal")),
             "PRAGMA user_version = 1",
         ):
             db.execute(statement)
