@@ -21,8 +21,8 @@ class RunResult:
     """One ended run.
 
     status is "finished" or "diverged"; phase, t_memorize, t_generalize and collapsed are `Outcome`'s; `steps` taken in
-    `seconds` of wall-clock time (all runs of an ensemble together); curves has the step and all columns; weights are the
-    last parameters by name; run_id and directory are None where no store was given.
+    `seconds` of wall-clock time (all runs of an ensemble together); curves has the step and all columns; weights
+    are the last parameters by name; run_id and directory are None where no store was given.
     """
 
     experiment: Experiment

@@ -35,4 +35,4 @@ def test_what_the_base_has_is_not_said_nor_what_is_left_out():
 
 def test_of_other_parts_it_is_what_is_not_as_in_the_first():
     values = [{"kind": "PairMLPConfig", "width": 10, "depth": depth} for depth in (1, 2)]
-    assert written(values) == ["pairmlpconfig", "pairmlpconfig depth=2"]
+    assert written(values) == ["pair_mlp", "pair_mlp depth=2"]
