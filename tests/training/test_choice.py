@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
 
 from grokfast import MA, Experiment, backend, doctor
-from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
 from grokfast.training.ensemble import Ensemble
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
+from grokfast.training.choice import FUSED, PLAIN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import MA, Experiment, backend, train
 from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training import Interrupted, Observer, ensemble, loop, resume
-from grokfast.training.choice import FUSED, PLAIN
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import StopAt, same_result
 from tests.training.replays import GROKS, OPTIONS, TINY, follow, variants
