@@ -75,6 +75,8 @@ class Autograd(Step):
     def _at_once(self, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, ...]:
         runs = self.runs
         x, y, exists = runs.chosen(split, batch)
+        if runs.augment is not None and grad is not None:
+            x, y = runs.augment(x, y, slice(None))
         dropout = [generator(seed, "dropout", runs.steps) for seed in runs.seeds] if self.dropout else None
         loss, accuracy = self.loss(runs.module(x, dropout), y, exists)
         if grad is not None:
@@ -84,6 +86,8 @@ class Autograd(Step):
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
         inputs, targets, _ = self.runs.chosen_of(e, split, batch)
+        if self.runs.augment is not None and grad is not None:
+            inputs, targets = (t[0] for t in self.runs.augment(inputs[None], targets[None], slice(e, e + 1)))
         model, dropout = self.runs.alone(e), None
         if self.dropout:
             dropout = [generator(self.runs.seeds[e], "dropout", self.runs.steps)]

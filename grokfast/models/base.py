@@ -77,7 +77,7 @@ class Spec:
     """What decides which Step computes a run.
 
     data: that of the run with the most rows. products: as they are wished for. batch_size: rows of a step, None: all.
-    is_reference: plain PyTorch is asked for.
+    is_reference: plain PyTorch is asked for. changes_rows: whether rows are changed before they are shown.
     """
 
     model: Model
@@ -88,6 +88,7 @@ class Spec:
     products: str
     batch_size: int | None
     is_reference: bool
+    changes_rows: bool = False
 
     @property
     def kernels(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +28,9 @@ class Rows(NamedTuple):
 class Runs:
     """Parameters are one flat [E, P] tensor, of which the module's own are views.
 
-    is_ragged: whether training sets differ in size; rows of a batch may then be -1, no row. largest: rows of the
-    largest batch; None: every step takes all rows. steps: how many have been taken, for the seeds of dropout.
+    is_ragged: whether training sets differ in size, or are shown in part; rows of a batch may then be -1, no row.
+    largest: rows of the largest batch; None: every step takes all rows. steps: how many have been taken, for the seeds
+    of dropout. augment: what is done to a batch [E, B, ...] of some models before it is shown; None: nothing.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Runs:
         *,
         products: str = "ieee",
         largest: int | None = None,
+        has_gaps: bool = False,
     ) -> None:
-        self.spec, self.products, self.largest = spec, products, largest
+        self.spec, self.products, self.largest, self._has_gaps = spec, products, largest, has_gaps
+        self.augment: Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]] | None = None
         self.device, self.seeds, self.steps = spec.device, list(seeds), 0
         self.rows = {
             split: _rows([d.splits[split].inputs for d in data], [d.splits[split].targets for d in data], self.device)
@@ -64,7 +67,7 @@ class Runs:
 
     @property
     def is_ragged(self) -> bool:
-        return len(set(self.rows["train"].counts)) > 1
+        return self._has_gaps or len(set(self.rows["train"].counts)) > 1
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""

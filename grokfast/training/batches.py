@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grokfast.schedules.batches import Shown
 from grokfast.seeds import generator
 from grokfast.training.experiment import Experiment
 
@@ -16,10 +17,20 @@ class Orders:
 
     n_rows says how many rows each run has. A run with no more than `size` takes them all, in order, at every step.
     What a run takes depends on its seed and rows alone, so that it has the same batches in any company, and resumed.
+    `shown` says which rows each run may be shown at a step, where that changes: bool [end - begin, rows], or None. Its
+    batches are then `size` of these, in the epoch's order, from where the step is in it; all of them, where they are
+    fewer.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], n_rows: Sequence[int], size: int) -> None:
-        self.size = size
+    def __init__(
+        self,
+        experiments: Sequence[Experiment],
+        n_rows: Sequence[int],
+        size: int,
+        shown: Sequence[Shown | None] = (),
+    ) -> None:
+        self.size, self._rows = size, list(n_rows)
+        self._shown = {model: rows for model, rows in enumerate(shown) if rows is not None}
         self._seeds = [e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in experiments]
         self._models: dict[int, list[int]] = {}  # by their number of rows
         for model, rows in enumerate(n_rows):
@@ -33,6 +44,8 @@ class Orders:
 
     def length(self, step: int) -> int:
         """Rows of the step's largest batch."""
+        if self._shown:
+            return self.size
         return max(
             min(self.size, rows - step % -(-rows // self.size) * self.size) if rows > self.size else rows
             for rows in self._models
@@ -50,6 +63,26 @@ class Orders:
                 first = epoch * per_epoch
                 low, high = max(begin, first), min(end, first + per_epoch)
                 found[low - begin : high - begin, models] = self._epoch(rows, epoch)[low - first : high - first]
+        for model, shown in self._shown.items():
+            found[:, model] = self._among(model, shown(begin, end), begin, end)
+        return found
+
+    def _among(self, model: int, shown: Tensor, begin: int, end: int) -> Tensor:
+        """[end - begin, size], rows of a run's that may be shown."""
+        rows = self._rows[model]
+        per_epoch = -(-rows // self.size)
+        found = torch.full((end - begin, self.size), -1)
+        for i, step in enumerate(range(begin, end)):
+            order = torch.arange(rows)
+            if per_epoch > 1:
+                at = self._models[rows].index(model)
+                order = self._epoch(rows, step // per_epoch)[:, at].flatten()[:rows]
+            order = order[shown[i][order]]
+            if not len(order):
+                raise ValueError(f"schedule.changes leave no row of the training set at step {step}")
+            first = step % per_epoch * self.size
+            taken = (first + torch.arange(min(self.size, len(order)))) % len(order)
+            found[i, : len(taken)] = order[taken]
         return found
 
     def _epoch(self, rows: int, epoch: int) -> Tensor:

@@ -11,10 +11,13 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.models.base import Choice, Spec, Step, choose
 from grokfast.models.runs import Rows, Runs
+from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
+from grokfast.schedules.program import Program
 from grokfast.store.records import Record
 from grokfast.tasks import Data
 from grokfast.training.batches import Orders
 from grokfast.training.experiment import Experiment, check_together
+from grokfast.transforms import hypers
 from grokfast.transforms.flat import FlatOptimizer, why_no_graph
 
 
@@ -38,6 +41,7 @@ def spec_of(experiment: Experiment, device: torch.device, data: Data) -> Spec:
         dtype=getattr(torch, experiment.precision), products=experiment.products,
         batch_size=experiment.schedule.batch_size,
         is_reference=experiment.engine == "reference" or backend.current() == "reference",
+        changes_rows=is_augmented(experiment.schedule.changes),
     )  # fmt: skip
 
 
@@ -64,17 +68,40 @@ class Ensemble:
         data = [e.task.build(seed=e.seed) for e in experiments]
         most = max(data, key=lambda d: len(d.train))
         self.choice = choice_of(common, self.device, most)
-        self.orders = _orders(experiments, [len(d.train) for d in data])
+        for experiment, of_run in zip(experiments, data):
+            for change in experiment.schedule.changes:
+                change.check(of_run)
+        self._shown = [shown(e.schedule.changes, d) for e, d in zip(experiments, data)]
+        self.orders = _orders(experiments, [len(d.train) for d in data], self._shown)
         self.runs = Runs(
             spec_of(common, self.device, most), [e.model for e in experiments], data, [e.seed for e in experiments],
             products=self.choice.products, largest=None if self.orders is None else self.orders.size,
+            has_gaps=any(self._shown),
         )  # fmt: skip
+        if is_augmented(self.schedule.changes):
+            self.runs.augment = self._augmented
+        self._batch_seeds = _batch_seeds(experiments).to(self.device)
         self.compute: Step = self.choice.step(self.runs)
         self._ahead: tuple[Tensor, Tensor, Tensor] | None = None  # of the next step: losses, accuracies, gradient
         self.optimizer = FlatOptimizer(
             self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments], self.runs.layout
         )
+        self._follow()
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
+
+    def _follow(self) -> None:
+        """Have the optimizer follow what the schedules change of its hyper-parameters."""
+        optimizer, changes = self.optimizer, [e.schedule.changes for e in self.experiments]
+        current = [hypers.current(e.optimizer, e.filter) for e in self.experiments]
+        program = Program(changes, current, self.schedule.steps, hypers.same(self.experiments[0].filter))
+        if program.names:
+            optimizer.follow(program)
+
+    def _augmented(self, inputs: Tensor, targets: Tensor, models: slice) -> tuple[Tensor, Tensor]:
+        """A batch [E, B, ...] of some models as this step shows it."""
+        clock = self.optimizer.clock
+        steps = clock.steps if clock.at == self.steps else torch.full_like(clock.steps, self.steps)
+        return augmented(self.schedule.changes, inputs, targets, steps[models], self._batch_seeds[models])
 
     @property
     def steps(self) -> int:
@@ -153,7 +180,9 @@ class Ensemble:
         self.runs.keep(models)
         self.optimizer.keep(index)
         self.experiments, self.diverged_at = [self.experiments[i] for i in models], diverged_at
-        self.orders, self._ahead = _orders(self.experiments, self.rows["train"].counts), None
+        self._shown = [self._shown[i] for i in models]
+        self._batch_seeds = self._batch_seeds[index]
+        self.orders, self._ahead = _orders(self.experiments, self.rows["train"].counts, self._shown), None
         self.runs.largest = None if self.orders is None else self.orders.size
         self.compute = self.compute.keep(models)
 
@@ -182,7 +211,15 @@ class Ensemble:
         self.optimizer.steps, self._ahead = steps, None
 
 
-def _orders(experiments: Sequence[Experiment], n_rows: Sequence[int]) -> Orders | None:
-    """Of the minibatches of runs with so many training rows; None: every step takes them all."""
-    size = experiments[0].schedule.batch_size
-    return None if size is None or size >= max(n_rows) else Orders(experiments, n_rows, size)
+def _orders(experiments: Sequence[Experiment], n_rows: Sequence[int], shown: Sequence[Shown | None]) -> Orders | None:
+    """Of the minibatches of runs with so many training rows; None: every step takes them all, as they are."""
+    schedule, most = experiments[0].schedule, max(n_rows)
+    size = min(schedule.batch_size or most, most)
+    if size == most and not any(shown) and not is_augmented(schedule.changes):
+        return None
+    return Orders(experiments, n_rows, size, shown)
+
+
+def _batch_seeds(experiments: Sequence[Experiment]) -> Tensor:
+    """int64 [E]."""
+    return torch.tensor([e.seed if e.schedule.batch_seed is None else e.schedule.batch_seed for e in experiments])

@@ -14,6 +14,7 @@ from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.interrupt import Interrupted, StopRequest
+from grokfast.training.moments import established
 from grokfast.training.observer import Observer, tell_result
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
@@ -131,6 +132,8 @@ class Loop:
                     break
             if self.stop.is_set():
                 self._interrupt()
+            if (tables := ensemble.optimizer.tables) is not None:
+                tables.begun.copy_(established([run.outcome for run in self.living]))
             ensemble.step()
             for observer in self.observers:
                 observer.stepped(ensemble.steps)

@@ -14,6 +14,7 @@ class Crossing:
     def __init__(self, threshold: float, sustain: int) -> None:
         self.threshold, self.sustain = threshold, sustain
         self.moment: int | None = None
+        self.established: int | None = None  # the last of these evaluations, from which on it is known
         self.first, self.streak = 0, 0  # where the present run of such values began, and its length
 
     def update(self, step: int, value: float) -> None:
@@ -26,7 +27,7 @@ class Crossing:
             self.first = step
         self.streak += 1
         if self.streak == self.sustain:
-            self.moment = self.first
+            self.moment, self.established = self.first, step
 
 
 class Outcome:
@@ -49,6 +50,11 @@ class Outcome:
         self._test.update(record.step, record.test_accuracy)
         self._best = max(self._best, record.test_accuracy)
         self._latest = [*self._latest, record.test_accuracy][-self.criteria.sustain :]
+
+    @property
+    def memorizing(self) -> Crossing:
+        """That of the training accuracy."""
+        return self._train
 
     @property
     def crossing(self) -> Crossing:

@@ -17,6 +17,7 @@ from torch import Tensor
 from grokfast.store.records import Record
 from grokfast.training.batches import Batches
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.moments import Moments
 from grokfast.training.outcome import Outcome
 from grokfast.training.watch import Watch
 
@@ -84,6 +85,11 @@ class Replay:
             most = min(LONGEST, ensemble.schedule.eval_every)
             self.batches = Batches(ensemble.orders, len(ensemble.flat), ensemble.device, most)
         ensemble.optimizer.clock.seek(ensemble.steps)
+        self.tables = ensemble.optimizer.tables
+        self.moments: Moments | None = None
+        if self.tables is not None:
+            ensemble.optimizer.is_fed = True
+            self.moments = Moments(ensemble.experiments, outcomes, self.tables.begun)
         self.graphs = Graphs(ensemble.device)
         report = self.watch.report
         self._reports = [torch.empty_like(report, device="cpu", pin_memory=report.is_cuda) for _ in range(2)]
@@ -104,6 +110,8 @@ class Replay:
                 steps = min(longest, end - begin)
                 if self.batches is not None:
                     self.batches.prepare(begin, steps)
+                if self.tables is not None:
+                    self.tables.prepare(begin, steps)
                 lengths = tuple(map(self._length, range(begin, begin + steps)))
                 self._perform(lengths, evaluates=begin + steps == end)
                 begin += steps
@@ -160,6 +168,8 @@ class Replay:
             self.step.measure("test", ensemble.flat, test_loss, test_accuracy)
             torch.linalg.vector_norm(ensemble.flat, dim=1, out=norm)
             self.watch.update(ensemble.flat, optimizer.clock.steps, ensemble.diverged_at)
+            if self.moments is not None:
+                self.moments.update(train_accuracy, test_accuracy, optimizer.clock.steps)
 
     def _reported(self) -> Window:
         """Send the report on its way, to one of two places in turn."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.transforms import rules
+from grokfast.transforms import hypers, rules
 from grokfast.transforms.base import Layout, Transform
 from grokfast.transforms.chain import elements
 from grokfast.transforms.clock import Clock, model_row, sum_partials
@@ -18,7 +18,8 @@ from grokfast.transforms.filters import EMA, MA, Filter
 from grokfast.transforms.launch import Launch, Uploads, dtypes
 from grokfast.transforms.operations import Operation, check_kinds
 from grokfast.transforms.optimizers import Optimizer
-from grokfast.transforms.rows import ADAM, FILTERS, LION, SGD
+from grokfast.transforms.rows import ADAM, COLUMNS, FILTERS, LION, SGD
+from grokfast.transforms.tables import STEPS, Program, Tables
 
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 
@@ -58,6 +59,8 @@ class FlatOptimizer:
         for name, slot in state_slots(configs[0], filters[0], self.layout, flat.shape[1], flat.dtype).items():
             self.state[name] = _zeros(flat, slot)
         self.is_torn = False  # an update was begun, and not ended
+        self.tables: Tables | None = None  # of what changes with the step
+        self.is_fed = False  # somebody else prepares the tables
         self._launches: dict[object, Launch] = {}
         self._uploads = Uploads()
         self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
@@ -90,6 +93,41 @@ class FlatOptimizer:
         self._launches.clear()
         self._overrides = self._overrides[: len(models)].clone()
         self._unwatched = self._unwatched[0][: len(models)], torch.zeros_like(self.clock.steps)
+        if self.tables is not None:
+            begun = self.tables.begun[:, models]
+            self.follow(self.tables.program.keep(own))
+            self.tables.begun.copy_(begun)
+
+    def follow(self, program: Program, most_steps: int = STEPS) -> None:
+        """From now on hyper-parameters change with the step as the program says, by the names in hypers.places.
+
+        Raises TypeError or ValueError where a field takes no such value.
+        """
+        for of_models in (program.low, program.high):
+            for config, filter, values in zip(self.configs, self.filters, of_models.tolist()):
+                for name, value in zip(program.names, values):
+                    hypers.check(config, filter, name, value)
+        self.tables = Tables(program, len(self.configs), self.clock.device, most_steps)
+        found = [hypers.places(self.filters[0])[name] for name in program.names]
+        self._changed = [self._place(place) for place in found]
+
+    def _place(self, place: hypers.Place) -> Tensor:
+        """Where a hyper-parameter's values [E] lie."""
+        if place == (-1, "lr"):
+            return self.clock.lr
+        if place.element >= 0 and elements(self.filters[0])[place.element] is not self.fused[0]:
+            (own,) = (one for one in (*self._before, *self._after) if one.place == place.element)
+            return own.hyper[place.field][:, 0]
+        return self.clock.hyper[:, COLUMNS[place.field]]
+
+    def _change(self, steps: Tensor) -> None:
+        """Write the hyper-parameters of the step that comes; `steps`, int64 [E], were taken before it."""
+        if self.tables is None:
+            return
+        if not self.is_fed:
+            self.tables.prepare(self.steps, 1)
+        for own, values in zip(self._changed, self.tables.select(steps).unbind(1)):
+            own.copy_(values)
 
     def why_no_graph(self) -> str:
         """What of a step needs the host, which a graph cannot ask; empty where nothing does."""
@@ -108,8 +146,9 @@ class FlatOptimizer:
             if loss is not None and diverged_at is not None:
                 finite = torch.isfinite(loss + grad.sum(1))
                 diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
-            if self._before or self._after:
+            if self._before or self._after or self.tables is not None:
                 step = torch.full((len(flat), 1), self.steps)
+                self._change(step[:, 0])
                 self.is_torn = True
                 self._operate(self._before, flat, grad, step)
                 self._one_pass(flat, grad)
@@ -122,6 +161,7 @@ class FlatOptimizer:
             self.clock.seek(self.steps)
         if loss is None or diverged_at is None:
             loss, diverged_at = self._unwatched
+        self._change(self.clock.steps)
         grad = self.clock.tick(grad, loss, diverged_at)
         self.is_torn = True
         step = self.clock.steps[:, None] - 1 if self._before or self._after else self.clock.steps
@@ -146,8 +186,13 @@ class FlatOptimizer:
     def _set_rates(self) -> None:
         """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""
         t = self.steps - 1
-        self._rates = [c.lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for c in self.configs]
+        rates = [c.lr for c in self.configs] if self.tables is None else self.clock.lr.tolist()
+        self._rates = [lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for lr, c in zip(rates, self.configs)]
         self._hyper = array("d")
+        if self.tables is not None:
+            for row, rate in zip(self.clock.hyper.tolist(), self._rates):
+                self._hyper.extend((rate, *row[1:]))
+            return
         for config, own, rate in zip(self.configs, self.fused, self._rates):
             self._hyper.extend(model_row(config, own, rate))
 
@@ -155,7 +200,7 @@ class FlatOptimizer:
         self.steps += 1
         if self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
-        is_warm = self.steps > max(c.warmup for c in self.configs)
+        is_warm = self.tables is None and self.steps > max(c.warmup for c in self.configs)
         if not (is_warm and self._is_warm):
             self._set_rates()
         self._is_warm = is_warm

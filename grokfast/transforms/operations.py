@@ -18,14 +18,14 @@ class Operation:
 
     Attributes:
         transform: that of the first model.
-        prefix: before the names of its state, "<place>.".
+        place, prefix: its place in the chain; before the names of its state stands "<place>.".
         hyper: of each field that may vary the values [E, 1].
     """
 
     def __init__(self, place: int, filters: Sequence[Transform | None], layout: Layout, like: Tensor) -> None:
         own = [elements(filter)[place] for filter in filters]
         self.transform, self.name, self.layout = own[0], list(named(filters[0]))[place], layout
-        self.prefix = f"{place}."
+        self.place, self.prefix = place, f"{place}."
         values = {field: [getattr(one, field) for one in own] for field in sorted(self.transform.varies)}
         self.hyper = {
             field: torch.tensor(of_models, dtype=torch.float64).to(like.device, like.dtype)[:, None]

@@ -7,12 +7,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grokfast import EMA, MA, Experiment, backend
+from grokfast.schedules import Cosine, Curriculum, SwapOperands, Switch, Warmup
 from grokfast.training import ensemble
 from grokfast.training import replay as replay_module
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
-from grokfast.transforms import flat
+from grokfast.transforms import Chain, flat
+from tests.schedules.common import changed
+from tests.transforms.own import Clamp, Host, Orthogonal
 
 MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3})
 SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24}
@@ -44,8 +47,11 @@ def perform(experiments):
         replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
         if replay.batches is not None:
             replay.batches.prepare(0, 3)
+        if replay.tables is not None:
+            replay.tables.prepare(0, 3)
         with Captured():
-            replay._do(replay_module._Part((None if replay.batches is None else 5,) * 3, True, False))
+            length = None if replay.batches is None else min(5, replay.batches.orders.size)
+            replay._do(replay_module._Part((length,) * 3, True, False))
         assert replay.ensemble.steps == 3
 
 
@@ -69,6 +75,25 @@ def test_every_option_can_be_captured(base, change, precision, models):
     perform([
         experiment.override({"seed": i, "task.train_fraction": fractions[i % len(fractions)]}) for i in range(models)
     ])  # fmt: skip
+
+
+CHANGES = (
+    Warmup(steps=2), Cosine(begin=2), Switch(of="weight_decay", to=0.0, after="memorizing"), Curriculum(steps=5)
+)  # fmt: skip
+CHAIN = Chain(Orthogonal(0.5), EMA(), Clamp())
+
+
+@pytest.mark.parametrize("change", [{}, BATCH])
+@pytest.mark.parametrize("changes", [(), CHANGES, (SwapOperands(), Switch(of="share", to=0.1, after="generalizing"))])
+@pytest.mark.parametrize("base", [MLP, NANDA, POWER])
+def test_transforms_and_changes_of_any_kind_can_be_captured(base, change, changes):
+    base = base.override({**change, "optimizer.warmup": 0, "task.operation": "add"})
+    perform([changed(base.override({"seed": i}), changes, filter=CHAIN) for i in range(2)])
+
+
+def test_a_transform_that_needs_the_host_indeed_cannot():
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError, ValueError)):
+        perform([changed(MLP, (), filter=Host())])
 
 
 def on_host(tensor, slot):

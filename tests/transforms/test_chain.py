@@ -1,11 +1,16 @@
 """Chains, and transforms that no kernel knows, around the optimizer of an ensemble."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 
 from grokfast import EMA, MA, backend
 from grokfast.parts import may_vary
-from grokfast.transforms import Chain, Layout
+from grokfast.schedules import Cosine, Switch, Warmup
+from grokfast.schedules.program import Program
+from grokfast.transforms import Chain, Layout, hypers
 from grokfast.transforms.chain import elements, named
 from grokfast.transforms.flat import FlatOptimizer, state_slots, why_no_graph
 from grokfast.transforms.optimizers import AdamW
@@ -172,3 +177,89 @@ def test_what_needs_the_host_is_never_captured():
     assert why_no_graph(Chain(Host(), EMA()), DEVICE, torch.float32) == "Host needs the host"
     assert FlatOptimizer(rows(0), CONFIGS, [Host()] * 3, LAYOUT).why_no_graph() == "Host needs the host"
     assert why_no_graph(chains()[0], DEVICE, torch.float32) == ""
+
+
+CHANGES = (
+    Warmup(steps=3),
+    Switch(of="weight_decay", to=0.0, at=2),
+    Switch(of="share", to=0.1, at=4),
+    Cosine(of="lamb"),
+)
+
+
+def followed(changes, filters, models=range(3), steps=STEPS, begun=()):
+    """Weights after steps whose hyper-parameters change; `begun`: at which step which moments of run 0 have begun."""
+    models = list(models)
+    configs, own = [CONFIGS[i] for i in models], [filters[i] for i in models]
+    flat = rows(0)[models]
+    optimizer = FlatOptimizer(flat, configs, own, LAYOUT)
+    current = [hypers.current(config, filter) for config, filter in zip(configs, own)]
+    optimizer.follow(Program([changes] * len(own), current, steps, hypers.same(own[0])), most_steps=4)
+    for step in range(steps):
+        for at, moment in begun:
+            if at == step:
+                optimizer.tables.begun[moment, 0] = step
+        optimizer.step(flat, rows(1 + step)[models])
+    return flat
+
+
+def by_settings(filters, settings, models=range(3)):
+    """The same, of fields that were set to their values before each step."""
+    models = list(models)
+    configs, own = [CONFIGS[i] for i in models], [filters[i] for i in models]
+    flat = rows(0)[models]
+    state = {}
+    for step in range(STEPS):
+        now = [dataclasses.replace(config, **settings(step, config, filter)[0]) for config, filter in zip(configs, own)]
+        chains = [settings(step, config, filter)[1] for config, filter in zip(configs, own)]
+        optimizer = FlatOptimizer(flat, now, chains, LAYOUT)
+        for name, t in state.items():
+            optimizer.state[name].copy_(t)
+        optimizer.steps = step
+        optimizer.step(flat, rows(1 + step)[models])
+        state = optimizer.state
+    return flat
+
+
+def as_said(step, config, filter):
+    first, inner, last = elements(filter)
+    lamb = 0.0 + (inner.lamb - 0.0) * float(1 + torch.cos(torch.tensor(math.pi * min(1, step / STEPS)).double())) / 2
+    inner = dataclasses.replace(inner, lamb=lamb)
+    first = Orthogonal(0.1 if step >= 4 else first.share)
+    lr = config.lr * (step / 3 if step < 3 else 1.0)
+    return {"lr": lr, "weight_decay": 0.0 if step >= 2 else config.weight_decay}, Chain(first, inner, last)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "triton"])
+def test_hyper_parameters_follow_the_step(engine):
+    if engine == "triton":
+        pytest.importorskip("triton")
+    with backend.using(engine):
+        found, expected = followed(CHANGES, chains()), by_settings(chains(), as_said)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        assert torch.equal(followed(CHANGES, chains(), models=[1])[0], found[1])
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_program_that_changes_nothing_changes_no_bit(engine):
+    same = (Switch(of="lamb", to=7.0, after="memorizing"), Switch(of="lr", to=1e-2, at=STEPS - 1))
+    with backend.using(engine):
+        assert torch.equal(followed(same, [EMA(0.9, 2.0)] * 3)[0], trained([EMA(0.9, 2.0)] * 3)[0][0])
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_what_comes_after_a_moment_waits_for_it(engine):
+    filters = [EMA(0.9, 2.0)] * 3
+    with backend.using(engine):
+        never = followed([Switch(of="lamb", to=0.0, after="memorizing")], filters)
+        now = followed([Switch(of="lamb", to=0.0, after="memorizing", delay=1)], filters, begun=[(2, 0)])
+        assert torch.equal(never, trained(filters)[0])
+        assert torch.equal(now[0], followed([Switch(of="lamb", to=0.0, at=3)], filters)[0])
+        assert torch.equal(now[1:], never[1:])
+
+
+def test_no_value_may_be_out_of_range():
+    with pytest.raises(ValueError, match=r"schedule.changes make 'alpha' 1.5: alpha must be in \[0.0, 1.0\], got 1.5"):
+        followed([Switch(of="alpha", to=1.5, after="generalizing")], [EMA()] * 3)
+    with pytest.raises(ValueError, match=r"schedule.changes make 'lr' -1: optimizer.lr must be in \[0"):
+        followed([Cosine(to=-1.0, end=3)], [EMA()] * 3)

@@ -39,6 +39,8 @@ class Kernels(Step):
     @classmethod
     def why_not(cls, spec: Spec) -> str:
         sizes = {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers}
+        if spec.changes_rows:
+            return "rows are changed before they are shown"
         return spec.why_no_triton or PairStep.fits(spec.model, spec.loss.op or "", **sizes, dtype=spec.dtype)
 
     @classmethod
@@ -75,6 +77,8 @@ class Pieces(Autograd):
         config: Any = spec.model
         if why := spec.why_no_extension:
             return why
+        if spec.changes_rows:
+            return "rows are changed before they are shown"
         if config.depth != 1 or spec.loss.op is None:
             return f"depth {config.depth}" if config.depth != 1 else "the loss is not in the extension"
         is_active = pair_rows.only_active(config.activation, spec.data.n_answers)

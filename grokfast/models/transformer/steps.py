@@ -43,6 +43,8 @@ class Kernels(Step):
         config: Any = spec.model
         if why := spec.why_no_triton:
             return why
+        if spec.changes_rows:
+            return "rows are changed before they are shown"
         if spec.loss.op is None:
             return "the loss is not in the kernels"
         return TransformerStep.fits(config, seq_len=spec.data.seq_len, device=spec.device, dtype=spec.dtype)
@@ -107,14 +109,16 @@ class Planned(Autograd):
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
         config: Any = spec.model
-        once = "each distinct prefix once" if not config.dropout else "each distinct prefix once, but for dropout"
+        once = "each distinct prefix once"
+        if config.dropout or spec.changes_rows:
+            once += f", but for {'dropout' if config.dropout else 'rows that are changed'}"
         if spec.why_no_extension:
             return PLAIN, f"{once}; {spec.why_no_extension}"
         return OPERATIONS, f"C++ extension, {once}"
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         runs = self.runs
-        if (self.dropout and runs.module.training) or backend.current() == "reference":
+        if ((self.dropout or runs.augment is not None) and runs.module.training) or backend.current() == "reference":
             return super().of_model(e, split, batch, grad)
         _, targets, own = runs.chosen_of(e, split, batch)
         weights = runs.own[e]
