@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from grokfast.training.choice import FUSED, PLAIN
+from grokfast.models.base import FUSED, PLAIN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import MA, Experiment, backend, train
