@@ -162,15 +162,15 @@ def taking(capability: int, take: Callable[[Launch, dict[str, Any]], Any]) -> It
             bound,
         )
 
-    before = JITFunction.run, backend._device_kernels, backend._load, driver._active
+    before = JITFunction.run, backend.kernels_for, backend.built, driver._active
     JITFunction.run = run
-    backend._load = lambda: (None, "not for a GPU's tensors")
-    backend._device_kernels = lambda device, wish: (None, "asked for") if wish == "reference" else ("triton", "")
+    backend.built = lambda: (None, "not for a GPU's tensors")
+    backend.kernels_for = lambda device, wish: (None, "asked for") if wish == "reference" else ("triton", "")
     driver.set_active(_Driver(capability))
     try:
         yield
     finally:
-        JITFunction.run, backend._device_kernels, backend._load, driver._active = before
+        JITFunction.run, backend.kernels_for, backend.built, driver._active = before
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def _step_of_one(experiment: Experiment) -> TransformerStep:
     data, config = experiment.task.build(seed=experiment.seed), experiment.model
     assert isinstance(config, TransformerConfig)
     model = GrokTransformer(config, n_tokens=data.n_tokens, n_answers=data.n_answers, seq_len=data.seq_len)
-    return TransformerStep(model, data.train.inputs[None], data.train.targets[None], loss=experiment.loss)
+    return TransformerStep(model, data.train.inputs[None], data.train.targets[None], loss=experiment.loss.op)
 
 
 def times(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> list[Time]:

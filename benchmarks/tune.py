@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from benchmarks.interleave import machine
 from grokfast import ops
-from grokfast.ops import configurations, kernels
+from grokfast.ops import configurations
 
 Tile = dict[str, int]
 Shape = tuple[int, ...]
@@ -167,20 +168,35 @@ def is_as_good(results: Sequence[Tensor], problem: Problem) -> bool:
     return True
 
 
+@contextmanager
+def launched() -> Iterator[list[Any]]:
+    """The compiled kernels that are launched in a block of code."""
+    compiled: list[Any] = []
+    run = JITFunction.run
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        compiled.append(run(*args, **kwargs))
+        return compiled[-1]
+
+    JITFunction.run = noted
+    try:
+        yield compiled
+    finally:
+        JITFunction.run = run
+
+
 def seconds_of(problem: Problem, name: str, tile: Tile, timer: Timer) -> float | None:
     """How long it takes; None where the tile cannot be had, spills or is wrong. Memory is filled with NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    kernels.watched = []
-    with configurations.trying({name: tile}):
+    with configurations.trying({name: tile}), launched() as compiled:
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
             results = problem.run()
-            if any(getattr(kernel, "n_spills", 0) for kernel in kernels.watched):
+            if any(getattr(kernel, "n_spills", 0) for kernel in compiled):
                 return None
         except Exception:  # Triton has many: out of resources, a compiler that gives up, ...
             return None
         finally:
-            kernels.watched = None
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         return timer(problem.run, tile) if is_as_good(results, problem) else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from grokfast.transforms.chain import Chain
 from grokfast.transforms.filters import EMA, MA
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _SUBMODULES = ("models", "nn", "ops", "optim", "tasks", "training", "store", "an
 __all__ = [
     "EMA",
     "MA",
+    "Chain",
     "Experiment",
     "GrokFast",
     "GrokFastAdamW",

@@ -27,7 +27,8 @@ OLDEST_GPU = (8, 0)  # compute capability
 
 
 @functools.cache
-def _load() -> tuple[ModuleType | None, str]:
+def built() -> tuple[ModuleType | None, str]:
+    """grokfast._C whatever the backend, or None, and why it is not there."""
     try:
         return importlib.import_module("grokfast._C"), ""
     except ImportError as error:
@@ -68,21 +69,22 @@ def extension() -> ModuleType | None:
     """grokfast._C, or None where it is not built, plain PyTorch is asked for, or torch.compile or torch.func works."""
     if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return None
-    return None if current() == "reference" else _load()[0]
+    return None if current() == "reference" else built()[0]
 
 
 def device_kernels(device: torch.device) -> str | None:
     """The kernels for tensors of a device, "triton" or "cuda"; None: why_no_device_kernels says why."""
-    return None if torch.compiler.is_compiling() else _device_kernels(device, current())[0]
+    return None if torch.compiler.is_compiling() else kernels_for(device, current())[0]
 
 
 def why_no_device_kernels(device: torch.device) -> str:
     """Why `device_kernels` is None, in words; empty where it is not."""
-    return _device_kernels(device, current())[1]
+    return kernels_for(device, current())[1]
 
 
 @functools.cache
-def _device_kernels(device: torch.device, wish: str) -> tuple[str | None, str]:
+def kernels_for(device: torch.device, wish: str) -> tuple[str | None, str]:
+    """The kernels for a device where `wish` is the backend, or None, and why there are none."""
     if wish == "reference":
         return None, "GROKFAST_BACKEND=reference"
     if device.type == "cpu":
@@ -96,7 +98,7 @@ def _device_kernels(device: torch.device, wish: str) -> tuple[str | None, str]:
         return None, f"compute capability {found}, the kernels need {needed}"
     if wish != "cuda" and _has_triton():
         return "triton", ""
-    module, why = _load()
+    module, why = built()
     if wish != "triton" and module is not None and module.with_cuda:
         return "cuda", ""
     missing = {"triton": "Triton is not installed", "cuda": f"no CUDA kernels in the extension {why}".strip()}
@@ -116,7 +118,7 @@ def plain(t: Tensor) -> bool:
 
 def load_extension() -> ModuleType:
     """grokfast._C whatever the backend, for what was begun on it."""
-    module, why = _load()
+    module, why = built()
     if module is None:
         raise ImportError(f"grokfast._C is not available: {why}")
     return module
@@ -124,4 +126,4 @@ def load_extension() -> ModuleType:
 
 def why_no_extension() -> str:
     """Why `extension()` is None, in words; empty where it is there."""
-    return "GROKFAST_BACKEND=reference" if current() == "reference" else _load()[1]
+    return "GROKFAST_BACKEND=reference" if current() == "reference" else built()[1]

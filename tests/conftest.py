@@ -24,7 +24,7 @@ if hasattr(signal, "SIGHUP"):
 @pytest.fixture
 def compiled():
     """grokfast._C; skips the test where it is not built."""
-    module, why = backend._load()
+    module, why = backend.built()
     if module is None:
         pytest.skip(f"grokfast._C is not available: {why}")
     with backend.using("auto"):

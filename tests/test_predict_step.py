@@ -13,9 +13,10 @@ from benchmarks.predict_step import AIMS, H200, configurations, lines, measureme
 from benchmarks.prediction.transformer import cost
 from benchmarks.prediction.work import Launch, Use
 from grokfast import EMA, MA, Experiment, backend
-from grokfast.models.transformer.planned import planned_forward
+from grokfast.models import Plan
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.training.ensemble import Ensemble
+from tests.models.transformer.common import planned_forward
 
 
 def launch(size=0, asked=0, flops=0, programs=13_200, **about):
@@ -70,7 +71,7 @@ def test_products_of_a_transformer_are_at_least_those_of_its_layers():
     experiment = Experiment.preset("nanda").override({"device": "cpu"})
     made = Ensemble([experiment])
     with backend.using("reference"), FlopCounterMode(display=False) as counter:
-        planned_forward(made.model, made.plans["train"])
+        planned_forward(made.model, [Plan(experiment.model, experiment.task.build().train.inputs)])
     counted = sum(one.flops for one in step_of(experiment, 1, "ieee"))
     assert 3e9 < 3 * counter.get_total_flops() <= counted  # hidden layers and logits are made anew in the backward
 
@@ -86,7 +87,7 @@ def test_the_update_moves_the_streams_of_its_state():
     assert streams(filter=EMA()) == 9
     assert streams(filter=MA()) == 11
     assert streams(filter=MA(ring="bfloat16")) == 10
-    assert streams(optimizer=dataclasses.replace(quick.optimizer, name="sgd")) == 3
+    assert streams(optimizer=quick.override({"optimizer": "sgd"}).optimizer) == 3
 
 
 def test_the_tick_sums_partial_gradients():

@@ -3,6 +3,5 @@
 from grokfast.models.pair_mlp.model import PairMLP, PairMLPConfig
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.plan import Plan
-from grokfast.models.transformer.planned import planned_forward
 
-__all__ = ["GrokTransformer", "PairMLP", "PairMLPConfig", "Plan", "TransformerConfig", "planned_forward"]
+__all__ = ["GrokTransformer", "PairMLP", "PairMLPConfig", "Plan", "TransformerConfig"]

@@ -192,7 +192,7 @@ def choose(spec: Spec, why_no_graph: str = "") -> Choice:
     wish, device = spec.products, spec.device
     if device.type == "cpu" and wish != "ieee" and spec.kernels is None:
         raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
-    if why := spec.model.why_not(spec.data):
+    if why := spec.model.why_not(spec.data) or spec.loss.why_not(spec.data):
         raise ValueError(why)
     obstacles: list[str] = []
     for step in spec.model.steps():

@@ -1,7 +1,7 @@
 """The tiles that kernels use: those that were found fastest on a GPU like this one, else each operation's own choice.
 
-`configurations.json`, which `python -m benchmarks.tune` writes, holds the former by compute capability, kernel, number
-type, precision and class of shapes. Nothing is tried out at run time.
+`configurations.json`, which `python -m benchmarks.tune` writes on a GPU, holds the former by compute capability,
+kernel, number type, precision and class of shapes; until then there is none. Nothing is tried out at run time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST_SHARED_BYTES = min(SHARED_BYTES.values())
 _on_trial: list[Mapping[str, dict[str, int]]] = []
 
 
-def choose(
+def tile_for(
     like: Tensor, kernel: str, precision: str, shape: Sequence[int], rows: int, own: dict[str, int]
 ) -> dict[str, int]:
     """The tile of a kernel on tensors like `like`: from the table of its GPU, else `own`.
@@ -63,5 +63,5 @@ def _table(device: torch.device) -> Mapping[str, dict[str, int]]:
 
 
 def read(path: Path = PATH) -> dict[str, dict[str, dict[str, int]]]:
-    """Tiles by GPU ("sm_90") and key."""
-    return json.loads(path.read_text())["tiles"]
+    """Tiles by GPU ("sm_90") and key; empty where no GPU was tuned for."""
+    return json.loads(path.read_text())["tiles"] if path.exists() else {}

@@ -18,7 +18,7 @@ PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 
 
 def _torchs_own_mlp() -> int:
-    module, _ = backends._load()
+    module, _ = backends.built()
     skips_zeros = module is not None and module.active_products_work()  # with AVX-512, what a relu leaves
     return 1 << 25 if skips_zeros else 3 << 26
 
@@ -147,7 +147,7 @@ def _differentiates() -> bool:
 def _uses_triton(op: str, device: torch.device, backend: str | None, current: str, obstacle: str) -> bool:
     if backend == "reference":
         return False
-    found, why = backends._device_kernels(device, backend or current)
+    found, why = backends.kernels_for(device, backend or current)
     if backend == "triton" and (found != "triton" or obstacle):
         raise ValueError(f"backend 'triton' cannot run ops.{op} here: {why or obstacle}")
     if found == "triton" and obstacle:

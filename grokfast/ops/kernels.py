@@ -15,13 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-watched: list[Any] | None = None  # a list gets every compiled kernel that is launched
 PROGRAMS = 128  # about a GPU's processors: as many programs sum the rows of one model
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def _to_bf16(x):
+def to_bf16(x):
     """The nearest bf16 number, ties to even; as fp32 in the interpreter, which cuts off and has no bf16 products."""
     if INTERPRETED:
         bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
@@ -36,7 +35,7 @@ def _to_bf16(x):
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b: a [M, K], b [K, N], acc [M, N]."""
     if PRECISION == "bf16":
-        acc = tl.dot(_to_bf16(a), _to_bf16(b), acc)
+        acc = tl.dot(to_bf16(a), to_bf16(b), acc)
     elif PRECISION == "fp16":
         acc = tl.dot(a.to(tl.float16), b.to(tl.float16), acc)
     else:
@@ -97,7 +96,7 @@ def load_vector(p, at, n):
 def store_at(pointers, mask, tile):
     """Round a tile to the type of the memory and write it."""
     if pointers.dtype.element_ty == tl.bfloat16:
-        tile = _to_bf16(tile)
+        tile = to_bf16(tile)
     tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=mask)
 
 
@@ -109,48 +108,52 @@ def store_tile(p, rows, columns, stride, n_rows, n_columns, tile):
 
 
 @triton.jit
-def matmul_nt(
-    p_a, rows, a_stride, n_rows, p_b, columns, b_stride, n_columns,
-    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+def matmul(
+    p_a, rows, a_stride, n_rows, p_b, columns, b_stride, n_columns, FORM: tl.constexpr,
+    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr = "identity",
 ):  # fmt: skip
-    """[R, C] of A Bᵀ, BK of the K at a time: A [n_rows, K], B [n_columns, K]."""
+    """[R, C] of act(A) B, BK of the K at a time, where act(0) = 0.
+
+    FORM: what memory holds, "nn" A [n_rows, K] and B [K, n_columns], "nt" A and Bᵀ, "tt" Aᵀ and Bᵀ.
+    """
     acc = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
     for k in range(0, K, BK):
         inner = k + tl.arange(0, BK)
-        a = load_tile(p_a, rows, inner, a_stride, n_rows, K)  # [R, BK]
-        b = load_tile(p_b, columns, inner, b_stride, n_columns, K)  # [C, BK]
-        acc = dot(a, tl.trans(b), acc, PRECISION)
+        if FORM == "tt":
+            a = load_tile(p_a, inner, rows, a_stride, K, n_rows)  # [BK, R]
+        else:
+            a = load_tile(p_a, rows, inner, a_stride, n_rows, K)  # [R, BK]
+        a = activate(a, ACTIVATION)
+        if FORM == "nn":
+            b = load_tile(p_b, inner, columns, b_stride, K, n_columns)  # [BK, C]
+        else:
+            b = load_tile(p_b, columns, inner, b_stride, n_columns, K)  # [C, BK]
+        acc = dot(tl.trans(a) if FORM == "tt" else a, b if FORM == "nn" else tl.trans(b), acc, PRECISION)
     return acc
 
 
 @triton.jit
-def matmul_nn(
-    p_a, rows, a_stride, n_rows, p_b, columns, b_stride, n_columns,
-    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+def matmul_over_rows(
+    p_a, a_stride, outputs, n_out, p_b, b_stride, columns, n_in, n_rows,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """[R, C] of A B, BK of the K at a time: A [n_rows, K], B [K, n_columns]."""
-    acc = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
-    for k in range(0, K, BK):
-        inner = k + tl.arange(0, BK)
-        a = load_tile(p_a, rows, inner, a_stride, n_rows, K)  # [R, BK]
-        b = load_tile(p_b, inner, columns, b_stride, K, n_columns)  # [BK, C]
-        acc = dot(a, b, acc, PRECISION)
+    """[R, C] of Aᵀ act(B) over all rows, BM at a time: A [n_rows, n_out], B [n_rows, n_in]."""
+    acc, rows = tl.zeros([outputs.shape[0], columns.shape[0]], tl.float32), tl.arange(0, BM)
+    for i in range(0, n_rows, BM):
+        left = n_rows - i
+        a = load_tile(p_a, rows, outputs, a_stride, left, n_out)  # [BM, R]
+        b = activate(load_tile(p_b, rows, columns, b_stride, left, n_in), ACTIVATION)  # [BM, C]
+        acc = dot(tl.trans(a), b, acc, PRECISION)
+        p_a += BM * a_stride
+        p_b += BM * b_stride
     return acc
 
 
 @triton.jit
-def matmul_tt(
-    p_a, rows, a_stride, n_rows, p_b, columns, b_stride, n_columns,
-    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """[R, C] of Aᵀ Bᵀ, BK of the K at a time: A [K, n_rows], B [n_columns, K]."""
-    acc = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
-    for k in range(0, K, BK):
-        inner = k + tl.arange(0, BK)
-        a = load_tile(p_a, inner, rows, a_stride, K, n_rows)  # [BK, R]
-        b = load_tile(p_b, columns, inner, b_stride, n_columns, K)  # [C, BK]
-        acc = dot(tl.trans(a), tl.trans(b), acc, PRECISION)
-    return acc
+def split_of_rows(rows_per_split, n_models, AXIS: tl.constexpr):
+    """Which split of which model's rows is a program's, of splits times models on an axis, and its first row."""
+    i_split, i_model = tl.program_id(AXIS) // n_models, (tl.program_id(AXIS) % n_models).to(tl.int64)
+    return i_split, i_model, i_split.to(tl.int64) * rows_per_split
 
 
 def adjacent(t: Tensor) -> Tensor:
@@ -242,6 +245,4 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     device = arguments[0].device
     options = {"num_stages": 2, "enable_fp_fusion": True, **constants}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        compiled = kernel[grid](*arguments, **options)
-    if watched is not None:
-        watched.append(compiled)
+        kernel[grid](*arguments, **options)

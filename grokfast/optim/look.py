@@ -25,7 +25,7 @@ def look(tensors: list[Tensor], *, with_addresses: bool = True) -> Any:
 
 @functools.cache
 def _fastest() -> Callable[[list[Tensor], bool], Any]:
-    module, _ = backend._load()
+    module, _ = backend.built()
     return look_in_python if _EXCHANGE is None or module is None else functools.partial(module.look, _EXCHANGE)
 
 

@@ -36,6 +36,11 @@ def is_augmented(changes: Sequence[Change]) -> bool:
     return any(type(one).augment is not Change.augment for one in changes)
 
 
+def has_batches(changes: Sequence[Change]) -> bool:
+    """Whether rows are named at every step, even where all of them are shown."""
+    return is_augmented(changes) or any(type(one).rows is not Change.rows for one in changes)
+
+
 def augmented(
     changes: Sequence[Change], inputs: Tensor, targets: Tensor, step: Tensor, seeds: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from grokfast.models.base import Need
 from grokfast.models.runs import ALIGNMENT
+from grokfast.schedules.batches import has_batches
 from grokfast.tasks import Split
 from grokfast.training.ensemble import Ensemble, choice_of, resolve_device, spec_of
 from grokfast.training.experiment import Experiment
@@ -37,7 +38,7 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     held += sum(slot.bytes for slot in slots.values())
     held += sum(n * split_bytes(data.splits[name]) for name, n in rows.items())
     batch = min(experiment.schedule.batch_size or rows["train"], rows["train"])
-    if batch < rows["train"]:
+    if batch < rows["train"] or has_batches(experiment.schedule.changes):
         steps = min(LONGEST, experiment.schedule.eval_every)
         held += 8 * batch * (1 + steps)
     choice = choice_of(experiment, device, data)

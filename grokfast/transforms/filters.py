@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from grokfast import checks
 from grokfast.parts import register
@@ -39,12 +39,14 @@ class EMA(Transform):
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         return {"ema": (layout.size,)}
 
-    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
-        """ĝ; `state` ("ema" and "count") advances. `numbers` ("alpha", "lamb", "enabled") go before the fields."""
+    def filtered(self, grad: Tensor, state: Mapping[str, Any], numbers: Mapping[str, Any]) -> Tensor:
+        """ĝ; `state` ("ema", "count") advances. `numbers` ("alpha", "lamb", "enabled") go before the fields.
+
+        As rules.filter_ema; no count: e holds the first gradient already."""
         own = {"alpha": self.alpha, "lamb": self.lamb, **numbers}
         from grokfast.transforms import rules
 
-        return rules.filter_ema(grad, state["ema"], state["count"], **own)  # type: ignore[arg-type]
+        return rules.filter_ema(grad, state["ema"], state.get("count"), **own)
 
     def apply(
         self,
@@ -95,14 +97,14 @@ class MA(Transform):
             )
         return {"ring": (self.window_size, layout.size), "sum": (layout.size,)}
 
-    def filtered(self, grad: Tensor, state: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> Tensor:
+    def filtered(self, grad: Tensor, state: Mapping[str, Any], numbers: Mapping[str, Any]) -> Tensor:
         """ĝ; `state` ("ring", "sum", "count") advances. `numbers` ("lamb", "enabled") go before the fields."""
         own = {"lamb": self.lamb, **{name: value for name, value in numbers.items() if name != "alpha"}}
         from grokfast.transforms import rules
 
         return rules.filter_ma(
             grad, state["ring"], state["sum"], state["count"], window_size=self.window_size,
-            is_mean=self.filter_type == "mean", warmup=self.warmup, **own,  # type: ignore[arg-type]
+            is_mean=self.filter_type == "mean", warmup=self.warmup, **own,
         )  # fmt: skip
 
     def apply(

@@ -74,16 +74,18 @@ def _weight(beta: Number, grad: Tensor) -> Number:
 
 
 def filter_ema(
-    grad: Tensor, ema: Tensor, count: Tensor, *, alpha: Number, lamb: Number, enabled: Tensor | None = None
+    grad: Tensor, ema: Tensor, count: Tensor | None, *, alpha: Number, lamb: Number, enabled: Tensor | None = None
 ) -> Tensor:
     """ĝ = g + λ e, where e ← g at first, then e ← α e + (1 − α) g. Returns ĝ; ema and count advance.
 
     `count`, int64, is how many gradients e has seen: 0-dim for one tensor, or [E, 1], the same number for E models.
-    Where `enabled`, of count's shape, is 0 the filter is off and forgets: its count is 0, and what its tensors hold
-    means nothing until they are written again.
+    None: e holds the first gradient already, and α and λ are numbers. Where `enabled`, of count's shape, is 0 the
+    filter is off and forgets: its count is 0, and what its tensors hold means nothing until they are written again.
     """
-    raw, is_on = _wide(grad), _is_on(count, enabled)
-    weight = 1 - alpha
+    weight, raw = 1 - alpha, grad.to(ema.dtype)
+    if count is None:
+        return _added(grad, raw, ema.lerp_(raw, weight), lamb)
+    is_on = _is_on(count, enabled)
     weight = weight.to(raw.dtype) if isinstance(weight, Tensor) else weight
     moved = torch.where(count == 0, raw, torch.lerp(ema, raw, weight))
     ema.copy_(torch.where(is_on, moved, ema))
@@ -91,25 +93,27 @@ def filter_ema(
 
 
 def filter_ma(
-    grad: Tensor, ring: Tensor, total: Tensor, count: Tensor, *, lamb: Number, window_size: int, is_mean: bool,
+    grad: Tensor, ring: Tensor, total: Tensor, count: int | Tensor, *, lamb: Number, window_size: int, is_mean: bool,
     warmup: bool, enabled: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """ĝ = g + λ·(mean or sum of the last `window_size` gradients, this one among them). As `filter_ema`.
 
     ring [window_size, *shape], or [E, window_size, P], holds them, total their sum. With `warmup` ĝ = g until the
-    window is full.
+    window is full. A `count` that the host knows is an int, and λ then a number: nothing is looked at on the device.
     """
-    raw, is_on = _wide(grad), _is_on(count, enabled)
+    raw = grad.to(total.dtype)
+    if isinstance(count, int):
+        held = min(count + 1, window_size)
+        _push_at(ring, total, raw, count, window_size)
+        is_waiting = warmup and held < window_size
+        return _added(grad, raw, total, 0.0 if is_waiting else lamb / held if is_mean else lamb)
+    is_on = _is_on(count, enabled)
     seen = _push(ring, total, raw, count, window_size, is_on)
-    lamb = _column(lamb, count, raw)
-    lamb = lamb / seen if is_mean else lamb
+    weight = _column(lamb, count, raw)
+    weight = weight / seen if is_mean else weight
     if warmup:
-        lamb = torch.where(seen < window_size, 0.0, lamb)
-    return _amplified(grad, raw, total, lamb, count, is_on)
-
-
-def _wide(grad: Tensor) -> Tensor:
-    return grad.to(torch.promote_types(grad.dtype, torch.float32))
+        weight = torch.where(seen < window_size, 0.0, weight)
+    return _amplified(grad, raw, total, weight, count, is_on)
 
 
 def _is_on(count: Tensor, enabled: Tensor | None) -> Tensor:
@@ -120,8 +124,13 @@ def _column(lamb: Number, count: Tensor, raw: Tensor) -> Tensor:
     return lamb if isinstance(lamb, Tensor) else torch.full_like(count, lamb, dtype=raw.dtype)
 
 
+def _added(grad: Tensor, raw: Tensor, slow: Tensor, lamb: Number) -> Tensor:
+    """ĝ = g + λ·slow, a copy of g where λ, a number, is 0."""
+    return raw.add(slow, alpha=lamb).to(grad.dtype) if lamb else grad.clone()  # type: ignore[arg-type]
+
+
 def _amplified(grad: Tensor, raw: Tensor, slow: Tensor, lamb: Tensor, count: Tensor, is_on: Tensor) -> Tensor:
-    """ĝ = g + λ·slow, g itself where λ is 0: `slow` may have overflowed. One more gradient is counted."""
+    """The same where λ is a tensor: g itself where it is 0, as `slow` may have overflowed. The gradient is counted."""
     count.copy_(torch.where(is_on, count + 1, 0))
     return torch.where(is_on & (lamb != 0), raw + lamb.to(raw.dtype) * slow, raw).to(grad.dtype)
 
@@ -150,6 +159,20 @@ def _push(ring: Tensor, total: Tensor, raw: Tensor, count: Tensor, window: int, 
     now.index_copy_(-1, index, fresh)
     flat.copy_(torch.where(is_on, now, flat))
     return seen
+
+
+def _push_at(ring: Tensor, total: Tensor, raw: Tensor, count: int, window: int) -> None:
+    """`_push` of one tensor whose count is known: slices in the place of gathered elements, O(1) in the window."""
+    oldest = ring[count % window]
+    total.sub_(oldest.to(total.device))
+    oldest.copy_(raw)
+    total.add_(oldest.to(total.device) if oldest.dtype != raw.dtype else raw)  # the sum is that of the ring
+    period = RESUM_WINDOWS * window
+    size = -(-total.numel() // period)
+    low = count % period * size
+    if low < total.numel():
+        rows, flat = in_memory_order(ring, 1), in_memory_order(total, 0)[low : low + size]
+        flat.copy_(rows[:, low : low + size].to(total.dtype).sum(0))
 
 
 def in_memory_order(t: Tensor, axes: int) -> Tensor:

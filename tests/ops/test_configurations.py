@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grokfast.ops import configurations, layer_norm, linear_cross_entropy, mlp, pair_embed
-from grokfast.ops.configurations import PATH, choose, key, read, trying
+from grokfast.ops.configurations import PATH, key, read, tile_for, trying
 
 
 def test_shapes_and_rows_come_in_classes():
@@ -19,7 +19,7 @@ def test_shapes_and_rows_come_in_classes():
 
 def test_the_table_of_a_gpu_goes_before_an_operations_own_choice(tmp_path, monkeypatch):
     x, own, found = torch.zeros(1), {"BM": 32, "num_warps": 8}, {"BM": 64, "num_warps": 4}
-    assert choose(x, "mlp fwd", "ieee", (128, 512, 128), 10, own) is own
+    assert tile_for(x, "mlp fwd", "ieee", (128, 512, 128), 10, own) is own
     (tmp_path / "table.json").write_text(
         json.dumps({"about": {}, "tiles": {"sm_90": {"mlp fwd, float32 ieee, 128-512-128, few": found}}})
     )
@@ -30,11 +30,11 @@ def test_the_table_of_a_gpu_goes_before_an_operations_own_choice(tmp_path, monke
     configurations._table.cache_clear()
     assert tables[1] == {}
     with trying(tables[0]):
-        assert choose(x, "mlp fwd", "ieee", (128, 300, 100), 10, own) == found
-        assert choose(x, "mlp fwd", "ieee", (128, 300, 100), 1 << 15, own) == own
-        assert choose(x, "mlp fwd", "tf32", (128, 300, 100), 10, own) == own
-        assert choose(x.double(), "mlp fwd", "ieee", (128, 300, 100), 10, own) == own
-    assert choose(x, "mlp fwd", "ieee", (128, 300, 100), 10, own) is own
+        assert tile_for(x, "mlp fwd", "ieee", (128, 300, 100), 10, own) == found
+        assert tile_for(x, "mlp fwd", "ieee", (128, 300, 100), 1 << 15, own) == own
+        assert tile_for(x, "mlp fwd", "tf32", (128, 300, 100), 10, own) == own
+        assert tile_for(x.double(), "mlp fwd", "ieee", (128, 300, 100), 10, own) == own
+    assert tile_for(x, "mlp fwd", "ieee", (128, 300, 100), 10, own) is own
 
 
 def test_the_shipped_table_names_what_exists():

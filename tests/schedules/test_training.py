@@ -1,16 +1,20 @@
 """Runs whose hyper-parameters, rows and batches change on the way: in both engines, resumed, in company."""
 
+import signal
+
 import pytest
 import torch
 
-from grokfast import EMA, Experiment, backend
+from grokfast import EMA, Experiment, RunStore, backend, train
 from grokfast.schedules import Cosine, Curriculum, SwapOperands, Switch, Warmup
+from grokfast.training import Interrupted, Observer, resume
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.moments import established
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.transforms import Chain
 from tests.schedules.common import changed
+from tests.training.common import same_result
 from tests.transforms.own import Clamp, Orthogonal
 
 QUICK = Experiment.preset("quick").override({
@@ -147,3 +151,26 @@ def test_an_unknown_hyper_parameter_is_named_before_the_first_step():
         Ensemble([changed(QUICK, (Warmup(steps=3, of="alpah"),))])
     with pytest.raises(ValueError, match="swap_operands needs a task whose answer does not depend on the order"):
         Ensemble([changed(QUICK.override({"task.operation": "sub"}), (SwapOperands(),))])
+
+
+class StopAt(Observer):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def stepped(self, steps):
+        if steps == self.steps:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_goes_on_in_the_store(tmp_path):
+    experiment = QUICK.override({
+        "filter": "tests.transforms.own:Orthogonal(share=0.5)+ema(alpha=0.9)+tests.transforms.own:Clamp(most=5.0)",
+        "schedule.changes": "warmup(steps=5),cosine(begin=5),switch(of=lamb,to=0.0,after=memorizing,delay=3),"
+        "curriculum(steps=20),swap_operands",
+    })  # fmt: skip
+    assert Experiment.from_dict(experiment.to_dict()) == experiment
+    whole = train(experiment, store=RunStore(tmp_path / "whole"))
+    with pytest.raises(Interrupted) as stopped:
+        train(experiment, store=RunStore(tmp_path / "parts"), observers=[StopAt(30)])
+    resumed = resume(stopped.value.run_ids[0], store=RunStore(tmp_path / "parts"))
+    same_result(whole, resumed)

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
 
 from grokfast import MA, Experiment, backend, doctor
-from grokfast.training.ensemble import Ensemble
+from grokfast.models.base import FUSED, OPERATIONS, PLAIN
+from grokfast.training.ensemble import Ensemble, choice_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 QUICK, NANDA = Experiment.preset("quick"), Experiment.preset("nanda")
 
 
 def choice(experiment, device):
-    return choose(experiment, device, experiment.task.build())
+    return choice_of(experiment, device, experiment.task.build())
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def gpu(monkeypatch):
     def pretend(*capability, triton=True):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(backend, "_has_triton", lambda: triton)
-        backend._device_kernels.cache_clear()
+        backend.kernels_for.cache_clear()
 
     yield pretend
-    backend._device_kernels.cache_clear()
+    backend.kernels_for.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_on_a_gpu_the_kernels_are_taken_where_they_fit(gpu, base, change, name, 
     found = choice(base.override(change), GPU)
     assert found.name == name
     assert reason in found.reason
-    assert found.has_kernels == ("Triton" in reason)
+    assert found.step.has_products == ("Triton" in reason)
     assert found.products == "ieee"
     assert bool(found.why_no_replay) == bool(change.get("model.dropout"))
     assert str(found).startswith(f"{name} (")
@@ -135,7 +135,7 @@ def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
     assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN
     with backend.using("reference"):
         assert choice(QUICK, CPU).reason == "asked for"
-    monkeypatch.setattr(backend, "_load", lambda: (None, "no compiler"))
+    monkeypatch.setattr(backend, "built", lambda: (None, "no compiler"))
     assert str(choice(QUICK, CPU)).startswith("plain PyTorch (no compiler), ieee products, one step at a time")
 
 

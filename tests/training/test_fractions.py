@@ -73,7 +73,7 @@ def test_those_who_leave_and_those_who_resume_disturb_no_one(case):
     part = advance(experiments, 7)
     states = [{name: t.clone() for name, t in part.checkpoint(e).items()} for e in range(3)]
     part.keep([0, 1])  # the largest is gone
-    assert part.train_targets.shape[1] == max(part.n_rows["train"])
+    assert part.rows["train"].targets.shape[1] == max(part.rows["train"].counts)
     resumed = Ensemble(experiments[::-1])
     for e in range(3):
         resumed.restore(e, states[2 - e], 7)
@@ -89,10 +89,10 @@ def test_what_one_has_not_repeats_its_first_row():
     made = Ensemble(fractions(TINY))
     assert made.n_rows == {"train": [84, 50, 135], "test": [85, 119, 34]}
     assert made.is_ragged
-    for e, n in enumerate(made.n_rows["train"]):
-        assert made.train_inputs[e, :n].unique(dim=0).shape[0] == n
-        assert (made.train_inputs[e, n:] == made.train_inputs[e, 0]).all()
-        assert (made.train_targets[e, n:] == made.train_targets[e, 0]).all()
+    for e, n in enumerate(made.rows["train"].counts):
+        assert made.rows["train"].inputs[e, :n].unique(dim=0).shape[0] == n
+        assert (made.rows["train"].inputs[e, n:] == made.rows["train"].inputs[e, 0]).all()
+        assert (made.rows["train"].targets[e, n:] == made.rows["train"].targets[e, 0]).all()
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "fp64" in name] + ["mlp minibatch larger than a set"])
@@ -173,7 +173,7 @@ def test_memory_is_planned_for_the_largest_of_all():
     alone, together = ([bytes_per_run(e, among=others) for e in both] for others in ([], both))
     assert together[0] == together[1]
     data = [
-        sum(t.nbytes for t in (made.train_inputs, made.train_targets, made.test_inputs, made.test_targets))
+        sum(t.nbytes for t in [t for rows in made.rows.values() for t in (rows.inputs, rows.targets)])
         for made in (Ensemble(both[:1]), Ensemble(both[1:]), Ensemble(both))
     ]
     assert [2 * (together[0].held - own.held) for own in alone] == [data[2] - 2 * data[0], data[2] - 2 * data[1]]

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from grokfast.models.base import FUSED, PLAIN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import MA, Experiment, backend, train
+from grokfast.models.base import FUSED, PLAIN
 from grokfast.store import RunStore
 from grokfast.store.records import Record
 from grokfast.training import Interrupted, Observer, ensemble, loop, resume

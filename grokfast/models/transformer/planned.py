@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
-from grokfast.models.transformer.plan import LayerRows, Plan, PlannedRows
+from grokfast.models.transformer.plan import LayerRows, PlannedRows
 from grokfast.ops import gathered_attention, layer_norm, mlp, pair_embed
 from grokfast.ops.products import linear
-
-
-def planned_forward(model: GrokTransformer, plans: Sequence[Plan], batch: Tensor | None = None) -> Tensor:
-    """model(tokens) of the plans' data sets, without dropout: plans one per model, batch [E, B] rows of each, or None.
-
-    Returns logits [E, B, n_outputs], equal to the model's own up to rounding, and differentiable as they are. Model e
-    computes bit for bit what it computes alone.
-    Raises ValueError where the plans do not fit the model, and what Plan.rows raises.
-    """
-    if len(plans) != model.n_models:
-        raise ValueError(f"plans must be one per model, {model.n_models}, got {len(plans)}")
-    if batch is not None and len(batch) != model.n_models:
-        raise ValueError(f"batch must be [{model.n_models}, B], got {list(batch.shape)}")
-    for e, plan in enumerate(plans):
-        if plan.config != model.config or plan.tokens.shape[1] > model.positions.shape[1]:
-            raise ValueError(f"plans[{e}] is of another config, or its tokens are more than the model has positions")
-    names = [name for name, _ in model.named_parameters()]
-    weights = [dict(zip(names, of_model)) for of_model in zip(*(p.unbind() for p in model.parameters()))]
-    rows = [plan.rows(None if batch is None else batch[e]) for e, plan in enumerate(plans)]
-    return torch.stack([logits_of(model, of_model, r) for of_model, r in zip(weights, rows)])
 
 
 def logits_of(model: GrokTransformer, weights: Mapping[str, Tensor], rows: PlannedRows) -> Tensor:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.configurations import choose
+from grokfast.ops.configurations import tile_for
 from grokfast.ops.kernels import INTERPRETED, adjacent, dot, launch, store_at
 
 
@@ -183,7 +183,7 @@ def _like(q: Tensor) -> Tensor:
 def _tile(kernel: str, q: Tensor, precision: str) -> dict[str, int]:
     batch, heads, t, d_head = q.shape
     own = configuration(precision, t, d_head)
-    return choose(q, f"attention {kernel}", precision, (t, d_head), batch * heads, own)
+    return tile_for(q, f"attention {kernel}", precision, (t, d_head), batch * heads, own)
 
 
 def _grid(q: Tensor, tile: dict[str, int]) -> tuple[int]:

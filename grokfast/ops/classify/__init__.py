@@ -20,6 +20,9 @@ def classify(
 ) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of each model: logits [E, N, C], target [E, N] int64 -> (loss [E], accuracy [E]).
 
+    With S answers a row, logits [E, N, S, C] and target [E, N, S]: the loss is the mean over rows and answers, and a
+    row is right when all its answers are (`position_accuracy` has each one's).
+
     loss: "cross_entropy" (softmax), or "mse" against the one-hot target (mean over N and C, as torch's `mean`).
     exists: bool [E, N], which rows count, one at least of each model; None: all. With it, this is plain PyTorch.
     A row is right when `target` is the first of its largest logits. Targets must lie in [0, C), else IndexError (on a
@@ -29,6 +32,8 @@ def classify(
     Raises ValueError naming the argument.
     """
     checks.choice("loss", loss, LOSSES)
+    if logits.ndim == 4 and target.ndim == 3:
+        return _positions(logits, target, loss, exists)
     if logits.ndim != 3 or not logits.is_floating_point() or logits.numel() == 0:
         raise ValueError(
             f"logits must be [E, N, C], not empty, of a float dtype, got {tuple(logits.shape)} {logits.dtype}"
@@ -44,6 +49,30 @@ def classify(
         check_indices("target", target, logits.shape[2])
         return reference(logits, target, loss, exists)
     return _Classify.apply(logits.contiguous(), target.contiguous(), LOSSES.index(loss), torch.is_grad_enabled())
+
+
+def _positions(logits: Tensor, target: Tensor, loss: str, exists: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`classify` of every answer as a row of its own, then which rows are all right."""
+    if target.shape != logits.shape[:3]:
+        raise ValueError(f"target must be {tuple(logits.shape[:3])} torch.int64, got {tuple(target.shape)}")
+    if exists is not None and exists.shape != target.shape[:2]:
+        raise ValueError(f"exists must be {tuple(target.shape[:2])} torch.bool, got {tuple(exists.shape)}")
+    each = None if exists is None else exists.repeat_interleave(target.shape[2], 1)
+    value, _ = classify(logits.flatten(1, 2), target.flatten(1, 2), loss=loss, exists=each)
+    return value, _share((logits.detach().argmax(-1) == target).all(-1).to(logits.dtype), exists)
+
+
+def position_accuracy(logits: Tensor, target: Tensor, exists: Tensor | None = None) -> Tensor:
+    """Share of right answers at each position: logits [E, N, S, C], target [E, N, S], exists [E, N] -> [E, S]."""
+    if logits.ndim != 4 or target.shape != logits.shape[:3]:
+        raise ValueError(f"target must be [E, N, S] of logits [E, N, S, C], got {[*target.shape]}, {[*logits.shape]}")
+    right = (logits.detach().argmax(-1) == target).to(logits.dtype)
+    return torch.stack([_share(of_one, exists) for of_one in right.unbind(2)], 1)
+
+
+def _share(right: Tensor, exists: Tensor | None) -> Tensor:
+    """Mean over the rows [E, N] that exist."""
+    return right.mean(1) if exists is None else (right * exists).sum(1) / exists.sum(1)
 
 
 class _Classify(torch.autograd.Function):

@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.configurations import choose
+from grokfast.ops.configurations import tile_for
 from grokfast.ops.kernels import adjacent, launch, load_tile, load_vector, n_splits, store_tile, sum_splits
 
 
 @triton.jit
-def _normalise(x, rows, n_rows, columns, eps, D: tl.constexpr):
+def normalise_rows(x, rows, n_rows, columns, eps, D: tl.constexpr):
     """(x - mean) / √(variance + eps) of rows x [R, C], zero outside, and 1 / √(variance + eps) [R]."""
     centred = tl.where((columns < D)[None, :], x - (tl.sum(x, 1) / D)[:, None], 0.0)
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
@@ -35,7 +35,7 @@ def layer_norm_fwd_kernel(
     n_rows = (n_rows - i_row).to(tl.int32)
     rows, columns = tl.arange(0, BM), tl.arange(0, BD)
     x = load_tile(p_x, rows, columns, x_row, n_rows, D).to(tl.float32)
-    normal, _ = _normalise(x, rows, n_rows, columns, eps, D)
+    normal, _ = normalise_rows(x, rows, n_rows, columns, eps, D)
     weight = load_vector(p_weight + i_model * weight_model, columns, D)
     out = normal * weight[None, :] + load_vector(p_bias + i_model * bias_model, columns, D)[None, :]
     store_tile(p_out, rows, columns, D, n_rows, D, out)
@@ -61,7 +61,7 @@ def layer_norm_bwd_kernel(
         left = n_rows - i_row
         x = load_tile(p_x, rows, columns, x_row, left, D).to(tl.float32)
         grad = load_tile(p_grad, rows, columns, grad_row, left, D).to(tl.float32)
-        normal, scale = _normalise(x, rows, left, columns, eps, D)
+        normal, scale = normalise_rows(x, rows, left, columns, eps, D)
         of_weight += grad * normal
         of_bias += grad
         grad *= weight[None, :]
@@ -86,7 +86,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     n_models, n_rows, d = x.shape
     x, weight, bias = adjacent(x), adjacent(weight), adjacent(bias)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tile = choose(x, "layer_norm fwd", "fp32", (d,), n_rows, configuration(d))
+    tile = tile_for(x, "layer_norm fwd", "fp32", (d,), n_rows, configuration(d))
     launch(
         layer_norm_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), n_models), x, weight, bias, out, n_rows, eps,
         x.stride(0), x.stride(1), weight.stride(0), bias.stride(0), D=d, **tile,
@@ -99,7 +99,7 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tenso
     n_models, n_rows, d = x.shape
     grad, x, weight = adjacent(grad), adjacent(x), adjacent(weight)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tile = choose(x, "layer_norm bwd", "fp32", (d,), n_rows, configuration(d))
+    tile = tile_for(x, "layer_norm bwd", "fp32", (d,), n_rows, configuration(d))
     splits = n_splits(n_rows, tiles=1, at_least=2 * tile["BM"])
     of_weight, of_bias = (torch.empty(splits, n_models, d, dtype=torch.float32, device=x.device) for _ in range(2))
     launch(

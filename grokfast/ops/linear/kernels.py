@@ -12,15 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import (
-    activate,
     adjacent,
-    dot,
     launch,
     load_tile,
     load_vector,
-    matmul_nn,
+    matmul,
+    matmul_over_rows,
     n_splits,
     slope,
+    split_of_rows,
     store_tile,
     sum_splits,
 )
@@ -39,11 +39,7 @@ def linear_fwd_kernel(
     n_rows = (n_rows - i_row).to(tl.int32)
     rows, columns = tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
     p_weight += i_model * D_IN * D_OUT
-    y = tl.zeros([BM, BN], tl.float32)
-    for k in range(0, D_IN, BK):
-        inner = k + tl.arange(0, BK)
-        x = activate(load_tile(p_x, rows, inner, x_row, n_rows, D_IN), ACTIVATION)  # [BM, BK]; act(0) = 0
-        y = dot(x, tl.trans(load_tile(p_weight, columns, inner, D_IN, D_OUT, D_IN)), y, PRECISION)
+    y = matmul(p_x, rows, x_row, n_rows, p_weight, columns, D_IN, D_OUT, "nt", D_IN, BK, PRECISION, ACTIVATION)
     if BIAS:
         y += load_vector(p_bias + i_model * D_OUT, columns, D_OUT)[None, :]
     if SKIP:
@@ -66,9 +62,8 @@ def linear_bwd_x_kernel(
     p_grad_x += (i_model * n_rows + i_row) * D_IN
     n_rows = (n_rows - i_row).to(tl.int32)
     rows, columns = tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
-    grad_x = matmul_nn(
-        p_grad, rows, grad_row, n_rows, p_weight + i_model * D_IN * D_OUT, columns, D_IN, D_IN, D_OUT, BK, PRECISION
-    )
+    p_weight += i_model * D_IN * D_OUT
+    grad_x = matmul(p_grad, rows, grad_row, n_rows, p_weight, columns, D_IN, D_IN, "nn", D_OUT, BK, PRECISION)
     if SKIP:
         other = load_tile(p_skip + i_model * skip_model + i_row * skip_row, rows, columns, skip_row, n_rows, D_IN)
         if ACTIVATION == "identity":
@@ -85,14 +80,12 @@ def linear_bwd_weight_kernel(
     BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Partials of a split of rows: of the weights [splits, E, D_OUT, D_IN], and of the bias [splits, E, D_OUT]."""
-    i_split, i_model = tl.program_id(2) // n_models, (tl.program_id(2) % n_models).to(tl.int64)
-    begin = i_split.to(tl.int64) * rows_per_split
+    i_split, i_model, begin = split_of_rows(rows_per_split, n_models, 2)
     p_grad += i_model * grad_model + begin * grad_row
     p_x += i_model * x_model + begin * x_row
     n_rows = tl.minimum(n_rows - begin, rows_per_split).to(tl.int32)
     outputs, columns = tl.program_id(0) * BO + tl.arange(0, BO), tl.program_id(1) * BN + tl.arange(0, BN)
-    grad_w, grad_b = tl.zeros([BO, BN], tl.float32), tl.zeros([BO], tl.float32)
-    rows = tl.arange(0, BM)
+    grad_b, rows = tl.zeros([BO], tl.float32), tl.arange(0, BM)
     if BIAS:
         # In a loop of its own: of a tile that is used twice Triton keeps a copy too few, and on sm_90 a product that is
         # under way would read what the next copy brings.
@@ -101,13 +94,9 @@ def linear_bwd_weight_kernel(
             for i_row in range(0, n_rows, BM):
                 grad_b += tl.sum(load_tile(p_tile, rows, outputs, grad_row, n_rows - i_row, D_OUT), 0)
                 p_tile += BM * grad_row
-    for i_row in range(0, n_rows, BM):
-        left = n_rows - i_row
-        grad = load_tile(p_grad, rows, outputs, grad_row, left, D_OUT)  # [BM, BO]
-        x = activate(load_tile(p_x, rows, columns, x_row, left, D_IN), ACTIVATION)
-        grad_w = dot(tl.trans(grad), x, grad_w, PRECISION)
-        p_grad += BM * grad_row
-        p_x += BM * x_row
+    grad_w = matmul_over_rows(
+        p_grad, grad_row, outputs, D_OUT, p_x, x_row, columns, D_IN, n_rows, ACTIVATION, PRECISION, BM
+    )
     i_partial = (i_split * n_models + i_model) * D_OUT
     store_tile(p_grad_w + i_partial * D_IN, outputs, columns, D_IN, D_OUT, D_IN, grad_w)
     if BIAS:

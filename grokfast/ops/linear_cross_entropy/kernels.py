@@ -12,38 +12,72 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.configurations import choose
+from grokfast.ops.configurations import tile_for
 from grokfast.ops.kernels import (
     adjacent,
     dot,
     launch,
     load_tile,
     load_vector,
-    matmul_nt,
+    matmul,
     n_splits,
+    split_of_rows,
     store_tile,
     sum_splits,
 )
 
 
 @triton.jit
-def _stable(z):
+def stable(z):
     """s(z) of StableMax."""
     return tl.where(z < 0, 1 / (1 - tl.minimum(z, 0.0)), z + 1)
 
 
 @triton.jit
-def _grad_logits(z, is_target, largest, total, V: tl.constexpr, LOSS: tl.constexpr):
+def grad_of_logits(z, is_target, largest, total, V: tl.constexpr, LOSS: tl.constexpr):
     """The derivative of a row's loss by its logits; `largest` and `total` broadcast over z."""
     if LOSS == "cross_entropy":
         grad = tl.exp(z - largest) / total - tl.where(is_target, 1.0, 0.0)
     elif LOSS == "stablemax":
-        stable = _stable(z)
-        slope = tl.where(z < 0, stable * stable, 1.0)
-        grad = slope / total - tl.where(is_target, slope / stable, 0.0)
+        s = stable(z)
+        slope = tl.where(z < 0, s * s, 1.0)
+        grad = slope / total - tl.where(is_target, slope / s, 0.0)
     else:
         grad = (z - tl.where(is_target, 1.0, 0.0)) * (2 / V)
     return grad
+
+
+@triton.jit
+def meet(z, classes, target, largest, total, best, at_target, V: tl.constexpr, LOSS: tl.constexpr):
+    """Of rows [R], after a block of their logits z [R, BV]: the largest, the sum, its class, the one of the target."""
+    is_class = (classes < V)[None, :]
+    is_target = classes[None, :] == target[:, None]
+    at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
+    z_or_inf = tl.where(is_class, z, float("-inf"))
+    block_largest = tl.max(z_or_inf, 1)
+    first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
+    best = tl.where(block_largest > largest, first, best)
+    now = tl.maximum(largest, block_largest)
+    if LOSS == "cross_entropy":
+        total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
+    elif LOSS == "stablemax":
+        total += tl.sum(tl.where(is_class, stable(z), 0.0), 1)
+    else:
+        error = z - tl.where(is_target, 1.0, 0.0)
+        total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
+    return now, total, best, at_target
+
+
+@triton.jit
+def loss_of(largest, total, at_target, V: tl.constexpr, LOSS: tl.constexpr):
+    """The losses of rows that have met all their logits."""
+    if LOSS == "cross_entropy":
+        loss = tl.log(total) - (at_target - largest)
+    elif LOSS == "stablemax":
+        loss = tl.log(total) - tl.log(stable(at_target))
+    else:
+        loss = total / V
+    return loss
 
 
 @triton.jit
@@ -76,31 +110,11 @@ def linear_cross_entropy_fwd_kernel(
     best, at_target = tl.zeros([BM], tl.int32), tl.zeros([BM], tl.float32)
     for i_class in range(0, V, BV):
         classes = i_class + tl.arange(0, BV)
-        z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
+        z = matmul(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, "nt", D, BK, PRECISION)  # [BM, BV]
         if LOGITS:
             store_tile(p_logits + at * V, rows, classes, V, n_rows, V, z)
-        is_class = (classes < V)[None, :]
-        is_target = classes[None, :] == target[:, None]
-        at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
-        z_or_inf = tl.where(is_class, z, float("-inf"))
-        block_largest = tl.max(z_or_inf, 1)
-        first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
-        best = tl.where(block_largest > largest, first, best)
-        now = tl.maximum(largest, block_largest)
-        if LOSS == "cross_entropy":
-            total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
-        elif LOSS == "stablemax":
-            total += tl.sum(tl.where(is_class, _stable(z), 0.0), 1)
-        else:
-            error = z - tl.where(is_target, 1.0, 0.0)
-            total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
-        largest = now
-    if LOSS == "cross_entropy":
-        loss = tl.log(total) - (at_target - largest)
-    elif LOSS == "stablemax":
-        loss = tl.log(total) - tl.log(_stable(at_target))
-    else:
-        loss = total / V
+        largest, total, best, at_target = meet(z, classes, target, largest, total, best, at_target, V, LOSS)
+    loss = loss_of(largest, total, at_target, V, LOSS)
     loss = tl.where((target >= 0) & (target < V), loss, float("nan"))
     tl.store(p_loss + at + rows, loss, mask=exists)
     tl.store(p_right + at + rows, tl.where(best == target, 1.0, 0.0), mask=exists)
@@ -125,9 +139,9 @@ def linear_cross_entropy_bwd_x_kernel(
     acc = tl.zeros([BM, BD], tl.float32)
     for i_class in range(0, V, BV):
         classes = i_class + tl.arange(0, BV)
-        z = matmul_nt(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, D, BK, PRECISION)  # [BM, BV]
+        z = matmul(p_x, rows, x_row, n_rows, p_weight, classes, weight_row, V, "nt", D, BK, PRECISION)  # [BM, BV]
         is_target = classes[None, :] == target[:, None]
-        z = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * grad[:, None]
+        z = grad_of_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * grad[:, None]
         if LOGITS:
             z += load_tile(p_grad_logits + at * V, rows, classes, V, n_rows, V)
         weight = load_tile(p_weight, classes, columns, weight_row, V, D)  # [BV, BD]
@@ -143,8 +157,7 @@ def linear_cross_entropy_bwd_weight_kernel(
     BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Partials of a split of rows: [splits, E, V, D]."""
-    i_split, i_model = tl.program_id(2) // n_models, (tl.program_id(2) % n_models).to(tl.int64)
-    begin = i_split.to(tl.int64) * rows_per_split
+    i_split, i_model, begin = split_of_rows(rows_per_split, n_models, 2)
     at = i_model * n_rows + begin
     p_x += i_model * x_model + begin * x_row
     p_weight += i_model * weight_model
@@ -157,9 +170,9 @@ def linear_cross_entropy_bwd_weight_kernel(
         grad, target, largest, total = _load_row(
             p_grad + at, p_target + at, p_largest + at, p_total + at, rows, left, V
         )
-        z = matmul_nt(p_weight, classes, weight_row, V, p_x, rows, x_row, left, D, BK, PRECISION)  # [BV, BM]
+        z = matmul(p_weight, classes, weight_row, V, p_x, rows, x_row, left, "nt", D, BK, PRECISION)  # [BV, BM]
         is_target = classes[:, None] == target[None, :]
-        z = _grad_logits(z, is_target, largest[None, :], total[None, :], V, LOSS) * grad[None, :]
+        z = grad_of_logits(z, is_target, largest[None, :], total[None, :], V, LOSS) * grad[None, :]
         if LOGITS:
             z += tl.trans(load_tile(p_grad_logits + at * V, rows, classes, V, left, V))
         acc = dot(z, load_tile(p_x, rows, columns, x_row, left, D), acc, PRECISION)
@@ -246,4 +259,4 @@ def backward(
 def _tile(kernel: str, x: Tensor, classes: int, precision: str) -> dict[str, int]:
     _, n_rows, d = x.shape
     own = configuration(kernel, precision, d, classes)
-    return choose(x, f"linear_cross_entropy {kernel}", precision, (d, classes), n_rows, own)
+    return tile_for(x, f"linear_cross_entropy {kernel}", precision, (d, classes), n_rows, own)

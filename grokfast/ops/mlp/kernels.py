@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.configurations import choose
+from grokfast.ops.configurations import tile_for
 from grokfast.ops.kernels import (
     activate,
     adjacent,
@@ -19,11 +19,10 @@ from grokfast.ops.kernels import (
     launch,
     load_tile,
     load_vector,
-    matmul_nn,
-    matmul_nt,
-    matmul_tt,
+    matmul,
     n_splits,
     slope,
+    split_of_rows,
     store_tile,
     sum_splits,
 )
@@ -46,7 +45,7 @@ def mlp_fwd_kernel(
     acc = tl.zeros([BM, BD], tl.float32)
     for i_hidden in range(0, HIDDEN, BH):
         units = i_hidden + tl.arange(0, BH)
-        z = matmul_nt(p_x, rows, x_row, n_rows, p_w_in, units, D_IN, HIDDEN, D_IN, BK, PRECISION)  # [BM, BH]
+        z = matmul(p_x, rows, x_row, n_rows, p_w_in, units, D_IN, HIDDEN, "nt", D_IN, BK, PRECISION)  # [BM, BH]
         if BIAS_IN:
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[None, :]
         w_out = load_tile(p_w_out, columns, units, HIDDEN, D_OUT, HIDDEN)  # [BD, BH]
@@ -76,10 +75,10 @@ def mlp_bwd_data_kernel(
     acc = tl.zeros([BM, BD], tl.float32)
     for i_hidden in range(0, HIDDEN, BH):
         units = i_hidden + tl.arange(0, BH)
-        z = matmul_nt(p_x, rows, x_row, n_rows, p_w_in, units, D_IN, HIDDEN, D_IN, BK, PRECISION)  # [BM, BH]
+        z = matmul(p_x, rows, x_row, n_rows, p_w_in, units, D_IN, HIDDEN, "nt", D_IN, BK, PRECISION)  # [BM, BH]
         if BIAS_IN:
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[None, :]
-        grad_z = matmul_nn(p_grad, rows, grad_row, n_rows, p_w_out, units, HIDDEN, HIDDEN, D_OUT, BK, PRECISION)
+        grad_z = matmul(p_grad, rows, grad_row, n_rows, p_w_out, units, HIDDEN, HIDDEN, "nn", D_OUT, BK, PRECISION)
         grad_z *= slope(z, ACTIVATION)
         w_in = load_tile(p_w_in, units, columns, D_IN, HIDDEN, D_IN)  # [BH, BD]
         acc = dot(grad_z, w_in, acc, PRECISION)
@@ -100,8 +99,7 @@ def mlp_bwd_weights_kernel(
 
     Those of a matrix are [splits, E, HIDDEN, D]. Both in one kernel need more registers than there are.
     """
-    i_split, i_model = tl.program_id(2) // n_models, (tl.program_id(2) % n_models).to(tl.int64)
-    begin = i_split.to(tl.int64) * rows_per_split
+    i_split, i_model, begin = split_of_rows(rows_per_split, n_models, 2)
     p_grad += i_model * grad_model + begin * grad_row
     p_x += i_model * x_model + begin * x_row
     p_w_in += i_model * HIDDEN * D_IN
@@ -112,11 +110,11 @@ def mlp_bwd_weights_kernel(
     for i_row in range(0, n_rows, BM):
         rows = tl.arange(0, BM)
         left = n_rows - i_row
-        z = matmul_nt(p_w_in, units, D_IN, HIDDEN, p_x, rows, x_row, left, D_IN, BK, PRECISION)  # [BH, BM]
+        z = matmul(p_w_in, units, D_IN, HIDDEN, p_x, rows, x_row, left, "nt", D_IN, BK, PRECISION)  # [BH, BM]
         if BIAS_IN:
             z += load_vector(p_b_in + i_model * HIDDEN, units, HIDDEN)[:, None]
         if INPUT:
-            a = matmul_tt(p_w_out, units, HIDDEN, HIDDEN, p_grad, rows, grad_row, left, D_OUT, BK, PRECISION)
+            a = matmul(p_w_out, units, HIDDEN, HIDDEN, p_grad, rows, grad_row, left, "tt", D_OUT, BK, PRECISION)
             a *= slope(z, ACTIVATION)  # zero below the last row
             grad_b += tl.sum(a, 1)
             b = load_tile(p_x, rows, columns, x_row, left, D_IN)  # [BM, BD]
@@ -221,7 +219,7 @@ def backward(
 def _tile(kernel: str, x: Tensor, w_out: Tensor, precision: str) -> dict[str, int]:
     (_, n_rows, d_in), (_, d_out, hidden) = x.shape, w_out.shape
     own = configuration(kernel, precision, d_in, hidden, d_out)
-    return choose(x, f"mlp {kernel}", precision, (d_in, hidden, d_out), n_rows, own)
+    return tile_for(x, f"mlp {kernel}", precision, (d_in, hidden, d_out), n_rows, own)
 
 
 def _or(bias: Tensor | None, other: Tensor) -> Tensor:

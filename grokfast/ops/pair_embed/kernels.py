@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from grokfast.ops.configurations import choose
+from grokfast.ops.configurations import tile_for
 from grokfast.ops.kernels import (
     activate,
     adjacent,
@@ -97,7 +97,7 @@ def forward(w_a: Tensor, w_b: Tensor, pairs: Tensor, bias: Tensor | None, activa
     width = w_a.shape[2]
     w_a, w_b, bias = _dense(w_a), _dense(w_b), None if bias is None else _dense(bias)
     out = torch.empty(n_models, n_rows, width, dtype=w_a.dtype, device=w_a.device)
-    tile = choose(w_a, "pair_embed fwd", "fp32", (width,), n_rows, configuration(width))
+    tile = tile_for(w_a, "pair_embed fwd", "fp32", (width,), n_rows, configuration(width))
     launch(
         pair_embed_fwd_kernel, (triton.cdiv(n_rows, tile["BM"]), triton.cdiv(width, tile["BH"]), n_models),
         w_a, w_b, pairs, w_a if bias is None else bias, out, n_rows, w_a.shape[1], w_b.shape[1],
@@ -115,7 +115,7 @@ def backward(
     n_models, n_rows, _ = pairs.shape
     width = w_a.shape[2]
     grad, w_a, w_b, bias = adjacent(grad), _dense(w_a), _dense(w_b), None if bias is None else _dense(bias)
-    tile = choose(w_a, "pair_embed bwd", "fp32", (width,), n_rows, configuration(width))
+    tile = tile_for(w_a, "pair_embed bwd", "fp32", (width,), n_rows, configuration(width))
     column_tiles = triton.cdiv(width, tile["BH"])
     sides = (w_a, w_b, pairs[..., 1], *readers[:2]), (w_b, w_a, pairs[..., 0], *readers[2:])
     sums: dict[int, Tensor] = {}

@@ -12,34 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from grokfast.ops.kernels import _to_bf16, dot, load_tile, load_vector, store_tile
-
-
-@triton.jit
-def _activate(z, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "gelu":
-        h = 0.5 * z * (1 + tl.erf(z * 0.7071067811865476))
-    elif ACTIVATION == "square":
-        h = z * z
-    elif ACTIVATION == "abs":
-        h = tl.abs(z)
-    else:
-        h = tl.where(z < 0, 0.0, z)  # NaN stays NaN
-    return h
-
-
-@triton.jit
-def _slope(z, ACTIVATION: tl.constexpr):
-    """The derivative of _activate."""
-    if ACTIVATION == "gelu":
-        slope = 0.5 * (1 + tl.erf(z * 0.7071067811865476)) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
-    elif ACTIVATION == "square":
-        slope = 2 * z
-    elif ACTIVATION == "abs":
-        slope = tl.where(z > 0, 1.0, tl.where(z < 0, -1.0, 0.0))
-    else:
-        slope = tl.where(z > 0, 1.0, 0.0)
-    return slope
+from grokfast.ops.kernels import activate, dot, load_tile, load_vector, slope, store_tile, to_bf16
 
 
 @triton.jit
@@ -120,7 +93,7 @@ def rows_kernel(
     z = tl.zeros([BM, VP], tl.float32)
     for i_hidden in range(0, H, BH):
         units = i_hidden + tl.arange(0, BH)
-        h = _activate(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
+        h = activate(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
         z = dot(h, tl.trans(load_tile(p_flat + WEIGHT, classes, units, H, V, H)), z, PRECISION)
     if BIAS >= 0:
         z += load_vector(p_flat + BIAS, classes, V)[None, :]
@@ -163,10 +136,10 @@ def _add_by_token(tokens, of_row, x, acc, PIECES: tl.constexpr):
     The one-hot matrix is exact in bf16, and so is x as a sum of three bf16 numbers: three products are as good as one
     in fp32. Of those each tile's sum is added on its own, since tensor cores cut off what they accumulate.
     """
-    one_hot = _to_bf16(tl.where(tokens[:, None] == of_row[None, :], 1.0, 0.0))
+    one_hot = to_bf16(tl.where(tokens[:, None] == of_row[None, :], 1.0, 0.0))
     total = tl.zeros_like(acc) if PIECES == 3 else acc
     for _ in tl.static_range(PIECES):
-        piece = _to_bf16(x)
+        piece = to_bf16(x)
         total = tl.dot(one_hot, piece, total)
         x -= piece.to(tl.float32)
     if PIECES == 3:
@@ -211,7 +184,7 @@ def _of_tables(
             inner = k + tl.arange(0, BK)
             grad_logits = load_tile(p_tile, tile, inner, VS, n_batch - i_row, VS)  # [BM, BK]
             grad_z = dot(grad_logits, load_tile(p_flat + WEIGHT, inner, units, H, V, H), grad_z, PRECISION)
-        grad_z *= _slope(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
+        grad_z *= slope(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
         of_a = _add_by_token(tokens, a, grad_z, of_a, PIECES)
         of_b = _add_by_token(tokens, b, grad_z, of_b, PIECES)
         if B_IN >= 0:
@@ -242,7 +215,7 @@ def _of_classifier(
         number, exists = _numbers(p_batch, i_row + tile, n_batch, limit, BATCH)
         a = tl.load(p_rows + number, mask=exists, other=0)
         b = tl.load(p_rows + n_rows + number, mask=exists, other=0)
-        h = _activate(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
+        h = activate(_hidden(p_flat, a, b, units, exists, W_A, W_B, B_IN, H), ACTIVATION)
         p_tile = p_grad_logits + i_row * VS
         grad_logits = load_tile(p_tile, tile, classes, VS, n_batch - i_row, VS)  # [BM, BV]
         of_weight = dot(tl.trans(grad_logits), h, of_weight, PRECISION)

@@ -214,7 +214,7 @@ def test_kernels_of_a_preset_are_checked_for_spills_at_every_precision(preset):
     (checked,) = (model for model in shipped.MODELS if model[0] == preset)
     config = replace(TransformerConfig(**checked[1]), init=experiment.model.init)  # which is no kernel's business
     assert config == experiment.model
-    assert checked[2:6] == (data.n_tokens, data.n_answers, data.seq_len, experiment.loss)
+    assert checked[2:6] == (data.n_tokens, data.n_answers, data.seq_len, experiment.loss.op)
     assert checked[6] == PRECISIONS
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grokfast import backend
-from grokfast.models import GrokTransformer, Plan, TransformerConfig, planned_forward
+from grokfast.models import GrokTransformer, Plan, TransformerConfig
+from tests.models.transformer.common import planned_forward
 
 SMALL = TransformerConfig(d_model=12, n_heads=3, d_mlp=20)
 
@@ -157,18 +157,3 @@ def test_without_gradients(each_backend):
         logits = planned_forward(model, [Plan(SMALL, tokens)])
     assert not logits.requires_grad
     torch.testing.assert_close(logits, planned_forward(model, [Plan(SMALL, tokens)]), rtol=0, atol=0)
-
-
-def test_what_does_not_fit_is_refused():
-    tokens = pairs(7, 7, 8)
-    model, plan = build(SMALL, tokens), Plan(SMALL, tokens)
-    with pytest.raises(ValueError, match="plans must be one per model, 1, got 2"):
-        planned_forward(model, [plan, plan])
-    with pytest.raises(ValueError, match=r"batch must be \[1, B\], got \[2, 3\]"):
-        planned_forward(model, [plan], torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"plans\[0\] is of another config"):
-        planned_forward(model, [Plan(replace(SMALL, n_layers=2), tokens)])
-    with pytest.raises(ValueError, match=r"plans\[0\] .* more than the model has positions"):
-        planned_forward(model, [Plan(SMALL, torch.zeros(3, 5, dtype=torch.int64))])
-    with pytest.raises(IndexError), backend.using("reference"):
-        planned_forward(model, [Plan(SMALL, tokens + 9)])

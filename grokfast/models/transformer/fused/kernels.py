@@ -12,8 +12,8 @@ import triton.language as tl
 
 from grokfast.models.transformer.fused import phases
 from grokfast.models.transformer.fused.phases import EPS
-from grokfast.ops.kernels import activate, dot, load_tile, load_vector, store_tile
-from grokfast.ops.layer_norm.kernels import _normalise
+from grokfast.ops.kernels import dot, load_tile, load_vector, matmul_over_rows, store_tile
+from grokfast.ops.layer_norm.kernels import normalise_rows
 
 BLOCK = tl.constexpr(1024)  # numbers of the gradient that a program of finish_kernel sums over the splits
 PRODUCT, FINISH = tl.constexpr(16), tl.constexpr(8)  # numbers in a line of either table of programs
@@ -48,7 +48,7 @@ def enter_kernel(
         store_tile(p_rows + X, rows, every, STRIDE, left, D, x)
     if GAIN >= 0:
         mean = tl.sum(x, 1) / D
-        normal, scale = _normalise(x, rows, left, every, EPS, D)
+        normal, scale = normalise_rows(x, rows, left, every, EPS, D)
         if tl.program_id(1) == 0:
             inner = normal * load_vector(p_flat + GAIN, every, D)[None, :]
             inner += load_vector(p_flat + GAIN_BIAS, every, D)[None, :]
@@ -202,23 +202,6 @@ def rows_kernel(
 
 
 @triton.jit
-def _chunk(
-    p_grad, p_x, grad_row, x_row, n_rows, n_out, n_in, outputs, columns,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """gradᵀ act(x) over a chunk of rows, [BO, BN]."""
-    acc, rows = tl.zeros([BO, BN], tl.float32), tl.arange(0, BM)
-    for i in range(0, n_rows, BM):
-        left = n_rows - i
-        grad = load_tile(p_grad, rows, outputs, grad_row, left, n_out)  # [BM, BO]
-        x = activate(load_tile(p_x, rows, columns, x_row, left, n_in), ACTIVATION)  # [BM, BN]
-        acc = dot(tl.trans(grad), x, acc, PRECISION)
-        p_grad += BM * grad_row
-        p_x += BM * x_row
-    return acc
-
-
-@triton.jit
 def _chunk_of_bias(p_grad, grad_row, n_rows, n_out, outputs, BM: tl.constexpr, BO: tl.constexpr):
     """The sum of grad [BO] over a chunk of rows.
 
@@ -263,12 +246,12 @@ def weights_kernel(
         n = tl.minimum(n_rows - begin, per_chunk).to(tl.int32)
         p_g, p_i = p_grad + begin * grad_row, p_x + begin * x_row
         if is_hidden:
-            total += _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, ACTIVATION, PRECISION, BM, BO, BN
+            total += matmul_over_rows(
+                p_g, grad_row, outputs, n_load, p_i, x_row, columns, n_in, n, ACTIVATION, PRECISION, BM
             )
         else:
-            total += _chunk(
-                p_g, p_i, grad_row, x_row, n, n_load, n_in, outputs, columns, "identity", PRECISION, BM, BO, BN
+            total += matmul_over_rows(
+                p_g, grad_row, outputs, n_load, p_i, x_row, columns, n_in, n, "identity", PRECISION, BM
             )
     store_tile(p_out + tl.load(p + 14), outputs, columns, n_in, n_out, n_in, total)
     if BIAS:

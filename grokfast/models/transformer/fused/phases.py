@@ -9,9 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from grokfast.ops.kernels import activate, dot, load_tile, load_vector, matmul_nn, matmul_nt, slope, store_tile
-from grokfast.ops.layer_norm.kernels import _normalise
-from grokfast.ops.linear_cross_entropy.kernels import _grad_logits, _stable
+from grokfast.ops.kernels import activate, dot, load_tile, load_vector, matmul, slope, store_tile
+from grokfast.ops.layer_norm.kernels import normalise_rows
+from grokfast.ops.linear_cross_entropy.kernels import grad_of_logits, loss_of, meet
 
 EPS = tl.constexpr(1e-5)  # of LayerNorm
 
@@ -26,11 +26,7 @@ def project(
     rows = tl.arange(0, BM)
     for i in range(0, N, BN):
         columns = i + tl.arange(0, BN)
-        y = tl.zeros([BM, BN], tl.float32)
-        for k in range(0, K, BK):
-            inner = k + tl.arange(0, BK)
-            x = activate(load_tile(p_row + X, rows, inner, STRIDE, left, K), ACTIVATION)  # [BM, BK]; act(0) = 0
-            y = dot(x, tl.trans(load_tile(p_weight, columns, inner, K, N, K)), y, PRECISION)
+        y = matmul(p_row + X, rows, STRIDE, left, p_weight, columns, K, N, "nt", K, BK, PRECISION, ACTIVATION)
         if BIAS:
             y += load_vector(p_bias, columns, N)[None, :]
         if SKIP:
@@ -49,7 +45,7 @@ def project_back(
     rows = tl.arange(0, BM)
     for i in range(0, N, BN):
         columns = i + tl.arange(0, BN)
-        grad = matmul_nn(p_row + GRAD, rows, STRIDE, left, p_weight, columns, N, N, K, BK, PRECISION)
+        grad = matmul(p_row + GRAD, rows, STRIDE, left, p_weight, columns, N, N, "nn", K, BK, PRECISION)
         if ACTIVATION != "identity":
             grad *= slope(load_tile(p_row + OTHER, rows, columns, STRIDE, left, N), ACTIVATION)
         elif SKIP:
@@ -116,7 +112,7 @@ def normalise(
     columns = tl.arange(0, BD)
     for i in range(0, BM, BR):
         rows = i + tl.arange(0, BR)
-        normal, _ = _normalise(load_tile(p_row + X, rows, columns, STRIDE, left, D), rows, left, columns, EPS, D)
+        normal, _ = normalise_rows(load_tile(p_row + X, rows, columns, STRIDE, left, D), rows, left, columns, EPS, D)
         out = normal * load_vector(p_gain, columns, D)[None, :] + load_vector(p_bias, columns, D)[None, :]
         store_tile(p_row + OUT, rows, columns, STRIDE, left, D, out)
 
@@ -136,7 +132,7 @@ def normalise_back(
         rows = i + tl.arange(0, BR)
         x = load_tile(p_row + X, rows, columns, STRIDE, left, D)
         grad = load_tile(p_row + GRAD, rows, columns, STRIDE, left, D)
-        normal, scale = _normalise(x, rows, left, columns, EPS, D)
+        normal, scale = normalise_rows(x, rows, left, columns, EPS, D)
         mask = (columns < D) & (i < left)
         tl.store(p_parts + columns, tl.sum(grad * normal, 0), mask=mask)
         tl.store(p_parts + D + columns, tl.sum(grad, 0), mask=mask)
@@ -262,34 +258,15 @@ def classify(
         best, at_target = tl.zeros([BL], tl.int32), tl.zeros([BL], tl.float32)
         for i in range(0, VS, BV):
             classes = i + tl.arange(0, BV)
-            z = matmul_nt(p_row + X, rows, STRIDE, left, p_weight, classes, D, V, D, BK, PRECISION)  # [BL, BV]
-            is_class = (classes < V)[None, :]
-            is_target = classes[None, :] == target[:, None]
-            at_target += tl.sum(tl.where(is_target, z, 0.0), 1)
-            z_or_inf = tl.where(is_class, z, float("-inf"))
-            block_largest = tl.max(z_or_inf, 1)
-            first = tl.min(tl.where(z_or_inf == block_largest[:, None], classes[None, :], V), 1)
-            best = tl.where(block_largest > largest, first, best)
-            now = tl.maximum(largest, block_largest)
-            if LOSS == "cross_entropy":
-                total = total * tl.exp(largest - now) + tl.sum(tl.exp(z_or_inf - now[:, None]), 1)
-            elif LOSS == "stablemax":
-                total += tl.sum(tl.where(is_class, _stable(z), 0.0), 1)
-            else:
-                error = z - tl.where(is_target, 1.0, 0.0)
-                total += tl.sum(tl.where(is_class, error * error, 0.0), 1)
-            largest = now
+            z = matmul(p_row + X, rows, STRIDE, left, p_weight, classes, D, V, "nt", D, BK, PRECISION)  # [BL, BV]
+            largest, total, best, at_target = meet(z, classes, target, largest, total, best, at_target, V, LOSS)
             if GRAD and VS > BV:
                 store_tile(p_logits, rows, classes, VS, left, VS, z)
             elif GRAD:
-                grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
-                store_tile(p_logits, rows, classes, VS, left, VS, tl.where(is_class, grad, 0.0))
-        if LOSS == "cross_entropy":
-            loss = tl.log(total) - (at_target - largest)
-        elif LOSS == "stablemax":
-            loss = tl.log(total) - tl.log(_stable(at_target))
-        else:
-            loss = total / V
+                is_target = classes[None, :] == target[:, None]
+                grad = grad_of_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
+                store_tile(p_logits, rows, classes, VS, left, VS, tl.where((classes < V)[None, :], grad, 0.0))
+        loss = loss_of(largest, total, at_target, V, LOSS)
         tl.store(p_loss + rows, loss, mask=exists)
         tl.store(p_right + rows, tl.where(best == target, 1.0, 0.0), mask=exists)
         if GRAD and VS > BV:
@@ -299,7 +276,7 @@ def classify(
                 z = load_tile(p_logits, rows, classes, VS, left, VS)
                 tl.debug_barrier()
                 is_target = classes[None, :] == target[:, None]
-                grad = _grad_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
+                grad = grad_of_logits(z, is_target, largest[:, None], total[:, None], V, LOSS) * share
                 store_tile(p_logits, rows, classes, VS, left, VS, tl.where((classes < V)[None, :], grad, 0.0))
 
 
@@ -312,5 +289,5 @@ def back_from_logits(
     rows = tl.arange(0, BM)
     for i in range(0, D, BN):
         columns = i + tl.arange(0, BN)
-        grad = matmul_nn(p_logits, rows, VS, left, p_weight, columns, D, D, V, BK, PRECISION)
+        grad = matmul(p_logits, rows, VS, left, p_weight, columns, D, D, "nn", V, BK, PRECISION)
         store_tile(p_row + OUT, rows, columns, STRIDE, left, D, grad)

@@ -1,0 +1,98 @@
+"""Losses of every kind of target against plain PyTorch, in fp64."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from grokfast.losses import MSE, CrossEntropy, regress
+from grokfast.ops.classify import position_accuracy
+
+E, N, S, C, R = 2, 7, 3, 5, 4
+
+
+def _positions(dtype=torch.float64):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(E, N, S, C, generator=g, dtype=dtype, requires_grad=True)
+    target = torch.randint(C, (E, N, S), generator=g)
+    target[:, :3] = logits.detach()[:, :3].argmax(-1)  # some rows are all right
+    return logits, target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_several_answers_is_torchs_mean(dtype, smoothing):
+    logits, target = _positions(dtype)
+    loss, accuracy = CrossEntropy(label_smoothing=smoothing)(logits, target)
+    for e in range(E):
+        expected = F.cross_entropy(logits[e].flatten(0, 1), target[e].flatten(), label_smoothing=smoothing)
+        torch.testing.assert_close(loss[e], expected)
+    right = logits.argmax(-1) == target
+    torch.testing.assert_close(accuracy, right.all(-1).to(dtype).mean(1))
+    torch.testing.assert_close(position_accuracy(logits, target), right.to(dtype).mean(1))
+
+
+def test_mse_of_several_answers():
+    logits, target = _positions()
+    loss, _ = MSE()(logits, target)
+    torch.testing.assert_close(loss, (logits - F.one_hot(target, C)).square().mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.2), MSE()], ids=str)
+def test_rows_that_do_not_exist_do_not_count(loss):
+    logits, target = _positions()
+    exists = torch.arange(N) < torch.tensor([[N], [4]])
+    value, accuracy = loss(logits, target, exists)
+    alone = loss(logits[1:, :4], target[1:, :4])
+    torch.testing.assert_close(torch.stack([value[1], accuracy[1]]), torch.cat(alone))
+    torch.testing.assert_close(
+        position_accuracy(logits, target, exists)[1], position_accuracy(logits[1:, :4], target[1:, :4])[0]
+    )
+
+
+def test_real_targets_are_judged_by_r_squared():
+    g = torch.Generator().manual_seed(1)
+    y = torch.randn(E, N, R, generator=g, dtype=torch.float64)
+    outputs = (y + 0.1 * torch.randn(E, N, R, generator=g, dtype=torch.float64)).requires_grad_()
+    loss, accuracy = MSE()(outputs, y)
+    for e in range(E):
+        torch.testing.assert_close(loss[e], F.mse_loss(outputs[e], y[e]))
+        spread = (y[e] - y[e].mean(0)).square().sum()
+        torch.testing.assert_close(accuracy[e], 1 - (outputs[e] - y[e]).detach().square().sum() / spread)
+    exists = torch.arange(N) < torch.tensor([[N], [4]])
+    ragged = torch.stack(regress(outputs, y, exists))[:, 1]
+    torch.testing.assert_close(ragged, torch.cat(regress(outputs[1:, :4], y[1:, :4])))
+
+
+def test_r_squared_of_constant_targets():
+    y = torch.ones(2, N, 1)
+    outputs = torch.stack([y[0], y[0] + 1])
+    assert regress(outputs, y)[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.3), MSE()], ids=str)
+def test_gradients_of_several_answers(loss):
+    logits, target = _positions()
+    assert torch.autograd.gradcheck(lambda x: loss(x, target)[0], logits)
+    exists = torch.arange(N) < torch.tensor([[N], [4]])
+    assert torch.autograd.gradcheck(lambda x: loss(x, target, exists)[0], logits)
+
+
+def test_gradients_of_real_targets():
+    y = torch.randn(E, 4, 2, dtype=torch.float64)
+    x = torch.randn(E, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: regress(x, y)[0], x)
+
+
+def test_cross_entropy_says_that_it_takes_no_real_targets():
+    data = SimpleNamespace(is_real=True, train=SimpleNamespace(targets=torch.zeros(5, 2)))
+    assert "[5, 2]" in CrossEntropy().why_not(data)
+    assert MSE().why_not(data) == ""
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"target must be \(2, 7, 3\)"):
+        CrossEntropy()(torch.zeros(E, N, S, C), torch.zeros(E, N, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="outputs must be"):
+        MSE()(torch.zeros(E, N, R), torch.zeros(E, N, 1))
