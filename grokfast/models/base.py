@@ -38,9 +38,13 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Model(Part):
-    """Base of the models. One of one's own is a frozen dataclass with a `build`."""
+    """Base of the models. One of one's own is a frozen dataclass with a `build`.
+
+    ways: the Steps that may compute it, the fastest first, one that takes everything last; by default autograd alone.
+    """
 
     family: ClassVar[str] = "model"
+    ways: ClassVar[tuple[type[Step], ...]]
 
     def why_not_task(self, task: Task) -> str:
         """Why the model does not take the task's data, where that can be said before they are made; empty otherwise."""
@@ -55,20 +59,12 @@ class Model(Part):
         forward(inputs [E, B, ...], generators=None) -> [E, B, n_outputs]."""
         raise NotImplementedError
 
-    def steps(self) -> Sequence[type[Step]]:
-        """The Steps that may compute it, the fastest first, one that takes everything last."""
-        from grokfast.models.autograd import Autograd
-
-        return (Autograd,)
-
     def activations(self, data: Data, *, backward: bool) -> int:
         """Numbers per row of data that are in memory together at most, in plain PyTorch.
 
         With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.
         Here: twice what autograd keeps of two rows.
         """
-        from grokfast.models.autograd import kept_by_autograd
-
         return 2 * kept_by_autograd(self, data)
 
 
@@ -195,7 +191,7 @@ def choose(spec: Spec, why_no_graph: str = "") -> Choice:
     if why := spec.model.why_not(spec.data) or spec.loss.why_not(spec.data):
         raise ValueError(why)
     obstacles: list[str] = []
-    for step in spec.model.steps():
+    for step in spec.model.ways:
         why = step.why_not(spec)
         if not why:
             break
@@ -214,3 +210,19 @@ def choose(spec: Spec, why_no_graph: str = "") -> Choice:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def kept_by_autograd(model: Model, data: Data) -> int:
+    """Numbers of a row that the backward pass of a model of plain PyTorch needs, counted on two rows."""
+    module: Any = model.build(data)
+    ours, kept = {p.untyped_storage().data_ptr() for p in module.parameters()}, 0
+
+    def count(t: Tensor) -> Tensor:
+        nonlocal kept
+        if t.untyped_storage().data_ptr() not in ours:
+            kept += t.numel()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        module(data.train.inputs[:2].expand(1, -1, -1))
+    return kept // min(2, len(data.train)) + 2 * data.n_answers

@@ -115,8 +115,8 @@ class Runs:
             inputs, targets = inputs[own], targets[own]
         return inputs, targets, own
 
-    def keep(self, models: Sequence[int]) -> None:
-        """Go on with these models only. Where memory is short, nothing changes."""
+    def keep(self, models: Sequence[int]) -> Callable[[], None]:
+        """What is to be called to go on with these models only. Where memory is short, nothing has changed by then."""
         index = torch.tensor(models, device=self.device)
         flat, rows = self.flat[index], {}
         for split, of_all in self.rows.items():
@@ -125,9 +125,13 @@ class Runs:
             rows[split] = Rows(
                 of_all.inputs[index, :n], of_all.targets[index, :n], counts, _exists(counts, self.device)
             )
-        self.rows, self.seeds = rows, [self.seeds[i] for i in models]
-        self.module.seeds = tuple(self.module.seeds[i] for i in models)
-        self._bind(flat)
+
+        def take() -> None:
+            self.rows, self.seeds = rows, [self.seeds[i] for i in models]
+            self.module.seeds = tuple(self.module.seeds[i] for i in models)
+            self._bind(flat)
+
+        return take
 
 
 def _rows(inputs: Sequence[Tensor], targets: Sequence[Tensor], device: torch.device) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def spec_of(experiment: Experiment, device: torch.device, data: Data) -> Spec:
 def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choice:
     """The Step that computes the experiment, and why. Raises ValueError where none can."""
     spec = spec_of(experiment, device, data)
-    return choose(spec, why_no_graph(experiment.filter, device, spec.dtype))
+    with backend.using("reference") if spec.is_reference else nullcontext():
+        return choose(spec, why_no_graph(experiment.filter, device, spec.dtype))
 
 
 class Ensemble:
@@ -177,8 +179,9 @@ class Ensemble:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
         diverged_at = self.diverged_at[index]
-        self.runs.keep(models)
+        take = self.runs.keep(models)
         self.optimizer.keep(index)
+        take()
         self.experiments, self.diverged_at = [self.experiments[i] for i in models], diverged_at
         self._shown = [self._shown[i] for i in models]
         self._batch_seeds = self._batch_seeds[index]

@@ -216,7 +216,7 @@ def test_minibatches_are_a_new_permutation_each_epoch():
     for _ in range(2):
         seen = []
         for _ in range(-(-rows // 30)):
-            x, y, _ = ensemble._rows("train", ensemble._chosen())
+            x, y, _ = ensemble.runs.chosen("train", ensemble._chosen())
             assert torch.equal((x[0].sum(1)) % 13, y[0])
             seen.append(x[0])
             ensemble.optimizer.steps += 1

@@ -53,7 +53,9 @@ class Sizes(Observer):
 def test_the_kernels_steps_shrink_with_their_ensemble_to_the_same_bits(replayed, monkeypatch, preset):
     """Here in plain PyTorch: a transformer's tables are those of the ensemble as it was, whoever is left."""
     choose = ensemble.choose
-    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), has_kernels=True))
+    monkeypatch.setattr(
+        ensemble, "choose", lambda spec, why: dataclasses.replace(choose(spec, why), step=spec.model.ways[0])
+    )
     small = {"task.p": 7, "schedule.steps": 12, "schedule.eval_every": 3, "schedule.batch_size": 10}
     small |= {"model.width": 8} if preset == "quick" else {"model.d_model": 16, "model.d_mlp": 16, "model.n_heads": 2}
     soon = {"criteria.threshold": 1e-9, "criteria.sustain": 2, "schedule.stop_after": 0}

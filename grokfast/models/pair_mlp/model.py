@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grokfast import checks, parts
-from grokfast.models.base import Model, Step
+from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
 from grokfast.ops import pair_embed
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
@@ -70,11 +70,6 @@ class PairMLPConfig(Model):
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> PairMLP:
         return PairMLP(self, n_tokens=data.n_tokens, n_answers=data.n_answers, seeds=seeds, dtype=dtype)
-
-    def steps(self) -> Sequence[type[Step]]:
-        from grokfast.models.pair_mlp.steps import Kernels, Operations, Pieces
-
-        return Kernels, Pieces, Operations
 
     def activations(self, data: Data, *, backward: bool) -> int:
         width, answers = self.width, data.n_answers

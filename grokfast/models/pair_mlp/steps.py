@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grokfast.models.autograd import Autograd
 from grokfast.models.base import FUSED, OPERATIONS, Need, Spec, Step
+from grokfast.models.pair_mlp.model import PairMLPConfig
 from grokfast.models.runs import Runs
 from grokfast.ops.pair_step import Layout, PairStep, plan
 from grokfast.ops.pair_step import cpu as pair_rows
@@ -128,3 +129,6 @@ def _layout(runs: Runs) -> Layout:
 def _sizes(spec: Spec) -> dict[str, int]:
     config: Any = spec.model
     return {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers, "width": config.width}
+
+
+PairMLPConfig.ways = (Kernels, Pieces, Operations)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokfast import checks, parts
-from grokfast.models.base import Model, Step
+from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, dropout, embedding, layer_norm, linear
 from grokfast.tasks.data import Data
 
@@ -97,11 +97,6 @@ class TransformerConfig(Model):
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> GrokTransformer:
         sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers, "seq_len": data.seq_len}
         return GrokTransformer(self, **sizes, seeds=seeds, dtype=dtype)
-
-    def steps(self) -> Sequence[type[Step]]:
-        from grokfast.models.transformer.steps import Kernels, Plain, Planned
-
-        return Kernels, Planned, Plain
 
     def n_outputs(self, data: Data) -> int:
         """The logits of a row."""

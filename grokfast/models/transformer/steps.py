@@ -14,6 +14,7 @@ from grokfast.models.autograd import Autograd
 from grokfast.models.base import FUSED, OPERATIONS, PLAIN, Need, Spec, Step
 from grokfast.models.runs import Runs
 from grokfast.models.transformer.memory import memory
+from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan
 from grokfast.models.transformer.planned import logits_of
 from grokfast.models.transformer.planned_step import TransformerStep
@@ -133,3 +134,6 @@ class Plain(Autograd):
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
         on_cpu = spec.device.type == "cpu" and spec.kernels is None
         return super().words(spec, obstacles[1:] if on_cpu else obstacles)
+
+
+TransformerConfig.ways = (Kernels, Planned, Plain)
