@@ -35,6 +35,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.resources import resources
 from grokfast import EMA, MA, Experiment, GrokFast, backend, ops
+from grokfast.models.autograd import Autograd
 from grokfast.optim import Lion
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
@@ -212,7 +213,9 @@ def scenes() -> dict[str, Callable[[], Any]]:
 def _train(experiments: list[Experiment]) -> None:
     """Stretches of training, each with an evaluation; from the second on a GPU captures them."""
     ensemble = Ensemble(experiments)
-    ensemble.plans, ensemble.one_by_one = {"train": [], "test": []}, False  # which are a CPU's ways
+    if isinstance(ensemble.compute, Autograd):
+        ensemble.compute = Autograd(ensemble.runs)
+        ensemble.compute.one_by_one = False  # which is a CPU's way
     replay = Replay(ensemble, [Outcome(e.criteria) for e in experiments])
     perform, seen = replay.graphs.perform, set()
 

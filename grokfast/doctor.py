@@ -13,8 +13,7 @@ import grokfast
 from grokfast import backend
 from grokfast.ops.dispatch import TORCHS_OWN
 from grokfast.training import PRESETS
-from grokfast.training.choice import choose
-from grokfast.training.ensemble import resolve_device
+from grokfast.training.ensemble import choice_of, resolve_device
 
 
 def machine() -> list[tuple[str, str]]:
@@ -87,7 +86,7 @@ def training_steps() -> list[tuple[str, str, str]]:
     """(grokfast run PRESET, where, which training step and why) on the device that it would run on."""
     device, rows = resolve_device("auto"), []
     for name, experiment in PRESETS.items():
-        choice = choose(experiment, device, experiment.task.build(seed=experiment.seed))
+        choice = choice_of(experiment, device, experiment.task.build(seed=experiment.seed))
         rows.append((f"grokfast run {name}", str(device), str(choice)))
     return rows
 

@@ -44,7 +44,7 @@ class Display(Observer):
         self.title = shown(run_ids[0] or experiment.name)
         self.total, self.first, self.steps = experiment.schedule.steps, ensemble.steps, ensemble.steps
         self.begun = self._spoken = time.monotonic()
-        train, test = ensemble.train_targets.shape[1], ensemble.test_targets.shape[1]
+        train, test = (ensemble.rows[split].targets.shape[1] for split in ("train", "test"))
         self._say(
             f"{self.title}: {train:,} training and {test:,} test rows, {ensemble.model.n_parameters:,} parameters, "
             f"{ensemble.device}, up to {self.total:,} steps"

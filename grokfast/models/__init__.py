@@ -1,7 +1,14 @@
-"""What learns: small models with a leading ensemble axis."""
+"""What learns: small models with a leading ensemble axis, and the ways to compute them."""
 
+from grokfast.models import autograd
+from grokfast.models.base import Model, Step
+from grokfast.models.pair_mlp import steps as _pair_mlp
 from grokfast.models.pair_mlp.model import PairMLP, PairMLPConfig
+from grokfast.models.transformer import steps as _transformer
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.plan import Plan
 
-__all__ = ["GrokTransformer", "PairMLP", "PairMLPConfig", "Plan", "TransformerConfig"]
+# What computes a model registers itself with it: models know nothing of their Steps.
+WAYS = (autograd, _pair_mlp, _transformer)
+
+__all__ = ["GrokTransformer", "Model", "PairMLP", "PairMLPConfig", "Plan", "Step", "TransformerConfig"]

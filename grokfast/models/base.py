@@ -6,15 +6,23 @@ memory plan say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
 
+from grokfast import backend
 from grokfast.losses import Loss
 from grokfast.parts import Part
 from grokfast.tasks.data import Data, Task
+
+if TYPE_CHECKING:
+    from grokfast.models.runs import Runs
+
+FUSED, OPERATIONS, PLAIN = "fused step", "fused operations", "plain PyTorch"
 
 
 class Need(NamedTuple):
@@ -23,12 +31,20 @@ class Need(NamedTuple):
     held: int
     passing: int
 
+    @property
+    def total(self) -> int:
+        return self.held + self.passing
+
 
 @dataclass(frozen=True)
 class Model(Part):
-    """Base of the models. One of one's own is a frozen dataclass with a `build`."""
+    """Base of the models. One of one's own is a frozen dataclass with a `build`.
+
+    ways: the Steps that may compute it, the fastest first, one that takes everything last; by default autograd alone.
+    """
 
     family: ClassVar[str] = "model"
+    ways: ClassVar[tuple[type[Step], ...]]
 
     def why_not_task(self, task: Task) -> str:
         """Why the model does not take the task's data, where that can be said before they are made; empty otherwise."""
@@ -39,19 +55,25 @@ class Model(Part):
         return ""
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
-        """E = len(seeds) models as a module: parameters [E, ...], forward(inputs [E, B, ...]) -> [E, B, n_outputs]."""
+        """E = len(seeds) models as a nn.ensemble.EnsembleModule: parameters [E, ...] and
+        forward(inputs [E, B, ...], generators=None) -> [E, B, n_outputs]."""
         raise NotImplementedError
 
-    def steps(self) -> Sequence[type[Any]]:
-        """The Steps that may compute it, the fastest first, plain PyTorch last."""
-        raise NotImplementedError
+    def activations(self, data: Data, *, backward: bool) -> int:
+        """Numbers per row of data that are in memory together at most, in plain PyTorch.
+
+        With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.
+        Here: twice what autograd keeps of two rows.
+        """
+        return 2 * kept_by_autograd(self, data)
 
 
 @dataclass(frozen=True, eq=False)
 class Spec:
     """What decides which Step computes a run.
 
-    data: that of the largest run. batch_size: rows of a step, None: all. is_reference: plain PyTorch is asked for.
+    data: that of the run with the most rows. products: as they are wished for. batch_size: rows of a step, None: all.
+    is_reference: plain PyTorch is asked for. changes_rows: whether rows are changed before they are shown.
     """
 
     model: Model
@@ -62,3 +84,145 @@ class Spec:
     products: str
     batch_size: int | None
     is_reference: bool
+    changes_rows: bool = False
+
+    @property
+    def kernels(self) -> str | None:
+        """Which kernels the device has for fused steps: "triton", "cuda" or None."""
+        return None if self.is_reference else backend.device_kernels(self.device)
+
+    @property
+    def why_no_extension(self) -> str:
+        """Why the C++ extension does not compute it; empty where it may."""
+        if self.is_reference:
+            return "plain PyTorch is asked for"
+        if self.device.type != "cpu" or self.kernels is not None:
+            return "the C++ extension is a CPU's"
+        if backend.extension() is None:
+            return backend.why_no_extension()
+        return "" if self.dtype is torch.float32 else f"the C++ extension takes no {_name(self.dtype)}"
+
+    @property
+    def why_no_triton(self) -> str:
+        """Why Triton's kernels do not compute it; empty where they may."""
+        if self.is_reference:
+            return "plain PyTorch is asked for"
+        if self.kernels == "triton":
+            return ""
+        return backend.why_no_device_kernels(self.device) or "the step's kernels need Triton"
+
+
+class Step(ABC):
+    """A way to compute the loss and gradient of `runs`; nothing of it waits for the device.
+
+    has_products: whether it multiplies in the precision that `Spec.products` names. takes_padding: whether rows of a
+    batch may be -1, no row, so that all batches have one shape. splits: S, `gradient` writes grad [E, P] where it is
+    1, else [S, E, P], whose sum in their order is the gradient.
+    """
+
+    has_products: ClassVar[bool] = False
+    takes_padding: bool = True
+    splits: int = 1
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+
+    @classmethod
+    @abstractmethod
+    def why_not(cls, spec: Spec) -> str:
+        """Why this is no way for such a run; empty where it is."""
+
+    @classmethod
+    @abstractmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        """FUSED, OPERATIONS or PLAIN, and how or why, given what stood in the way of the faster Steps."""
+
+    @classmethod
+    @abstractmethod
+    def memory(cls, spec: Spec, *, n_parameters: int, rows: Mapping[str, int], batch: int, products: str) -> Need:
+        """Of a run with so many rows in each split and in a batch, beside weights, gradient, optimizer and data."""
+
+    @classmethod
+    def why_no_graph(cls, spec: Spec) -> str:
+        """What of it needs the host, which a graph cannot ask; empty where nothing does."""
+        return ""
+
+    @abstractmethod
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        """Write grad, as `splits` says, and loss and accuracy [E] of the training rows `batch` [E, B], None: of all."""
+
+    @abstractmethod
+    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
+        """Write loss and accuracy [E] over a split."""
+
+    def keep(self, models: Sequence[int]) -> Step:
+        """That of `runs`, of which only these models are left by now: for each of them the same bits."""
+        return type(self)(self.runs)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The Step, in words, in which precision products of fp32 matrices are made, and why steps are not replayed.
+
+    why_no_replay is empty where many steps are replayed at a time.
+    """
+
+    step: type[Step]
+    name: str
+    reason: str
+    products: str
+    why_no_replay: str
+
+    def __str__(self) -> str:
+        steps = f"one step at a time: {self.why_no_replay}" if self.why_no_replay else "evaluation to evaluation"
+        return f"{self.name} ({self.reason}), {self.products} products, {steps}"
+
+
+def choose(spec: Spec, why_no_graph: str = "") -> Choice:
+    """The first of the model's Steps that takes the run. `why_no_graph`: what else of a step needs the host.
+
+    Raises ValueError where products are asked for that a CPU does not have, or where the data do not fit.
+    """
+    wish, device = spec.products, spec.device
+    if device.type == "cpu" and wish != "ieee" and spec.kernels is None:
+        raise ValueError(f"products must be 'ieee' on a CPU, which has no others, got {wish!r}")
+    if why := spec.model.why_not(spec.data) or spec.loss.why_not(spec.data):
+        raise ValueError(why)
+    obstacles: list[str] = []
+    for step in spec.model.ways:
+        why = step.why_not(spec)
+        if not why:
+            break
+        obstacles.append(why)
+    else:
+        raise ValueError(f"{type(spec.model).__name__} has no way to compute it: {'; '.join(obstacles)}")
+    name, reason = step.words(spec, obstacles)
+    if wish != "ieee" and not step.has_products:
+        reason = f"{reason}; no {wish} products"
+    if device.type != "cuda" and spec.kernels is None:
+        why_no_graph = "a CPU has no graphs" if device.type == "cpu" else f"no graphs on {device.type}"
+    else:
+        why_no_graph = step.why_no_graph(spec) or why_no_graph
+    return Choice(step, name, reason, wish if step.has_products else "ieee", why_no_graph)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def kept_by_autograd(model: Model, data: Data) -> int:
+    """Numbers of a row that the backward pass of a model of plain PyTorch needs, counted on two rows."""
+    module: Any = model.build(data)
+    ours, kept = {p.untyped_storage().data_ptr() for p in module.parameters()}, 0
+
+    def count(t: Tensor) -> Tensor:
+        nonlocal kept
+        if t.untyped_storage().data_ptr() not in ours:
+            kept += t.numel()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        module(data.train.inputs[:2].expand(1, -1, -1))
+    return kept // min(2, len(data.train)) + 2 * data.n_answers

@@ -163,9 +163,8 @@ class Loop:
                 if self.living and self._is_to_be_saved():
                     self._save()
             if self.living and is_sparse:
-                step, models = self.replay.step, [run.row for run in self.living]
                 self._shrink()
-                self.replay = Replay(ensemble, [run.outcome for run in self.living], step.keep(ensemble, models))
+                self.replay = Replay(ensemble, [run.outcome for run in self.living])
 
     def _take(self, ahead: Window | None = None) -> None:
         """Look at the evaluation that is under way, if there is one, and end the runs that are over.

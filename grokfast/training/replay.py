@@ -19,7 +19,6 @@ from grokfast.training.batches import Batches
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.moments import Moments
 from grokfast.training.outcome import Outcome
-from grokfast.training.step import Step, step_of
 from grokfast.training.watch import Watch
 
 LONGEST = 200  # steps in a graph
@@ -74,8 +73,8 @@ class Replay:
     made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far.
     """
 
-    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome], step: Step | None = None) -> None:
-        self.ensemble, self.step = ensemble, step or step_of(ensemble)
+    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome]) -> None:
+        self.ensemble, self.step = ensemble, ensemble.compute
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         splits = [] if self.step.splits == 1 else [self.step.splits]  # summed by the optimizer's step
         self.grad = ensemble.flat.new_zeros(*splits, *ensemble.flat.shape)

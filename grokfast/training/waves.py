@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
 
 import torch
 
-from grokfast.models import GrokTransformer, PairMLP, PairMLPConfig, TransformerConfig
-from grokfast.models.transformer.memory import memory
-from grokfast.ops.pair_step import plan
+from grokfast.models.base import Need
+from grokfast.models.runs import ALIGNMENT
 from grokfast.schedules.batches import has_batches
-from grokfast.tasks import Data
-from grokfast.training.choice import choose
-from grokfast.training.ensemble import ALIGNMENT, Ensemble, resolve_device
+from grokfast.tasks import Split
+from grokfast.training.ensemble import Ensemble, choice_of, resolve_device, spec_of
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
 from grokfast.transforms.base import Layout
 from grokfast.transforms.flat import state_slots
 
 SHARE = 0.9  # of the free memory that is planned with: blocks of memory are rounded up, graphs have some of their own
-
-
-class Need(NamedTuple):
-    """Bytes of device memory for one run: what it holds throughout, and what a step or an evaluation takes beside."""
-
-    held: int
-    passing: int
-
-    @property
-    def total(self) -> int:
-        return self.held + self.passing
 
 
 def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> Need:
@@ -43,70 +28,28 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     data = experiment.task.build(seed=experiment.seed)
     others = {e.task.n_rows(): e for e in among}  # what else differs changes no size
     sets = [data, *(e.task.build(seed=e.seed) for e in others.values())]
-    rows, tests = max(len(d.train.inputs) for d in sets), max(len(d.test.inputs) for d in sets)
-    length = data.seq_len
+    rows = {name: max(len(d.splits[name]) for d in sets) for name in data.splits}
     dtype = getattr(torch, experiment.precision)
-    size, layout = dtype.itemsize, layout_of(experiment, data)
+    device, module = resolve_device(experiment.device), experiment.model.build(data)
+    layout = Layout.of({name: p.shape[1:] for name, p in module.named_parameters()})
     parameters = -(-layout.size // ALIGNMENT) * ALIGNMENT
     slots = state_slots(experiment.optimizer, experiment.filter, layout, parameters, dtype)
-    held = parameters * size * 3 + sum(slot.bytes for slot in slots.values())  # weights, gradient, weights at the end
-    held += 8 * (rows + tests) * (length + 1)
-    batch = min(experiment.schedule.batch_size or rows, rows)
-    if batch < rows or has_batches(experiment.schedule.changes):
+    held = 3 * parameters * dtype.itemsize  # weights, gradient, weights at the end
+    held += sum(slot.bytes for slot in slots.values())
+    held += sum(n * split_bytes(data.splits[name]) for name, n in rows.items())
+    batch = min(experiment.schedule.batch_size or rows["train"], rows["train"])
+    if batch < rows["train"] or has_batches(experiment.schedule.changes):
         steps = min(LONGEST, experiment.schedule.eval_every)
         held += 8 * batch * (1 + steps)
-    device = resolve_device(experiment.device)
-    choice = choose(experiment, device, data)
-    if choice.has_kernels and isinstance(experiment.model, PairMLPConfig):
-        sizes = {"width": experiment.model.width, "n_tokens": data.n_tokens, "n_answers": data.n_answers}
-        scratch = plan.memory(1, batch, **sizes, precision=choice.products)
-        return Need(held + 24 * (rows + tests), scratch)
-    if choice.has_kernels and isinstance(experiment.model, TransformerConfig):
-        outputs = data.n_answers if experiment.model.outputs == "answers" else data.n_tokens
-        taken = partial(
-            memory, experiment.model, n_tokens=data.n_tokens, n_outputs=outputs, n_parameters=parameters,
-            precision=choice.products,
-        )  # fmt: skip
-        train = taken(tokens=data.train.inputs, n_batch=batch if batch < rows else None)
-        test = taken(tokens=data.test.inputs, n_batch=None, trains=False)
-        return Need(held + train.held + test.held, max(train.gradient, train.measure, test.measure))
-    forward, both = (activations(experiment, data, backward=backward) for backward in (False, True))
-    gradients = parameters * size
-    return Need(held, max(size * batch * both + gradients, size * max(rows, tests) * forward))
+    choice = choice_of(experiment, device, data)
+    spec = spec_of(experiment, device, data)
+    need = choice.step.memory(spec, n_parameters=parameters, rows=rows, batch=batch, products=choice.products)
+    return Need(held + need.held, need.passing)
 
 
-def layout_of(experiment: Experiment, data: Data) -> Layout:
-    """Where the parameters of one model lie."""
-    model: PairMLP | GrokTransformer
-    if isinstance(experiment.model, PairMLPConfig):
-        model = PairMLP(experiment.model, n_tokens=data.n_tokens, n_answers=data.n_answers)
-    else:
-        model = GrokTransformer(
-            cast(TransformerConfig, experiment.model),
-            n_tokens=data.n_tokens,
-            n_answers=data.n_answers,
-            seq_len=data.seq_len,
-        )
-    return Layout.of({name: p.shape[1:] for name, p in model.named_parameters()})
-
-
-def activations(experiment: Experiment, data: Data, *, backward: bool) -> int:
-    """Numbers per row of data that are in memory together at most, in plain PyTorch.
-
-    With `backward`, what each operation keeps and the gradients at the widest place; else the widest place alone.
-    """
-    config: Any = experiment.model
-    if isinstance(config, PairMLPConfig):
-        width, answers = config.width, data.n_answers
-        widest = max(4 * width, 5 * answers) + max(width, 2 * answers)
-        return 2 * width * config.depth + 2 * answers + max(width, 3 * answers) if backward else widest
-    positions, d_model = data.seq_len, config.d_model
-    outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
-    norms = 0 if config.norm == "none" else 2 * d_model
-    of_layer = positions * (8 * d_model + norms + 2 * config.d_mlp + 3 * config.n_heads * positions)
-    scores, hidden = 3 * config.n_heads * positions, 2 * config.d_mlp
-    widest = max(positions * max(7 * d_model + scores, 3 * d_model + hidden), 5 * outputs)
-    return config.n_layers * of_layer + 3 * outputs + positions * (2 * d_model + hidden) if backward else widest
+def split_bytes(split: Split) -> int:
+    """Of one row of a split."""
+    return sum(t[:1].nbytes for t in (split.inputs, split.targets))
 
 
 def free_bytes(device: torch.device) -> int:

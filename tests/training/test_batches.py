@@ -16,7 +16,7 @@ def test_a_ring_of_batches_holds_what_a_step_by_step_run_takes(size, stretch):
     changes = [{"seed": 1}, {"seed": 2, "schedule.batch_seed": 9}]
     experiments = [TINY.override({**change, "schedule.batch_size": size, "device": str(DEVICE)}) for change in changes]
     ensemble = Ensemble(experiments)
-    rows = ensemble.train_targets.shape[1]
+    rows = ensemble.rows["train"].targets.shape[1]
     assert rows == 19
     batches = Batches(Orders(experiments, [rows] * 2, size), 2, DEVICE, stretch)
     step = ensemble.optimizer.steps = 2  # taken up in the middle of an epoch

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from grokfast import MA, Experiment, backend, doctor
-from grokfast.training.choice import FUSED, OPERATIONS, PLAIN, choose
-from grokfast.training.ensemble import Ensemble
+from grokfast.models.base import FUSED, OPERATIONS, PLAIN
+from grokfast.training.ensemble import Ensemble, choice_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 QUICK, NANDA = Experiment.preset("quick"), Experiment.preset("nanda")
 
 
 def choice(experiment, device):
-    return choose(experiment, device, experiment.task.build())
+    return choice_of(experiment, device, experiment.task.build())
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_on_a_gpu_the_kernels_are_taken_where_they_fit(gpu, base, change, name, 
     found = choice(base.override(change), GPU)
     assert found.name == name
     assert reason in found.reason
-    assert found.has_kernels == ("Triton" in reason)
+    assert found.step.has_products == ("Triton" in reason)
     assert found.products == "ieee"
     assert bool(found.why_no_replay) == bool(change.get("model.dropout"))
     assert str(found).startswith(f"{name} (")

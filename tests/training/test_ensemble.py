@@ -4,6 +4,9 @@ import torch.nn.functional as F
 
 from grokfast import EMA, MA, Experiment, backend
 from grokfast.models import TransformerConfig
+from grokfast.models.transformer import steps
+from grokfast.models.transformer.planned import logits_of
+from grokfast.models.transformer.steps import Planned
 from grokfast.training.ensemble import Ensemble, check_together, resolve_device
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 33})
@@ -70,7 +73,7 @@ def test_an_evaluation_that_works_for_the_next_step_changes_no_bit(case, engine,
         for i in range(8):
             if i % 3 == 0:
                 assert saving.evaluate(goes_on=True) == plain.evaluate()
-                assert (saving._ahead is None) == (saving.dropout > 0 or saving.schedule.batch_size is not None)
+                assert (saving._ahead is None) == (saving.compute.dropout > 0 or saving.schedule.batch_size is not None)
             saving.step()
             plain.step()
         assert saving.evaluate() == plain.evaluate()
@@ -101,22 +104,23 @@ def test_planned_training_is_ordinary_training(preset, batch_size):
     small = {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24, "schedule.batch_size": batch_size}
     experiment = Experiment.preset(preset).override({**small, "precision": "float64", "optimizer.eps": 1e-3})
     planned = advance([experiment, experiment.override({"seed": 1})], 12)
-    assert planned._is_planned(0)
+    assert isinstance(planned.compute, Planned)
     with backend.using("reference"):
         ordinary = advance([experiment, experiment.override({"seed": 1})], 12)
-        assert not ordinary._is_planned(0)
+        assert not isinstance(ordinary.compute, Planned)
         expected = ordinary.evaluate()
     torch.testing.assert_close(planned.flat, ordinary.flat, rtol=1e-9, atol=1e-11)
     for got, right in zip(planned.evaluate(), expected):
         assert got == pytest.approx(right, rel=1e-9)
 
 
-def test_dropout_is_not_planned_for_but_evaluation_is():
-    ensemble = Ensemble([CASES["transformer dropout"]])
-    ensemble.model.train()
-    assert not ensemble._is_planned(0)
-    ensemble.model.eval()
-    assert ensemble._is_planned(0)
+def test_dropout_is_not_planned_for_but_evaluation_is(monkeypatch):
+    ensemble, planned = Ensemble([CASES["transformer dropout"]]), []
+    monkeypatch.setattr(steps, "logits_of", lambda *args: planned.append(args) or logits_of(*args))
+    ensemble.step()
+    assert not planned
+    ensemble.measure("test")
+    assert len(planned) == 1
 
 
 def test_planned_training_without_the_extension(monkeypatch):
@@ -125,7 +129,7 @@ def test_planned_training_without_the_extension(monkeypatch):
     monkeypatch.setattr(backend, "built", lambda: (None, "hidden"))
     for experiment, expected in zip(experiments, with_it):
         ensemble = advance([experiment], 5)
-        assert ensemble._is_planned(0)
+        assert isinstance(ensemble.compute, Planned)
         torch.testing.assert_close(ensemble.flat, expected.flat, rtol=1e-4, atol=1e-6)
 
 
@@ -207,23 +211,23 @@ def test_float64_is_the_eager_script_to_rounding():
 
 def test_minibatches_are_a_new_permutation_each_epoch():
     ensemble = Ensemble([TINY.override({"schedule.batch_size": 30, "schedule.batch_seed": 5})])
-    rows = ensemble.train_targets.shape[1]
+    rows = ensemble.rows["train"].targets.shape[1]
     epochs = []
     for _ in range(2):
         seen = []
         for _ in range(-(-rows // 30)):
-            x, y, _ = ensemble._rows("train", ensemble._chosen())
+            x, y, _ = ensemble.runs.chosen("train", ensemble._chosen())
             assert torch.equal((x[0].sum(1)) % 13, y[0])
             seen.append(x[0])
             ensemble.optimizer.steps += 1
         assert len(seen[-1]) == rows - 30 * (len(seen) - 1)
         epochs.append(torch.cat(seen))
-        assert torch.equal(epochs[-1].unique(dim=0), ensemble.train_inputs[0].unique(dim=0))
+        assert torch.equal(epochs[-1].unique(dim=0), ensemble.rows["train"].inputs[0].unique(dim=0))
     assert not torch.equal(*epochs)
 
 
 def test_a_batch_of_the_whole_set_is_full_batch():
-    size = Ensemble([TINY]).train_targets.shape[1]
+    size = Ensemble([TINY]).rows["train"].targets.shape[1]
     assert torch.equal(advance([TINY], 3).flat, advance([TINY.override({"schedule.batch_size": size})], 3).flat)
 
 

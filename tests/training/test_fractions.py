@@ -8,6 +8,7 @@ import torch
 
 from grokfast import EMA, MA, Experiment, backend, train
 from grokfast.models import TransformerConfig
+from grokfast.models.autograd import Autograd
 from grokfast.store import RunStore
 from grokfast.training import Interrupted, Observer, ensemble, resume
 from grokfast.training.ensemble import Ensemble, check_together
@@ -73,7 +74,7 @@ def test_those_who_leave_and_those_who_resume_disturb_no_one(case):
     part = advance(experiments, 7)
     states = [{name: t.clone() for name, t in part.checkpoint(e).items()} for e in range(3)]
     part.keep([0, 1])  # the largest is gone
-    assert part.train_targets.shape[1] == max(part.n_rows["train"])
+    assert part.rows["train"].targets.shape[1] == max(part.rows["train"].counts)
     resumed = Ensemble(experiments[::-1])
     for e in range(3):
         resumed.restore(e, states[2 - e], 7)
@@ -87,12 +88,12 @@ def test_those_who_leave_and_those_who_resume_disturb_no_one(case):
 
 def test_what_one_has_not_repeats_its_first_row():
     made = Ensemble(fractions(TINY))
-    assert made.n_rows == {"train": [84, 50, 135], "test": [85, 119, 34]}
-    assert made.is_ragged
-    for e, n in enumerate(made.n_rows["train"]):
-        assert made.train_inputs[e, :n].unique(dim=0).shape[0] == n
-        assert (made.train_inputs[e, n:] == made.train_inputs[e, 0]).all()
-        assert (made.train_targets[e, n:] == made.train_targets[e, 0]).all()
+    assert {split: rows.counts for split, rows in made.rows.items()} == {"train": [84, 50, 135], "test": [85, 119, 34]}
+    assert made.runs.is_ragged
+    for e, n in enumerate(made.rows["train"].counts):
+        assert made.rows["train"].inputs[e, :n].unique(dim=0).shape[0] == n
+        assert (made.rows["train"].inputs[e, n:] == made.rows["train"].inputs[e, 0]).all()
+        assert (made.rows["train"].targets[e, n:] == made.rows["train"].targets[e, 0]).all()
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "fp64" in name] + ["mlp minibatch larger than a set"])
@@ -100,10 +101,13 @@ def test_all_at_once_as_on_a_gpu_is_one_after_the_other(case):
     made = Ensemble(fractions(CASES[case].override({"precision": "float64"})))
     chosen, grad = made._chosen(), torch.zeros_like(made.flat)
     loss, accuracy, expected = made.gradient(chosen)
-    with torch.enable_grad():
-        found = made._at_once("train", chosen, grad)
+    right = made.measure("test")
+    made.compute = Autograd(made.runs)
+    made.compute.one_by_one = False
+    found = [torch.empty_like(loss) for _ in range(2)]
+    made.compute.gradient(made.flat, grad, found[0], chosen, found[1])
     torch.testing.assert_close((*found, grad), (loss, accuracy, expected), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(made._at_once("test", None, None), made.measure("test"), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(made.measure("test"), right, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("change", [{}, {"schedule.batch_size": 20}, {"schedule.batch_size": 60}])
@@ -154,8 +158,11 @@ def test_a_transformers_steps_are_each_alone_to_rounding(monkeypatch, batch_size
     small = {**SMALL, "task.p": 7, "model.d_mlp": 16, "model.n_heads": 2, "schedule.batch_size": batch_size}
     experiments = fractions(Experiment.preset("power").override({**small, "precision": "float64", "schedule.steps": 8}))
     choose = ensemble.choose
-    options = {"has_kernels": True, "why_no_replay": ""}
-    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), **options))
+
+    def kernels(spec, why):
+        return dataclasses.replace(choose(spec, why), step=spec.model.ways[0], why_no_replay="")
+
+    monkeypatch.setattr(ensemble, "choose", kernels)
     with backend.using("reference"):
         replays = [
             Replay(Ensemble(some), [Outcome(e.criteria) for e in some])
@@ -173,7 +180,7 @@ def test_memory_is_planned_for_the_largest_of_all():
     alone, together = ([bytes_per_run(e, among=others) for e in both] for others in ([], both))
     assert together[0] == together[1]
     data = [
-        sum(t.nbytes for t in (made.train_inputs, made.train_targets, made.test_inputs, made.test_targets))
+        sum(t.nbytes for t in [t for rows in made.rows.values() for t in (rows.inputs, rows.targets)])
         for made in (Ensemble(both[:1]), Ensemble(both[1:]), Ensemble(both))
     ]
     assert [2 * (together[0].held - own.held) for own in alone] == [data[2] - 2 * data[0], data[2] - 2 * data[1]]

@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grokfast import MA, Experiment, backend, train
+from grokfast.models.base import FUSED, PLAIN
 from grokfast.store import RunStore
 from grokfast.store.records import records_of
 from grokfast.training import Interrupted, Observer, ensemble, loop, resume
-from grokfast.training.choice import FUSED, PLAIN
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import StopAt, same_result
 from tests.training.replays import GROKS, OPTIONS, TINY, follow, variants
@@ -53,7 +53,9 @@ class Sizes(Observer):
 def test_the_kernels_steps_shrink_with_their_ensemble_to_the_same_bits(replayed, monkeypatch, preset):
     """Here in plain PyTorch: a transformer's tables are those of the ensemble as it was, whoever is left."""
     choose = ensemble.choose
-    monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), has_kernels=True))
+    monkeypatch.setattr(
+        ensemble, "choose", lambda spec, why: dataclasses.replace(choose(spec, why), step=spec.model.ways[0])
+    )
     small = {"task.p": 7, "schedule.steps": 12, "schedule.eval_every": 3, "schedule.batch_size": 10}
     small |= {"model.width": 8} if preset == "quick" else {"model.d_model": 16, "model.d_mlp": 16, "model.n_heads": 2}
     soon = {"criteria.threshold": 1e-9, "criteria.sustain": 2, "schedule.stop_after": 0}

@@ -31,7 +31,7 @@ def memory_of(experiment, models):
     """Bytes of the tensors that a replayed ensemble holds throughout, but for counters."""
     replay = Replay(Ensemble([experiment] * models), [Outcome(experiment.criteria)] * models)
     made = replay.ensemble
-    data = [made.train_inputs, made.train_targets, made.test_inputs, made.test_targets]
+    data = [t for rows in made.rows.values() for t in (rows.inputs, rows.targets)]
     held = [made.flat, replay.grad, replay.watch.kept, *made.optimizer.state.values(), *data]
     if replay.batches is not None:
         held += [replay.batches.ring, replay.batches._batch]

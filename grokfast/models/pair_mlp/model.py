@@ -14,7 +14,7 @@ from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
 from grokfast.ops import pair_embed
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
-from grokfast.tasks.data import Task
+from grokfast.tasks.data import Data, Task
 
 Activation = Literal["relu", "square", "gelu", "abs"]
 Init = Literal["torch", "gromov"]
@@ -61,6 +61,20 @@ class PairMLPConfig(Model):
             return ""
         layout = f", got {task.layout!r}" if hasattr(task, "layout") else f": two tokens, not {task.seq_len}"
         return f"task.layout must be 'pair' for a PairMLP{layout}"
+
+    def why_not(self, data: Data) -> str:
+        x, y = data.train.inputs, data.train.targets
+        if data.n_tokens and x.shape[1] == 2 and y.ndim == 1 and not data.is_real:
+            return ""
+        return f"a PairMLP takes inputs [N, 2] of tokens and targets [N], the data have {_shape(x)} and {_shape(y)}"
+
+    def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> PairMLP:
+        return PairMLP(self, n_tokens=data.n_tokens, n_answers=data.n_answers, seeds=seeds, dtype=dtype)
+
+    def activations(self, data: Data, *, backward: bool) -> int:
+        width, answers = self.width, data.n_answers
+        widest = max(4 * width, 5 * answers) + max(width, 2 * answers)
+        return 2 * width * self.depth + 2 * answers + max(width, 3 * answers) if backward else widest
 
 
 class PairMLP(EnsembleModule):
@@ -117,6 +131,10 @@ class PairMLP(EnsembleModule):
         for layer in self.hidden:
             h = ACTIVATIONS[self.config.activation](layer(h))
         return self.out(h)
+
+
+def _shape(t: Tensor) -> str:
+    return f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}"
 
 
 class _Linear(nn.Module):

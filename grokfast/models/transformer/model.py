@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from grokfast import checks, parts
 from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, dropout, embedding, layer_norm, linear
+from grokfast.tasks.data import Data
 
 Activation = Literal["relu", "gelu"]
 Norm = Literal["none", "pre", "post", "replace"]
@@ -83,6 +84,31 @@ class TransformerConfig(Model):
         fields.boolean("tied", "attention_bias", "mlp_bias", "residual", "causal")
         fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
         fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
+
+    def why_not(self, data: Data) -> str:
+        x, y = data.train.inputs, data.train.targets
+        if data.n_tokens and y.ndim == 1 and not data.is_real:
+            return ""
+        return (
+            "a transformer takes inputs [N, T] of tokens and targets [N], the data have "
+            f"{list(x.shape)} {x.dtype} and {list(y.shape)} {y.dtype}"
+        )
+
+    def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> GrokTransformer:
+        sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers, "seq_len": data.seq_len}
+        return GrokTransformer(self, **sizes, seeds=seeds, dtype=dtype)
+
+    def n_outputs(self, data: Data) -> int:
+        """The logits of a row."""
+        return data.n_answers if self.outputs == "answers" else data.n_tokens
+
+    def activations(self, data: Data, *, backward: bool) -> int:
+        positions, d, outputs = data.seq_len, self.d_model, self.n_outputs(data)
+        norms = 0 if self.norm == "none" else 2 * d
+        of_layer = positions * (8 * d + norms + 2 * self.d_mlp + 3 * self.n_heads * positions)
+        scores, hidden = 3 * self.n_heads * positions, 2 * self.d_mlp
+        widest = max(positions * max(7 * d + scores, 3 * d + hidden), 5 * outputs)
+        return self.n_layers * of_layer + 3 * outputs + positions * (2 * d + hidden) if backward else widest
 
 
 class GrokTransformer(EnsembleModule):

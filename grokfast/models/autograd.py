@@ -1,0 +1,104 @@
+"""The Step that takes every model: its own forward pass and autograd, on fused operations where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from grokfast.models.base import PLAIN, Model, Need, Spec, Step
+from grokfast.models.runs import Runs
+from grokfast.seeds import generator
+
+
+class Autograd(Step):
+    """On a CPU one model after the other, each of which keeps its processor busy and has the bits that it has alone."""
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs)
+        self.takes_padding = runs.is_ragged
+        self.dropout = float(getattr(runs.spec.model, "dropout", 0.0))
+        self.one_by_one = runs.device.type == "cpu"
+        self.loss = runs.spec.loss
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        return ""
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        if spec.is_reference:
+            return PLAIN, "asked for"
+        return PLAIN, obstacles[0] if obstacles else "the model's own forward pass, and autograd"
+
+    @classmethod
+    def memory(cls, spec: Spec, *, n_parameters: int, rows: Mapping[str, int], batch: int, products: str) -> Need:
+        size = spec.dtype.itemsize
+        forward, both = (spec.model.activations(spec.data, backward=backward) for backward in (False, True))
+        return Need(0, max(size * batch * both + n_parameters * size, size * max(rows.values()) * forward))
+
+    @classmethod
+    def why_no_graph(cls, spec: Spec) -> str:
+        return "dropout draws its masks on the host" if getattr(spec.model, "dropout", 0.0) else ""
+
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        self.runs.module.train()
+        with torch.enable_grad():
+            self._losses("train", batch, grad, loss, accuracy)
+
+    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
+        self.runs.module.eval()
+        with torch.no_grad():
+            self._losses(split, None, None, loss, accuracy)
+
+    def _losses(
+        self, split: str, batch: Tensor | None, grad: Tensor | None, loss: Tensor, accuracy: Tensor | None
+    ) -> None:
+        """Write losses and accuracies [E]; `grad` [E, P] receives the gradients."""
+        has_own_masks = self.dropout and self.runs.is_ragged  # of dropout, as large as a run's own batch
+        if not self.one_by_one and not has_own_masks:
+            found = self._at_once(split, batch, grad)
+        else:
+            if grad is not None:
+                grad[:, self.runs.layout.size :].zero_()
+            of_models = [self.of_model(e, split, batch, grad) for e in range(len(self.runs.flat))]
+            found = tuple(torch.cat(column) for column in zip(*of_models))
+        loss.copy_(found[0])
+        if accuracy is not None:
+            accuracy.copy_(found[1])
+
+    def _at_once(self, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, ...]:
+        runs = self.runs
+        x, y, exists = runs.chosen(split, batch)
+        if runs.augment is not None and grad is not None:
+            x, y = runs.augment(x, y, slice(None))
+        dropout = [generator(seed, "dropout", runs.steps) for seed in runs.seeds] if self.dropout else None
+        loss, accuracy = self.loss(runs.module(x, dropout), y, exists)
+        if grad is not None:
+            runs.flatten(torch.autograd.grad(loss.sum(), list(runs.module.parameters())), grad)
+        return loss.detach(), accuracy
+
+    def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
+        inputs, targets, _ = self.runs.chosen_of(e, split, batch)
+        if self.runs.augment is not None and grad is not None:
+            inputs, targets = (t[0] for t in self.runs.augment(inputs[None], targets[None], slice(e, e + 1)))
+        model, dropout = self.runs.alone(e), None
+        if self.dropout:
+            dropout = [generator(self.runs.seeds[e], "dropout", self.runs.steps)]
+        return self._backward(e, model(inputs[None], dropout), targets, list(model.parameters()), grad)
+
+    def _backward(
+        self, e: int, outputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], grad: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        loss, accuracy = self.loss(outputs, targets[None])
+        if grad is not None:
+            grads = torch.autograd.grad(loss, parameters)
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self.runs.layout.size])
+        return loss.detach(), accuracy
+
+
+Model.ways = (Autograd,)

@@ -1,0 +1,139 @@
+"""The ways to compute a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grokfast import backend
+from grokfast.models.autograd import Autograd
+from grokfast.models.base import FUSED, OPERATIONS, PLAIN, Need, Spec, Step
+from grokfast.models.runs import Runs
+from grokfast.models.transformer.memory import memory
+from grokfast.models.transformer.model import TransformerConfig
+from grokfast.models.transformer.plan import Plan
+from grokfast.models.transformer.planned import logits_of
+from grokfast.models.transformer.planned_step import TransformerStep
+
+
+class Kernels(Step):
+    """Triton's kernels: the planned step of a whole ensemble."""
+
+    has_products = True
+
+    def __init__(self, runs: Runs, steps: dict[str, TransformerStep] | None = None) -> None:
+        super().__init__(runs)
+        self._steps = steps or {
+            split: TransformerStep(
+                runs.module, rows.inputs, rows.targets, n_rows=rows.counts, loss=runs.spec.loss.op or "",
+                precision=runs.products,
+            )
+            for split, rows in runs.rows.items()
+        }  # fmt: skip
+        self._correct = torch.zeros(len(runs.flat), dtype=torch.int32, device=runs.device)
+
+    def keep(self, models: Sequence[int]) -> Kernels:
+        return Kernels(self.runs, {split: step.keep(models) for split, step in self._steps.items()})
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        config: Any = spec.model
+        if why := spec.why_no_triton:
+            return why
+        if spec.changes_rows:
+            return "rows are changed before they are shown"
+        if spec.loss.op is None:
+            return "the loss is not in the kernels"
+        return TransformerStep.fits(config, seq_len=spec.data.seq_len, device=spec.device, dtype=spec.dtype)
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        return FUSED, "Triton, each distinct prefix once"
+
+    @classmethod
+    def memory(cls, spec: Spec, *, n_parameters: int, rows: Mapping[str, int], batch: int, products: str) -> Need:
+        config: Any = spec.model
+        data, outputs = spec.data, config.n_outputs(spec.data)
+        taken = partial(
+            memory, config, n_tokens=data.n_tokens, n_outputs=outputs, n_parameters=n_parameters, precision=products
+        )
+        train = taken(tokens=data.train.inputs, n_batch=batch if batch < rows["train"] else None)
+        tests = [taken(tokens=s.inputs, n_batch=None, trains=False) for n, s in data.splits.items() if n != "train"]
+        passing = max(train.gradient, train.measure, *(test.measure for test in tests))
+        return Need(train.held + sum(test.held for test in tests), passing)
+
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        step = self._steps["train"]
+        step.gradient(flat, grad, loss, self._correct, batch)
+        if accuracy is not None:
+            torch.div(self._correct, step.n_rows, out=accuracy)
+
+    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
+        step = self._steps[split]
+        step.measure(flat, loss, self._correct)
+        torch.div(self._correct, step.n_rows, out=accuracy)
+
+
+class Planned(Autograd):
+    """On a CPU: each distinct prefix once. A step with dropout computes every position of every row after all."""
+
+    def __init__(self, runs: Runs, plans: dict[str, list[Plan]] | None = None) -> None:
+        super().__init__(runs)
+        config: Any = runs.spec.model
+        self.plans = plans or {
+            split: [Plan(config, rows.inputs[e, :n].cpu()) for e, n in enumerate(rows.counts)]
+            for split, rows in runs.rows.items()
+        }
+
+    def keep(self, models: Sequence[int]) -> Planned:
+        return Planned(self.runs, {split: [plans[i] for i in models] for split, plans in self.plans.items()})
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        if spec.is_reference:
+            return "plain PyTorch is asked for"
+        if spec.device.type != "cpu":
+            return "plans without kernels are a CPU's"
+        if not spec.why_no_extension:
+            return ""
+        config: Any = spec.model
+        n = len(spec.data.train)
+        shares = Plan(config, spec.data.train.inputs).shares(min(spec.batch_size or n, n))
+        return "" if shares else f"{spec.why_no_extension}; no two rows have a prefix in common"
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        config: Any = spec.model
+        once = "each distinct prefix once"
+        if config.dropout or spec.changes_rows:
+            once += f", but for {'dropout' if config.dropout else 'rows that are changed'}"
+        if spec.why_no_extension:
+            return PLAIN, f"{once}; {spec.why_no_extension}"
+        return OPERATIONS, f"C++ extension, {once}"
+
+    def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        runs = self.runs
+        if ((self.dropout or runs.augment is not None) and runs.module.training) or backend.current() == "reference":
+            return super().of_model(e, split, batch, grad)
+        _, targets, own = runs.chosen_of(e, split, batch)
+        weights = runs.own[e]
+        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))[None]
+        return self._backward(e, logits, targets, list(weights.values()), grad)
+
+
+class Plain(Autograd):
+    """Every position of every row."""
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        on_cpu = spec.device.type == "cpu" and spec.kernels is None
+        return super().words(spec, obstacles[1:] if on_cpu else obstacles)
+
+
+TransformerConfig.ways = (Kernels, Planned, Plain)
