@@ -111,7 +111,8 @@ def test_planned_training_is_ordinary_training(preset, batch_size):
         expected = ordinary.evaluate()
     torch.testing.assert_close(planned.flat, ordinary.flat, rtol=1e-9, atol=1e-11)
     for got, right in zip(planned.evaluate(), expected):
-        assert got == pytest.approx(right, rel=1e-9)
+        assert got.step == right.step
+        assert got.values == pytest.approx(right.values, rel=1e-9)
 
 
 def test_dropout_is_not_planned_for_but_evaluation_is(monkeypatch):
