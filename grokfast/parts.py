@@ -118,6 +118,18 @@ def _foreign(family: str, name: str, argument: str) -> type[Part]:
     return found
 
 
+def _is_kind(name: str) -> bool:
+    """Whether "module:Name" is a kind of part, or not there at all."""
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return True
+    return isinstance(found, type) and issubclass(found, Part)
+
+
 def chosen(family: str, said: Any, current: Part | None = None, argument: str | None = None) -> Any:
     """The part that is meant: a part, its text, or a mapping of "kind" and fields; None and "none" are None.
 
@@ -135,6 +147,8 @@ def chosen(family: str, said: Any, current: Part | None = None, argument: str | 
         if family == "transform" and len(several_texts := _PLUS.split(said)) > 1:
             return made(find(family, "chain"), {"transforms": several_texts}, argument)
         name, fields = _read(said, argument)
+        if family == "model" and ":" in name and not _is_kind(name):  # a module of one's own
+            name, fields = "module", {"factory": name, **fields}
         kind = find(family, name, argument)
     elif isinstance(said, Mapping):
         fields = dict(said)
@@ -254,6 +268,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(one) for one in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        if callable(value):
+            raise TypeError(f"{checks.shown(value)} cannot be stored: it must be importable, as 'package.module:Name'")
         return value
     plain = {name: to_plain(own) for name, own in fields_of(value).items()}
     return {"kind": name_of(value), **plain} if isinstance(value, Part) else plain

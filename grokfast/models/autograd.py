@@ -96,7 +96,7 @@ class Autograd(Step):
     ) -> tuple[Tensor, Tensor]:
         loss, accuracy = self.loss(outputs, targets[None])
         if grad is not None:
-            grads = torch.autograd.grad(loss, parameters)
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             torch.cat([g.flatten() for g in grads], out=grad[e, : self.runs.layout.size])
         return loss.detach(), accuracy
 

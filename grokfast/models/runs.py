@@ -48,7 +48,11 @@ class Runs:
         self.augment: Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]] | None = None
         self.device, self.seeds, self.steps = spec.device, list(seeds), 0
         self.rows = {
-            split: _rows([d.splits[split].inputs for d in data], [d.splits[split].targets for d in data], self.device)
+            split: _rows(
+                [_typed(d.splits[split].inputs, spec.dtype) for d in data],
+                [_typed(d.splits[split].targets, spec.dtype) for d in data],
+                self.device,
+            )
             for split in spec.data.splits
         }
         self.module = spec.model.build(spec.data, seeds=seeds, dtype=spec.dtype)
@@ -132,6 +136,10 @@ class Runs:
             self._bind(flat)
 
         return take
+
+
+def _typed(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) if t.is_floating_point() else t
 
 
 def _rows(inputs: Sequence[Tensor], targets: Sequence[Tensor], device: torch.device) -> Rows:

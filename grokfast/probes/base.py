@@ -32,17 +32,15 @@ class View:
 class Probe(Part):
     """Base of the probes. One of one's own is a frozen dataclass with `columns` and `measure`.
 
-    needs_host: `measure` asks the host for values of tensors, so that no CUDA graph can hold it: the engine then stops
-    for it at every evaluation.
+    Runs with probes go one step at a time, on a GPU, too: evaluations with them are in no CUDA graph.
     """
 
     family: ClassVar[str] = "probe"
-    needs_host: ClassVar[bool] = False
 
     def columns(self, data: Data) -> Sequence[str]:
         """The names of what it measures, k of them."""
         raise NotImplementedError
 
     def measure(self, view: View, out: Tensor) -> None:
-        """Write out [E, k]."""
+        """Write out, float64 [E, k]; what is left is NaN, a gap in the curve. Nothing is to be returned or changed."""
         raise NotImplementedError

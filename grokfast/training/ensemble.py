@@ -14,10 +14,11 @@ from grokfast.models.base import Choice, Spec, Step, choose
 from grokfast.models.runs import Rows, Runs
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
 from grokfast.schedules.program import Program
-from grokfast.store.records import STANDARD, Record
+from grokfast.store.records import Record
 from grokfast.tasks import Data
 from grokfast.training.batches import Orders
 from grokfast.training.experiment import Experiment, check_together
+from grokfast.training.probing import Probes
 from grokfast.transforms import hypers
 from grokfast.transforms.flat import FlatOptimizer, why_no_graph
 
@@ -50,7 +51,17 @@ def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choic
     """The Step that computes the experiment, and why. Raises ValueError where none can."""
     spec = spec_of(experiment, device, data)
     with backend.using("reference") if spec.is_reference else nullcontext():
-        return choose(spec, why_no_graph(experiment.filter, device, spec.dtype))
+        return choose(spec, why_no_graph(experiment.filter, device, spec.dtype) or _why_no_replay(experiment, data))
+
+
+def _why_no_replay(experiment: Experiment, data: Data) -> str:
+    """What of an evaluation is not on the device."""
+    if experiment.probes:
+        return "probes are measured between the steps"
+    criteria = experiment.criteria
+    if [*data.splits] != ["train", "test"] or (criteria.memorize, criteria.generalize) != ("train", "test"):
+        return "other splits than train and test are measured between the steps"
+    return ""
 
 
 class Ensemble:
@@ -88,6 +99,13 @@ class Ensemble:
         self.optimizer = FlatOptimizer(
             self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments], self.runs.layout
         )
+        self.probes = Probes(common.probes, most)
+        if len({*self.columns}) < len(self.columns):
+            raise ValueError(f"probes must have columns of their own, got {', '.join(self.columns)}")
+        for name in ("memorize", "generalize"):
+            if (split := getattr(common.criteria, name)) not in self.rows:
+                there = ", ".join(map(repr, self.rows))
+                raise ValueError(f"criteria.{name} must be a split of the task, one of {there}, got {split!r}")
         self._follow()
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
 
@@ -168,12 +186,17 @@ class Ensemble:
             train = self._ahead[:2]
         else:
             train = self.measure("train")
-        columns = [*train, *self.measure("test"), self.flat.norm(dim=1)]
-        rows = torch.stack([column.double() for column in columns], 1).tolist()
-        return [
-            Record(self.steps, dict(zip(STANDARD, (train_loss, test_loss, train_accuracy, test_accuracy, norm))))
-            for train_loss, train_accuracy, test_loss, test_accuracy, norm in rows
-        ]
+        losses, accuracies = zip(train, *(self.measure(split) for split in self.rows if split != "train"))
+        columns = [column.double() for column in (*losses, *accuracies, self.flat.norm(dim=1))]
+        table = torch.cat([torch.stack(columns, 1), *self.probes.measure(self.runs)], 1).tolist()
+        return [Record(self.steps, dict(zip(self.columns, row))) for row in table]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of what an evaluation measures."""
+        splits = ["train", *(split for split in self.rows if split != "train")]
+        losses, accuracies = ([f"{split}_{what}" for split in splits] for what in ("loss", "accuracy"))
+        return (*losses, *accuracies, "weight_norm", *self.probes.names)
 
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from typing import Any, overload
 
 from grokfast import backend, checks
+from grokfast.models import Module
+from grokfast.parts import Part
 from grokfast.store import RunStore, StoredRun
 from grokfast.store.run import DONE
 from grokfast.training.ensemble import Ensemble, resolve_device
@@ -32,6 +34,8 @@ def train(
     observers: Sequence[Observer] = ...,
     checkpoint_every: float = ...,
     max_together: int | None = ...,
+    task: Any = ...,
+    model: Any = ...,
 ) -> RunResult: ...
 @overload
 def train(
@@ -41,6 +45,8 @@ def train(
     observers: Sequence[Observer] = ...,
     checkpoint_every: float = ...,
     max_together: int | None = ...,
+    task: Any = ...,
+    model: Any = ...,
 ) -> list[RunResult]: ...
 @undisturbed
 def train(
@@ -50,6 +56,8 @@ def train(
     observers: Sequence[Observer] = (),
     checkpoint_every: float = 10.0,
     max_together: int | None = None,
+    task: Any = None,
+    model: Any = None,
 ) -> RunResult | list[RunResult]:
     """Train one experiment, or several as an ensemble that steps together, to its end; returns a result for each.
 
@@ -68,6 +76,9 @@ def train(
     others follow. Where memory runs out after all, the runs go on in two halves, one after the other, from where they
     were.
 
+    `task` and `model` stand in the place of the experiment's own: parts, their names, or for `model` a function that
+    makes an nn.Module of the data (see grokfast.models.Module).
+
     Blocks around the call, such as torch.inference_mode or autocast, change nothing.
 
     Raises TypeError or ValueError for bad experiments, before anything is stored; StoreError where the store fails;
@@ -77,7 +88,11 @@ def train(
     for experiment in todo:
         if not isinstance(experiment, Experiment):
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
+    todo = [experiment.override(_instead(task, model)) for experiment in todo]
     _check(todo, checkpoint_every, max_together)
+    if store is not None:
+        for experiment in todo:
+            experiment.to_dict()  # what cannot be stored is said before anything is
     keep_freed_memory()
     with _engine(todo[0]), stop_requests() as stop:
         ensemble, wave = first_wave(todo, max_together)
@@ -189,6 +204,13 @@ def go_on(
         )  # fmt: skip
         del ensemble
         return loop.run()
+
+
+def _instead(task: Any, model: Any) -> dict[str, Any]:
+    """The parts that an experiment is to have instead of its own."""
+    if model is not None and callable(model) and not isinstance(model, Part):
+        model = Module(factory=model)
+    return {name: part for name, part in (("task", task), ("model", model)) if part is not None}
 
 
 def _check(experiments: Sequence[Experiment], checkpoint_every: float, max_together: int | None) -> None:
