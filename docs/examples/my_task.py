@@ -1,4 +1,4 @@
-"""A task: is the sum of three numbers below a threshold? grokfast run quick --task my_task:Below --model my_model:Net"""
+"""A task: is the sum of three below a threshold? grokfast run quick --task my_task:Below --model my_model:Net."""
 
 from dataclasses import dataclass
 

@@ -77,7 +77,7 @@ class Runs:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
         width = sum(t[0].numel() for t in tensors)
         padding = tensors[0].new_zeros(len(tensors[0]), -width % ALIGNMENT)
-        return torch.cat([*(t.flatten(1) for t in tensors), padding], 1, out=out)
+        return torch.cat([*(t.reshape(len(t), -1) for t in tensors), padding], 1, out=out)
 
     def _bind(self, flat: Tensor) -> None:
         """Make the module's parameters views of `flat` [E, P]."""
