@@ -90,7 +90,7 @@ def eager_step(
     parameters = [p for p in model.parameters() if p.requires_grad]
     how = "foreach" if compiled else "fused"
     style = {} if device == "cpu" else {how: True, "capturable": capturable}
-    optimizer = kinds[o.name](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
+    optimizer = kinds[o.rule](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
     x, y, size = data.train.inputs.to(device), data.train.targets.to(device), experiment.schedule.batch_size
     if size is not None and capturable:
         x, y, size = x[:size], y[:size], None
@@ -138,7 +138,7 @@ def vmap_step(experiment: Experiment, models: int, device: str) -> Callable[[], 
         name: p.detach().expand(models, *p.shape).clone() for name, p in template.named_parameters() if p.requires_grad
     }
     style = {} if device == "cpu" else {"fused": True}
-    optimizer = kinds[o.name](stacked.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
+    optimizer = kinds[o.rule](stacked.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
 
     def loss_of(parameters: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(template, parameters, (x,)), y)

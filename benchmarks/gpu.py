@@ -27,15 +27,17 @@ from benchmarks.interleave import machine
 TESTS = [
     "ops",
     "nn/test_layers.py",
-    "nn/test_transformer_step.py",
-    "nn/test_fused.py",
+    "models/transformer/test_planned_step.py",
+    "models/transformer/test_fused.py",
+    "transforms/test_clock.py",
+    "transforms/test_flat.py",
     "optim/test_launches.py",
     "optim/test_capturable.py",
     "csrc/test_update.py",
     "csrc/test_update_filters.py",
     "csrc/test_update_on_gpu.py",
 ]
-TRAINING = ("clock", "watch", "batches", "update", "replay", "graphs", "fused_training", "fractions", "whole_runs")
+TRAINING = ("watch", "batches", "replay", "graphs", "fused_training", "fractions", "whole_runs")
 TESTS += [f"training/test_{name}.py" for name in TRAINING]
 COLUMNS = ("name", "median_ms", "host_ms", "ratio", "GB_per_s", "TFLOP_per_s", "model_steps_per_s", "runs_per_minute")
 HEAD = "| | ms | host ms | ratio | GB/s | TFLOP/s | model-steps/s | runs/minute |"

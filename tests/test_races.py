@@ -32,7 +32,7 @@ def a_step(**changes):
     experiments = [experiment, experiment.override({"seed": 1})]
     replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
     reports = replay.launch().read()
-    return [replay.ensemble.flat.clone(), torch.tensor([report.record for report in reports])]
+    return [replay.ensemble.flat.clone(), torch.tensor([[*report.record.values.values()] for report in reports])]
 
 
 def pair_mlp(monkeypatch):

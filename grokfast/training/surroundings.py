@@ -18,7 +18,8 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
     """The function, called as if no block or transform of torch's were around the call.
 
     These are torch.inference_mode, no_grad, autocast, a default device, the transforms of torch.func and torch.compile.
-    What all threads share is left alone: a default dtype or deterministic algorithms change no bits here.
+    Of what all threads share the precision of torch's fp32 products is "highest" meanwhile, as an experiment has a
+    precision of its own; a default dtype or deterministic algorithms, which change no bits here, are left alone.
     """
 
     @functools.wraps(function)
@@ -49,4 +50,7 @@ def _nothing_around() -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        if (products := torch.get_float32_matmul_precision()) != "highest":
+            torch.set_float32_matmul_precision("highest")
+            stack.callback(torch.set_float32_matmul_precision, products)
         yield

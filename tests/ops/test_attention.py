@@ -132,8 +132,12 @@ def test_a_second_derivative_in_fp32(wanted, seen, judge):
         ]
 
     exact = second(torch.float64, "reference")
+    scale = max(right.abs().max().item() for right in exact)
     for got, by_torch, right in zip(second(torch.float32, None), second(torch.float32, "reference"), exact):
-        judge(got, by_torch, right, factor=3)
+        if seen is None:
+            judge(got, by_torch, right, factor=3)
+        else:  # of a single key: plain PyTorch is exact there by luck, the other's terms cancel only to rounding
+            torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.skipif(HAS_GPU, reason="plain PyTorch on a CPU")
