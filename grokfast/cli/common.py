@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from rich.console import Console
 from rich.text import Text
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 NARROWEST = 80  # columns of a table
-SNAPSHOTS = int | tuple[int, ...] | Literal["log"] | None
 
 
 class UsageError(Exception):
@@ -92,7 +91,7 @@ def base_experiment(args: Sequence[str], named: Experiment) -> Experiment:
 
 
 def registry() -> Any:
-    """How tyro reads what is no plain value: kinds of parts in a row, and the steps of snapshots."""
+    """How tyro reads what is no plain value: kinds of parts in a row."""
     import tyro
 
     from grokfast import parts
@@ -114,24 +113,4 @@ def registry() -> Any:
             str_from_instance=lambda value: [",".join(map(parts.shown, value)) or "none"],
         )  # fmt: skip
 
-    @made.primitive_rule
-    def snapshots(info: Any) -> Any:
-        if info.type != SNAPSHOTS:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1, metavar="EVERY|STEP,STEP,...|log|none",
-            instance_from_str=lambda args: _snapshots(args[0]),
-            is_instance=lambda value: True,
-            str_from_instance=lambda value: [
-                ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-            ],
-        )  # fmt: skip
-
     return made
-
-
-def _snapshots(text: str) -> Any:
-    if text in ("none", "log"):
-        return None if text == "none" else text
-    steps = [int(step) for step in text.split(",")]
-    return steps[0] if "," not in text else tuple(steps)

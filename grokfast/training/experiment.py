@@ -41,9 +41,6 @@ class Schedule:
         eval_every: steps between evaluations on the training and the test set.
         stop_after: stop this many steps after generalising; None: run all steps.
         changes: what changes with the step, see grokfast.schedules; they may overlap in nothing.
-        snapshots: after which steps weights are kept: every so many, those listed, or "log" for 0 and 1, 2, 5 times the
-            powers of ten; None: none.
-        snapshot_states: whether snapshots keep all that another run needs to go on from there, too.
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"batch_seed", "stop_after"})
@@ -54,8 +51,6 @@ class Schedule:
     eval_every: int = 10
     stop_after: int | None = None
     changes: tuple[Change, ...] = parts.added(())
-    snapshots: int | tuple[int, ...] | Literal["log"] | None = parts.added(None)
-    snapshot_states: bool = parts.added(False)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "schedule.")
@@ -63,9 +58,7 @@ class Schedule:
         fields.integer("batch_size", minimum=1, optional=True)
         fields.integer("batch_seed", minimum=0, maximum=MAX_SEED, optional=True)
         fields.integer("stop_after", minimum=0, optional=True)
-        fields.boolean("snapshot_states")
         object.__setattr__(self, "changes", parts.several("change", self.changes, argument="schedule.changes"))
-        object.__setattr__(self, "snapshots", _snapshots(self.snapshots))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +87,6 @@ class Criteria:
         fields.integer("sustain", minimum=1)
         fields.integer("grok_gap", minimum=0)
         fields.text("memorize", "generalize")
-
-
-def _snapshots(said: Any) -> int | tuple[int, ...] | str | None:
-    if said is None or (isinstance(said, str) and said == "log"):
-        return said
-    if isinstance(said, (list, tuple)):
-        steps = [checks.integer("schedule.snapshots", step, minimum=0) for step in said]
-        if steps != sorted({*steps}):
-            raise ValueError(f"schedule.snapshots must be growing steps, got {checks.shown(said)}")
-        return tuple(steps)
-    if isinstance(said, str):
-        raise ValueError(f"schedule.snapshots must be a number of steps, a list of them or 'log', got {said!r}")
-    return checks.integer("schedule.snapshots", said, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
