@@ -1,0 +1,97 @@
+"""Probes in training: columns of the curves, at the right step, alike alone and in company."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from grokfast import Experiment, RunStore, train
+from grokfast.probes import Probe, Spread
+from grokfast.tasks import Data, ModularTask, Split
+from grokfast.training.ensemble import Ensemble, choice_of
+
+SMALL = Experiment.preset("quick").override(
+    {"task.p": 7, "model.width": 16, "schedule.steps": 12, "schedule.eval_every": 4, "schedule.stop_after": None}
+)
+
+
+@dataclass(frozen=True)
+class Ours(Probe):
+    names: tuple = ("one", "two")
+    returns: bool = False
+
+    def columns(self, data):
+        return self.names
+
+    def measure(self, view, out):
+        out[:, 0] = view.weights["w_a"].flatten(1).norm(dim=1)
+        return out if self.returns else None
+
+
+def test_columns_are_measured_stored_and_the_same_in_company(tmp_path):
+    experiments = [SMALL.override({"probes": (Ours(), Spread()), "seed": seed}) for seed in range(2)]
+    with RunStore(tmp_path) as store:
+        results = train(experiments, store=store)
+        for result, experiment in zip(results, experiments):
+            alone = train(experiment)
+            assert list(result.curves)[-4:] == ["weight_norm", "one", "two", "train_logit_spread"]
+            for name, column in alone.curves.items():
+                np.testing.assert_array_equal(column, result.curves[name])
+                np.testing.assert_array_equal(column, store.curves(result.run_id)[name])
+            assert np.isnan(result.curves["two"]).all()  # not written: a gap
+            assert result.curves["one"][-1] == pytest.approx(result.weights["w_a"].norm().item())
+            assert result.summary()["final"]["two"] is None
+
+
+def test_probes_change_nothing():
+    plain, probed = train(SMALL), train(SMALL.override({"probes": "spread"}))
+    assert all(torch.equal(w, probed.weights[name]) for name, w in plain.weights.items())
+    for name, column in plain.curves.items():
+        np.testing.assert_array_equal(column, probed.curves[name])
+
+
+@pytest.mark.parametrize(
+    ("probes", "error", "message"),
+    [
+        ((Ours(names="one"),), TypeError, "columns must return names, got 'one'"),
+        ((Ours(names=("weight_norm",)),), ValueError, "probes must have columns of their own"),
+        ((Ours(), Ours()), ValueError, "probes must have columns of their own"),
+        ((Ours(returns=True),), ValueError, r"measure must write its 2 columns into out \[E, 2\] and return nothing"),
+        ((Spread("tset"),), ValueError, "split must be one of 'train', 'test', got 'tset'"),
+    ],
+)
+def test_a_bad_probe_is_named_before_the_first_step(probes, error, message):
+    with pytest.raises(error, match=message):
+        train(SMALL.override({"probes": probes}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Three(ModularTask):
+    """A third split: the test set's first rows."""
+
+    def build(self, *, seed=0):
+        data = super().build(seed=seed)
+        few = Split(data.test.inputs[:5], data.test.targets[:5])
+        return Data(splits={**data.splits, "few": few}, n_tokens=data.n_tokens, n_answers=data.n_answers)
+
+
+def test_further_splits_are_measured_and_criteria_name_theirs():
+    experiment = SMALL.override(
+        {"task": Three(p=7), "criteria.generalize": "few", "criteria.threshold": 1e-9, "criteria.sustain": 1}
+    )
+    result = train(experiment)
+    expected = ["step", *(f"{s}_{what}" for what in ("loss", "accuracy") for s in ("train", "test", "few"))]
+    assert list(result.curves) == [*expected, "weight_norm"]
+    reached = result.curves["step"][result.curves["few_accuracy"] > 0]
+    assert len(reached) > 0
+    assert result.t_generalize == reached[0]
+    with pytest.raises(ValueError, match=r"criteria\.generalize must be a split of the task, one of 'train', 'test'"):
+        Ensemble([SMALL.override({"criteria.generalize": "few"})])
+
+
+def test_what_cannot_be_replayed_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    for change, why in (({"probes": "spread"}, "probes are"), ({"task": Three(p=7)}, "other splits than")):
+        experiment = SMALL.override(change)
+        assert choice_of(experiment, torch.device("cuda", 0), experiment.task.build()).why_no_replay.startswith(why)
