@@ -42,7 +42,8 @@ def eager(experiment: Experiment) -> Contender:
 
 
 def grokfast_step(experiment: Experiment, engine: str) -> Contender:
-    ensemble = Ensemble([experiment])
+    with backend.using(engine):
+        ensemble = Ensemble([experiment])
 
     def step() -> None:
         with backend.using(engine):

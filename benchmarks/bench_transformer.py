@@ -36,7 +36,8 @@ SECTIONS = {
 
 
 def grokfast_step(experiment: Experiment, *, engine: str) -> Callable[[], Any]:
-    ensemble = Ensemble([experiment])
+    with backend.using(engine):
+        ensemble = Ensemble([experiment])
 
     def step() -> None:
         with backend.using(engine):
