@@ -22,13 +22,13 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 PROJECT = [
-    "nn/test_transformer_step.py::test_the_kernels_are_as_good_as_torch",
+    "models/transformer/test_planned_step.py::test_the_kernels_are_as_good_as_torch",
     "ops/test_pair_step.py::test_precisions",
     "ops/test_pair_step.py::test_the_gradient_is_as_good_as_autograds[triton-gelu-mse]",
     "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
     "ops/test_sums.py::test_each_model_has_the_gradients_it_has_alone[pair_embed]",
-    "training/test_update.py::test_every_model_follows_torch[triton-adamw-ema]",
-    "training/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
+    "transforms/test_flat.py::test_every_model_follows_torch[triton-adamw-ema]",
+    "transforms/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
 ]
 HOPPER = [
     "ops/test_pair_step.py::test_precisions",
