@@ -47,8 +47,6 @@ class CrossEntropy(Loss):
     """−Σ q log softmax(logits), mean over rows; q is 1 at the answer, or 1 − label_smoothing there, and
     label_smoothing / C everywhere (Szegedy et al. 2016, arXiv 1512.00567), as torch's."""
 
-    varies: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
-
     label_smoothing: float = added(0.0)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 A part is a frozen dataclass that derives from its family's class (Task, Model, Loss, ...) and is registered under a
 name. On the command line, in TOML and in messages it is written `name` or `name(field=value, ...)`, in JSON
-{"kind": name, field: value, ...}. A user's own kind may stand there as "package.module:Name", unregistered.
+{"kind": name, field: value, ...}. A user's own kind stands there as "package.module:Name", from which any process finds
+it; a name that it is registered under can be written where its module has been imported.
 """
 
 from __future__ import annotations
@@ -97,11 +98,12 @@ def find(family: str, name: Any, argument: str | None = None) -> type[Part]:
 
 
 def name_of(part: Part | type[Part]) -> str:
-    """What `find` calls the part's kind."""
+    """What `find` calls the part's kind, in any process: of a user's own kind its "module:Name", registered or not."""
     kind = part if isinstance(part, type) else type(part)
-    for name, known in kinds(kind.family).items():
-        if known is kind:
-            return name
+    if kind.__module__.startswith("grokfast."):
+        for name, known in kinds(kind.family).items():
+            if known is kind:
+                return name
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -245,8 +247,8 @@ def made(kind: type[Part], fields: Mapping[str, Any], argument: str) -> Part:
     try:
         return kind(**{name: _plain_in(own) for name, own in fields.items()})
     except (TypeError, ValueError) as error:
-        said = str(error)
-        raise type(error)(said if said.startswith(argument) else f"{argument}: {said}") from error
+        said, like = str(error), TypeError if isinstance(error, TypeError) else ValueError
+        raise like(said if said.startswith(argument) else f"{argument}: {said}") from error
 
 
 def _plain_in(value: Any) -> Any:

@@ -78,6 +78,17 @@ def test_a_name_is_taken_once():
             pass
 
 
+def test_a_users_registered_kind_is_stored_as_any_process_finds_it():
+    @parts.register("of_this_test")
+    @dataclass(frozen=True)
+    class Ours(Transform):
+        pass
+
+    assert parts.chosen("transform", "of_this_test") == Ours()
+    assert parts.to_plain(Ours()) == {"kind": f"{__name__}:{Ours.__qualname__}"}
+    del parts.kinds("transform")["of_this_test"]
+
+
 def test_a_field_of_a_part_that_is_not_there_names_the_nearest():
     base = Experiment(probes="spread")
     assert base.override({"probes.spread.split": "test"}).probes == (Spread("test"),)

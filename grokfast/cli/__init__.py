@@ -101,10 +101,10 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         from grokfast.cli.sweep import merged
 
         args = merged(args)
+    _add_here()
     chosen = COMMANDS[args[0]]
     function = getattr(importlib.import_module(f"grokfast.cli.{chosen.module}"), chosen.function)
     if chosen.takes_arguments:
-        _add_here()
         function = function(args)
         options["registry"] = registry()
     execute: Callable[[], int] = tyro.cli(function, prog=f"grokfast {args[0]}", args=args[1:], **options)
@@ -112,9 +112,10 @@ def _parsed(args: list[str]) -> Callable[[], int]:
 
 
 def _add_here() -> None:
-    """Let "module:Name" find what lies in the current directory, as `python -m` does."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, "")
+    """Let "module:Name" find what lies in the current directory; at the end, so that nothing there hides a package."""
+    here = os.getcwd()
+    if "" not in sys.path and here not in sys.path:
+        sys.path.append(here)
 
 
 def _version() -> int:

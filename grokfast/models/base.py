@@ -162,6 +162,30 @@ class Step(ABC):
         return type(self)(self.runs)
 
 
+class PerSplit(Step):
+    """A step of kernels for each split; they count the right rows in whole numbers."""
+
+    has_products = True
+
+    def __init__(self, runs: Runs, steps: Mapping[str, Any]) -> None:
+        super().__init__(runs)
+        self._steps = steps
+        self._correct = torch.zeros(len(runs.flat), dtype=torch.int32, device=runs.device)
+
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        step = self._steps["train"]
+        step.gradient(flat, grad, loss, self._correct, batch)
+        if accuracy is not None:
+            torch.div(self._correct, step.n_rows, out=accuracy)
+
+    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
+        step = self._steps[split]
+        step.measure(flat, loss, self._correct)
+        torch.div(self._correct, step.n_rows, out=accuracy)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The Step, in words, in which precision products of fp32 matrices are made, and why steps are not replayed.
@@ -224,5 +248,6 @@ def kept_by_autograd(model: Model, data: Data) -> int:
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        module(data.train.inputs[:2].expand(1, -1, -1))
+        x = data.train.inputs[None, :2]
+        module(x.float() if x.is_floating_point() else x)
     return kept // min(2, len(data.train)) + 2 * data.n_answers

@@ -1,6 +1,7 @@
 """What is measured at an evaluation."""
 
 from grokfast.probes.base import Probe, View
+from grokfast.probes.positions import Positions
 from grokfast.probes.spread import Spread
 
-__all__ = ["Probe", "Spread", "View"]
+__all__ = ["Positions", "Probe", "Spread", "View"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from grokfast import backend
 from grokfast.sweeps.runner import Group
-from grokfast.training.experiment import Experiment
+from grokfast.training.experiment import FAMILIES, Experiment
 
 ENSEMBLE = {"cpu": 1, "cuda": 1024}  # runs at most: on a CPU, where a run keeps a core busy, an ensemble gains nothing
 
@@ -22,8 +22,9 @@ def make_groups(
     others are done.
     """
     together: dict[str, list[str]] = {}
+    varying: dict[tuple[object, ...], set[str]] = {}  # by what it depends on, the kinds of parts
     for run_id, experiment in runs.items():
-        together.setdefault(_common(experiment), []).append(run_id)
+        together.setdefault(_common(experiment, varying), []).append(run_id)
     groups = []
     for run_ids in together.values():
         device = runs[run_ids[0]].device
@@ -39,16 +40,19 @@ def make_groups(
     return sorted(groups, key=lambda group: -_work(group, runs))
 
 
-def _common(experiment: Experiment) -> str:
+def _common(experiment: Experiment, varying: dict[tuple[object, ...], set[str]]) -> str:
     """What the runs of an ensemble have in common, as a key."""
-    varying = experiment.varying()
-    return json.dumps({name: None if name in varying else value for name, value in experiment.flat().items()})
+    flat = experiment.flat()
+    kinds = (*flat, *(flat[name] for name in FAMILIES), flat["schedule.changes"])
+    if kinds not in varying:
+        varying[kinds] = experiment.varying()
+    return json.dumps({name: None if name in varying[kinds] else value for name, value in flat.items()})
 
 
 def _work(group: Group, runs: Mapping[str, Experiment]) -> int:
     """Training rows that the group's runs see at most."""
     total = 0
     for experiment in (runs[run_id] for run_id in group.runs):
-        rows = experiment.task.n_rows()
+        rows = experiment.task.n_rows() or 1
         total += experiment.schedule.steps * min(experiment.schedule.batch_size or rows, rows)
     return total

@@ -26,8 +26,8 @@ class Task(Part):
         return None
 
     def n_rows(self) -> int:
-        """Training rows, as nearly as they are known before the data are made: the longest runs of a sweep go first."""
-        return 1
+        """Training rows, where that is known before the data are made; 0: it is not."""
+        return 0
 
     def build(self, *, seed: int = 0) -> Data:
         """The data set. `seed` is the experiment's, for what the task itself names no seed for."""
@@ -79,6 +79,9 @@ class Data:
 
     def _check(self, name: str, split: Split) -> None:
         x, y = split.inputs, split.targets
+        for what, t in (("inputs", x), ("targets", y)):
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{name} must have tensors as {what}, got {checks.shown(t)}")
         if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y) or len(x) == 0:
             raise ValueError(
                 f"{name} must have inputs [N, T] or [N, D] and targets [N], [N, S] or [N, R], N at least 1, "

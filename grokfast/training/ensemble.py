@@ -12,6 +12,7 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.models.base import Choice, Spec, Step, choose
 from grokfast.models.runs import Rows, Runs
+from grokfast.probes import Positions, Probe
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
 from grokfast.schedules.program import Program
 from grokfast.store.records import Record
@@ -56,7 +57,7 @@ def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choic
 
 def _why_no_replay(experiment: Experiment, data: Data) -> str:
     """What of an evaluation is not on the device."""
-    if experiment.probes:
+    if _probes(experiment, data):
         return "probes are measured between the steps"
     criteria = experiment.criteria
     if [*data.splits] != ["train", "test"] or (criteria.memorize, criteria.generalize) != ("train", "test"):
@@ -79,6 +80,9 @@ class Ensemble:
         common = experiments[0]
         self.schedule, self.device = common.schedule, resolve_device(common.device)
         data = [e.task.build(seed=e.seed) for e in experiments]
+        for i, of_run in enumerate(data):
+            if (own := _form(of_run)) != (first := _form(data[0])):
+                raise ValueError(f"experiments[{i}].task gives data of {own}, experiments[0].task of {first}")
         most = max(data, key=lambda d: len(d.train))
         self.choice = choice_of(common, self.device, most)
         for experiment, of_run in zip(experiments, data):
@@ -99,7 +103,7 @@ class Ensemble:
         self.optimizer = FlatOptimizer(
             self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments], self.runs.layout
         )
-        self.probes = Probes(common.probes, most)
+        self.probes = Probes(_probes(common, most), most)
         if len({*self.columns}) < len(self.columns):
             raise ValueError(f"probes must have columns of their own, got {', '.join(self.columns)}")
         for name in ("memorize", "generalize"):
@@ -235,6 +239,20 @@ class Ensemble:
         for name, tensor in self.checkpoint(i).items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None
+
+
+def _probes(experiment: Experiment, data: Data) -> tuple[Probe, ...]:
+    """What is measured beside losses, accuracies and the norm: with several answers a row each position's accuracy."""
+    own = experiment.probes
+    is_due = data.n_positions is not None and not any(isinstance(one, Positions) for one in own)
+    return (Positions(), *own) if is_due else own
+
+
+def _form(data: Data) -> str:
+    """What the data of runs that train together have in common."""
+    x, y = data.train.inputs, data.train.targets
+    rows = f"inputs {[*x.shape[1:]]} {x.dtype} and targets {[*y.shape[1:]]} {y.dtype} a row"
+    return f"splits {', '.join(data.splits)}, {rows}, {data.n_tokens} tokens and {data.n_answers} answers"
 
 
 def _orders(experiments: Sequence[Experiment], n_rows: Sequence[int], shown: Sequence[Shown | None]) -> Orders | None:

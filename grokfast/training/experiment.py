@@ -199,7 +199,8 @@ class Experiment:
         """The dotted names in which runs that train together may differ."""
         names = {*self.varies}
         for name, value in fields_of(self).items():
-            names |= {*parts.may_vary(name, value)}
+            if name not in ("loss", "probes"):  # which an ensemble has in common
+                names |= {*parts.may_vary(name, value)}
         return names
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,7 +220,9 @@ class Experiment:
         try:
             return cls(**{name: _from_plain(name, value) for name, value in values.items()})
         except (TypeError, ValueError) as error:
-            raise type(error)(f"not an experiment's dict: {error}") from error
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(
+                f"not an experiment's dict: {error}"
+            ) from error
 
 
 def _part(name: str, said: Any, current: Any = None) -> Any:

@@ -62,13 +62,18 @@ class RunResult:
 
 
 def stored_experiment(stored: StoredRun) -> Experiment:
-    """A run's experiment. Raises StoreError where another version wrote one that this version does not know."""
+    """A run's experiment. Raises StoreError where another version wrote one that this version does not know, or where a
+    part of one's own is not there."""
     try:
         return Experiment.from_dict(stored.config)
     except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"run {stored.run_id} was stored by {stored.version}; this is {version()}, and cannot read it: {error}"
-        ) from error
+        said = f"run {stored.run_id} cannot be read: {error}"
+        if stored.version != version():
+            said = (
+                f"run {stored.run_id} was stored by {stored.version}; this is {version()}, and cannot read it: {error}"
+            )
+        hint = " (go where its module lies, or install it)" if "is not there" in said else ""
+        raise StoreError(f"{said}{hint}") from error
 
 
 def stored_result(store: RunStore, run_id: str) -> RunResult:

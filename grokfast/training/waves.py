@@ -26,7 +26,7 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     Together with `among`, it has data sets as large as the largest of theirs.
     """
     data = experiment.task.build(seed=experiment.seed)
-    others = {e.task.n_rows(): e for e in among}  # what else differs changes no size
+    others = {e.task.n_rows() or (e.task, e.seed): e for e in among}  # what else differs changes no size
     sets = [data, *(e.task.build(seed=e.seed) for e in others.values())]
     rows = {name: max(len(d.splits[name]) for d in sets) for name in data.splits}
     dtype = getattr(torch, experiment.precision)

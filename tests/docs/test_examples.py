@@ -102,6 +102,24 @@ def test_a_run_whose_part_is_missing_says_so(tmp_path):
     assert "task 'my_task:Below' is not there: No module named 'my_task'" in " ".join(process.stderr.split())
 
 
+def test_the_console_script_finds_parts_in_the_current_directory(tmp_path):
+    script = Path(sys.executable).with_name("grokfast")
+    if not script.exists():
+        pytest.skip("the package is not installed with its script")
+
+    def run(*words):
+        return subprocess.run([script, *words, "--out", tmp_path], cwd=EXAMPLES, capture_output=True, text=True)
+
+    assert run("run", "quick", *ALL, "--steps", "4").returncode == 0
+    (run_id,) = (path.name for path in tmp_path.glob("quick-*"))
+    shown = run("show", run_id)
+    assert shown.returncode == 0, shown.stderr
+    assert "did not memorise in 4 steps" in " ".join(shown.stdout.split())
+    assert run("run", "--resume", run_id, "--steps", "8").returncode == 0
+    swept = run("sweep", "quick", *ALL, "--steps", "4", "--grid", "seed=0,1", "--processes", "2")
+    assert "2/2 done" in swept.stdout, swept.stderr
+
+
 def test_all_five_in_a_sweep_on_two_processes(tmp_path):
     said = done(
         "sweep", "quick", *ALL, "--steps", "20", "--processes", "2", "--out", str(tmp_path), "--grid",

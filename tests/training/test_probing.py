@@ -90,6 +90,37 @@ def test_further_splits_are_measured_and_criteria_name_theirs():
         Ensemble([SMALL.override({"criteria.generalize": "few"})])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Two(ModularTask):
+    """Two answers a row: the sum, and 0."""
+
+    def build(self, *, seed=0):
+        data = super().build(seed=seed)
+        splits = {n: Split(s.inputs, torch.stack([s.targets, 0 * s.targets], 1)) for n, s in data.splits.items()}
+        return Data(splits=splits, n_tokens=data.n_tokens, n_answers=data.n_answers)
+
+
+class Twice(torch.nn.Module):
+    def __init__(self, data):
+        super().__init__()
+        self.table = torch.nn.Embedding(data.n_tokens, 2 * data.n_answers)
+
+    def forward(self, tokens):
+        return self.table(tokens).sum(1).unflatten(1, (2, -1))
+
+
+def test_each_answer_position_has_its_accuracy():
+    changes = {"schedule.steps": 60, "optimizer.lr": 0.1, "optimizer.weight_decay": 0.0}
+    together = train([SMALL.override({"task": Two(p=7), "seed": s, **changes}) for s in range(2)], model=Twice)
+    for result in together:
+        names = [f"{split}_accuracy_{i}" for split in ("train", "test") for i in (1, 2)]
+        assert list(result.curves)[-5:] == ["weight_norm", *names]
+        assert result.final["train_accuracy_2"] == 1.0  # always 0: soon learned
+        for split in ("train", "test"):
+            both = result.final[f"{split}_accuracy"]
+            assert both <= min(result.final[f"{split}_accuracy_{i}"] for i in (1, 2)) + 1e-6
+
+
 def test_what_cannot_be_replayed_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     for change, why in (({"probes": "spread"}, "probes are"), ({"task": Three(p=7)}, "other splits than")):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grokfast.models.autograd import Autograd
-from grokfast.models.base import FUSED, OPERATIONS, Need, Spec, Step
+from grokfast.models.base import FUSED, OPERATIONS, Need, PerSplit, Spec
 from grokfast.models.pair_mlp.model import PairMLPConfig
 from grokfast.models.runs import Runs
 from grokfast.ops.pair_step import Layout, PairStep, plan
@@ -17,20 +17,18 @@ from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
 
 
-class Kernels(Step):
+class Kernels(PerSplit):
     """Triton's kernels: an ensemble's loss and gradient in two launches."""
 
-    has_products = True
-
     def __init__(self, runs: Runs) -> None:
-        super().__init__(runs)
-        self._steps = {split: self._step(split, 0) for split in runs.rows if split != "train"}
-        self._steps["train"] = self._step("train", runs.largest)
-        self._correct = torch.zeros(len(runs.flat), dtype=torch.int32, device=runs.device)
-        self.splits = self._steps["train"].splits
+        most = {split: runs.largest if split == "train" else 0 for split in runs.rows}  # rows of a gradient
+        steps = {split: self._step(runs, split, largest) for split, largest in most.items()}
+        super().__init__(runs, steps)
+        self.splits = steps["train"].splits
 
-    def _step(self, split: str, largest: int | None) -> PairStep:
-        runs, rows, spec = self.runs, self.runs.rows[split], self.runs.spec
+    @staticmethod
+    def _step(runs: Runs, split: str, largest: int | None) -> PairStep:
+        rows, spec = runs.rows[split], runs.spec
         config: Any = spec.model
         return PairStep(
             _layout(runs), rows.inputs, rows.targets, n_models=len(runs.flat), activation=config.activation,
@@ -42,6 +40,8 @@ class Kernels(Step):
         sizes = {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers}
         if spec.changes_rows:
             return "rows are changed before they are shown"
+        if spec.loss.op is None and not spec.why_no_triton:
+            return "the loss is not in the kernels"
         return spec.why_no_triton or PairStep.fits(spec.model, spec.loss.op or "", **sizes, dtype=spec.dtype)
 
     @classmethod
@@ -51,19 +51,6 @@ class Kernels(Step):
     @classmethod
     def memory(cls, spec: Spec, *, n_parameters: int, rows: Mapping[str, int], batch: int, products: str) -> Need:
         return Need(24 * sum(rows.values()), plan.memory(1, batch, **_sizes(spec), precision=products))
-
-    def gradient(
-        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
-    ) -> None:
-        step = self._steps["train"]
-        step.gradient(flat, grad, loss, self._correct, batch)
-        if accuracy is not None:
-            torch.div(self._correct, step.n_rows, out=accuracy)
-
-    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
-        step = self._steps[split]
-        step.measure(flat, loss, self._correct)
-        torch.div(self._correct, step.n_rows, out=accuracy)
 
 
 class Pieces(Autograd):

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from grokfast import backend
 from grokfast.models.autograd import Autograd
-from grokfast.models.base import FUSED, OPERATIONS, PLAIN, Need, Spec, Step
+from grokfast.models.base import FUSED, OPERATIONS, PLAIN, Need, PerSplit, Spec
 from grokfast.models.runs import Runs
 from grokfast.models.transformer.memory import memory
 from grokfast.models.transformer.model import TransformerConfig
@@ -20,21 +19,18 @@ from grokfast.models.transformer.planned import logits_of
 from grokfast.models.transformer.planned_step import TransformerStep
 
 
-class Kernels(Step):
+class Kernels(PerSplit):
     """Triton's kernels: the planned step of a whole ensemble."""
 
-    has_products = True
-
     def __init__(self, runs: Runs, steps: dict[str, TransformerStep] | None = None) -> None:
-        super().__init__(runs)
-        self._steps = steps or {
+        steps = steps or {
             split: TransformerStep(
                 runs.module, rows.inputs, rows.targets, n_rows=rows.counts, loss=runs.spec.loss.op or "",
                 precision=runs.products,
             )
             for split, rows in runs.rows.items()
         }  # fmt: skip
-        self._correct = torch.zeros(len(runs.flat), dtype=torch.int32, device=runs.device)
+        super().__init__(runs, steps)
 
     def keep(self, models: Sequence[int]) -> Kernels:
         return Kernels(self.runs, {split: step.keep(models) for split, step in self._steps.items()})
@@ -65,19 +61,6 @@ class Kernels(Step):
         tests = [taken(tokens=s.inputs, n_batch=None, trains=False) for n, s in data.splits.items() if n != "train"]
         passing = max(train.gradient, train.measure, *(test.measure for test in tests))
         return Need(train.held + sum(test.held for test in tests), passing)
-
-    def gradient(
-        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
-    ) -> None:
-        step = self._steps["train"]
-        step.gradient(flat, grad, loss, self._correct, batch)
-        if accuracy is not None:
-            torch.div(self._correct, step.n_rows, out=accuracy)
-
-    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
-        step = self._steps[split]
-        step.measure(flat, loss, self._correct)
-        torch.div(self._correct, step.n_rows, out=accuracy)
 
 
 class Planned(Autograd):
