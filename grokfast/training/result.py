@@ -69,9 +69,8 @@ def stored_experiment(stored: StoredRun) -> Experiment:
     except (TypeError, ValueError) as error:
         said = f"run {stored.run_id} cannot be read: {error}"
         if stored.version != version():
-            said = (
-                f"run {stored.run_id} was stored by {stored.version}; this is {version()}, and cannot read it: {error}"
-            )
+            by = f"was stored by {stored.version}; this is {version()}, and cannot read it"
+            said = f"run {stored.run_id} {by}: {error}"
         hint = " (go where its module lies, or install it)" if "is not there" in said else ""
         raise StoreError(f"{said}{hint}") from error
 
