@@ -1,4 +1,4 @@
-"""The command line: `grokfast run`, `sweep`, `list`, `show`, `rm`, `export`, `bench` and `doctor`."""
+"""The command line: `grokfast run`, `sweep`, `branch`, `list`, `show`, `rm`, `export`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ COMMANDS = {
     "sweep": Command(
         "sweep", "sweep_command", "Train an experiment for every combination of values, and say what happened where.",
         takes_arguments=True,
+    ),
+    "branch": Command(
+        "branch", "branch",
+        "Fork a run after some of its steps into many arms: same weights and state, other options from there on.",
     ),
     "list": Command("runs", "list_runs", "List sweeps and runs, the newest first, and the size of the store."),
     "show": Command("runs", "show", "Say what a run or a sweep is, and what happened in it."),
@@ -97,10 +101,12 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="grokfast", description=description, args=args, **options
         )
-    if args[0] == "sweep":
+    if args[0] in ("sweep", "branch"):
         from grokfast.cli.sweep import merged
 
         args = merged(args)
+    if args[0] == "branch":
+        args = merged(merged(args, "--set"), "--at")
     _add_here()
     chosen = COMMANDS[args[0]]
     function = getattr(importlib.import_module(f"grokfast.cli.{chosen.module}"), chosen.function)

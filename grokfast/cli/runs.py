@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,7 +22,7 @@ from grokfast.store import RunStore, StoredRun, StoredSweep
 from grokfast.store.files import replacing
 from grokfast.store.run import DONE
 from grokfast.store.words import written
-from grokfast.text import cell, shown
+from grokfast.text import cell, command, shown
 from grokfast.units import memory
 
 Format = Literal["csv", "parquet"]
@@ -86,16 +86,44 @@ def _ids(name: str, items: Sequence[StoredRun | StoredSweep]) -> Column:
     return Column(name, no_wrap=True, min_width=max((len(shown(own)) for own in ids), default=0))
 
 
-def show(which: Id, out: Path = Path("runs"), json: bool = False, picture: bool = False) -> Callable[[], int]:
+def show(
+    which: Id, at: int | None = None, out: Path = Path("runs"), json: bool = False, picture: bool = False
+) -> Callable[[], int]:
     """Say what a run or a sweep is, and what happened in it.
 
     Args:
         which: id of a run or a sweep.
+        at: the run as it was after this step, of which there is a snapshot.
         out: directory of the run store.
         json: as one JSON object.
         picture: draw the run's curves again, as far as they go; a sweep's pictures are drawn anyway.
     """
+    if at is not None:
+        checks.integer("--at", at, minimum=0)
+        return partial(_show_snapshot, which, at, out, json)
     return partial(_show, which, out, json, picture)
+
+
+def _show_snapshot(which: str, step: int, out: Path, as_json: bool) -> int:
+    from grokfast.training.result import snapshots_of, stored_snapshot
+
+    with RunStore(out, create=False, read_only=True) as store:
+        found, is_full = stored_snapshot(store, which, step), snapshots_of(store, which)[step]
+    shapes = {name: [*tensor.shape] for name, tensor in found.weights.items()}
+    if as_json:
+        print(json_module.dumps({**found.summary(), "full": is_full, "weights": shapes}))
+        return 0
+    console = output()
+    console.say(f"{which} after step {step:,}: {found.sentence}", style="bold")
+    table = Table.grid(padding=(0, 2))
+    for name, value in {"step": found.final.step, **found.final.values}.items():
+        table.add_row(name, f"{value:.6g}")
+    for name, tensor in found.weights.items():
+        table.add_row(name, f"{shapes[name]}, norm {tensor.double().norm():.6g}")
+    console.print(table)
+    if is_full:
+        console.say(f"It can be forked: {command('grokfast', 'branch', which, '--at', str(step))}")
+    return 0
 
 
 def _show(which: str, out: Path, as_json: bool, picture: bool) -> int:
@@ -106,7 +134,7 @@ def _show(which: str, out: Path, as_json: bool, picture: bool) -> int:
         if as_json:
             print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
         else:
-            _show_run(run, _sentence(store, run))
+            _show_run(run, _sentence(store, run), store.snapshots.of(which))
         return _draw_run(store, run, Screen(stderr=True) if as_json else output()) if picture else 0
 
 
@@ -128,7 +156,8 @@ def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
     result = SweepResult(sweep_id=which, root=root, axes=list(axes))
     words = {key: written(values, found.base.get(key), _fields(key, axes)) for key, values in axes.items()}
     varied = "; ".join(f"{key} {', '.join(_ends(of_key))}" for key, of_key in words.items())
-    screen.say(f"{which}: {found.n_runs:,} runs, {_counts(found)}; {varied}")
+    fork = f"forks of {origin}, " if (origin := found.base.get("origin")) else ""
+    screen.say(f"{which}: {fork}{found.n_runs:,} runs, {_counts(found)}; {varied}")
     summary = report(result, screen)
     if as_json:
         print(json_module.dumps({**summary, "base": found.base, "grid": found.grid, "counts": found.counts}))
@@ -154,11 +183,17 @@ def _sentence(store: RunStore, run: StoredRun) -> str:
     return stored_result(store, run.run_id).sentence
 
 
-def _show_run(run: StoredRun, said: str) -> None:
+def _show_run(run: StoredRun, said: str, snapshots: Mapping[int, bool]) -> None:
     console = output()
     table = Table.grid(padding=(0, 2))
     rows = {"status": run.status, "begun": _time(run.created), "with": run.version, "on": run.device}
     rows |= {"what happened": said, "files": str(run.directory)}
+    if origin := run.config.get("origin"):
+        rows["forked from"] = str(origin)
+    if snapshots:
+        full = sum(snapshots.values())
+        which = "full" if full == len(snapshots) else f"{full:,} of them full" if full else "weights alone"
+        rows["snapshots"] = f"{', '.join(_ends([*map(str, snapshots)]))} ({which})"
     for name, value in rows.items():
         table.add_row(name, value)
     console.say(run.run_id, style="bold")

@@ -29,21 +29,21 @@ from grokfast.units import duration, memory
 ROWS = 60  # of the summary
 
 
-def merged(args: Sequence[str]) -> list[str]:
-    """The arguments with all that follows a `--grid`, however often it is given, behind one."""
+def merged(args: Sequence[str], option: str = "--grid") -> list[str]:
+    """The arguments with all that follows an option, however often it is given, behind one."""
     rest: list[str] = []
-    axes: list[str] = []
+    own: list[str] = []
     taking = False
     for arg in args:
-        if arg == "--grid" or arg.startswith("--grid="):
-            axes += [arg.partition("=")[2]] if "=" in arg else []
+        if arg == option or arg.startswith(f"{option}="):
+            own += [arg.partition("=")[2]] if "=" in arg else []
             taking = "=" not in arg
         elif taking and not arg.startswith("-"):
-            axes.append(arg)
+            own.append(arg)
         else:
             taking = False
             rest.append(arg)
-    return [*rest, "--grid", *axes] if axes else rest
+    return [*rest, option, *own] if own else rest
 
 
 def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
@@ -112,19 +112,20 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             experiment = experiment.override({"schedule.steps": steps})
         axes = {**file.grid, **parse_axes(experiment, grid, file.grid)}
         options: dict[str, Any] = {
-            "store": out, "runner": _runner(processes, ray), "ensemble": ensemble, "keep_weights": weights,
+            "store": out, "runner": runner_of(processes, ray), "ensemble": ensemble, "keep_weights": weights,
             "checkpoint_every": checks.real("--checkpoint-every", checkpoint_every, minimum=0),
         }  # fmt: skip
         if resume is not None:
             begin: Callable[[], Plan] = partial(plan_stored, resume, **options)
         else:
             begin = partial(plan, experiment, axes, zip=zip, random=random, seeds=seeds, **options)
-        return partial(_sweep, begin, as_json=json)
+        return partial(train, begin, as_json=json)
 
     return sweep
 
 
-def _runner(processes: int | None, ray: str | None) -> Runner | None:
+def runner_of(processes: int | None, ray: str | None) -> Runner | None:
+    """What the options say; None: the default."""
     if ray is None:
         return None if processes is None else Processes(processes)
     if processes is not None:
@@ -134,7 +135,8 @@ def _runner(processes: int | None, ray: str | None) -> Runner | None:
     return OnRay(ray)
 
 
-def _sweep(begin: Callable[[], Plan], *, as_json: bool) -> int:
+def train(begin: Callable[[], Plan], *, as_json: bool) -> int:
+    """Train what is planned, and report it."""
     screen = Screen(stderr=True)
     planned = begin()
     _announce(screen, planned)

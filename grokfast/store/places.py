@@ -12,6 +12,7 @@ from typing import Any
 from grokfast.store.errors import StoreError
 
 DATABASE, CHECKPOINT, WEIGHTS = "grokfast.sqlite", "checkpoint.safetensors", "weights.safetensors"
+SNAPSHOTS = "snapshots"  # a folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 _LONGEST = 200  # bytes; file systems take 255, and something is added to some
@@ -90,9 +91,9 @@ class Places:
             path = _no_link(path / part)
         return path
 
-    def file(self, of: str, name: str) -> Path:
+    def file(self, of: str, *parts: str) -> Path:
         """A file in the folder of a run or a sweep."""
-        return self.folder(of, name)
+        return self.folder(of, *parts)
 
 
 def _no_link(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from grokfast import checks
@@ -13,7 +14,7 @@ from grokfast.store.errors import DamagedError, DamagedWarning, StoreError, Unkn
 from grokfast.store.owners import Owner
 from grokfast.store.places import Places, checked_id, checked_token, is_token
 from grokfast.store.removal import Removal
-from grokfast.store.run import STATUSES
+from grokfast.store.run import DONE, STATUSES
 from grokfast.store.seals import Member, Row, seal
 
 _COLUMNS = ", ".join(f"runs.{name}" for name in (*Row._fields, "seal"))
@@ -118,6 +119,16 @@ class Rows:
         for (owner,) in self._db.execute(query, parameters):
             if is_token(owner) and owner != self._owner.token and self._owner.is_alive(owner):
                 raise StoreError(f"{what} is being trained by another process: stop that first")
+
+    def refuse_needed(self, what: str, run_ids: Iterable[str]) -> None:
+        """Raise StoreError while other runs have yet to end that begin at a snapshot of one of these."""
+        gone = {*run_ids}
+        query = f'SELECT run_id, config FROM runs WHERE config LIKE \'%"origin":"%\' AND status NOT IN {DONE}'
+        for run_id, config in self._db.execute(query):
+            with suppress(ValueError, AttributeError):  # a damaged one needs nothing
+                parent = str(json.loads(config).get("origin")).rpartition("@")[0]
+                if parent in gone and run_id not in gone | self._removal.ids():
+                    raise StoreError(f"{what} is needed: run {run_id}, a fork of {parent}, has not ended")
 
     def insert(self, rows: Iterable[Row], *, is_new: bool = True) -> None:
         """Add rows; unless they must be new, those whose id or hash is there already are not added."""

@@ -1,7 +1,7 @@
 """The run store: what was run, its curves, checkpoints and final weights, in one directory.
 
     root/grokfast.sqlite     runs, their curves, and which of them are a sweep
-    root/<run_id>/           checkpoint.safetensors, weights.safetensors, and whatever else a run leaves
+    root/<run_id>/           checkpoint.safetensors, weights.safetensors, snapshots/, and whatever else a run leaves
     root/.owners/            a locked file for every process that trains runs, and what is being removed
 
 Paths come from places.py alone. What is read is checked (seals.py): one damaged run does not hide the others.
@@ -35,6 +35,7 @@ from grokfast.store.removal import Removal
 from grokfast.store.rows import Rows
 from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun, config_of, result_of
 from grokfast.store.seals import Row, curve_seal
+from grokfast.store.snapshots import Snapshots
 from grokfast.store.sweeps import Sweeps
 from grokfast.store.table import TableRow, columns_of
 from grokfast.store.tidying import Tidying
@@ -79,6 +80,7 @@ class RunStore:
         self._rows = Rows(self._db, self._places, self._owner, self._removal)
         self._chunks = Chunks(self._db)
         self._tidying = Tidying(self._db, self._places, self._owner, self._removal)
+        self.snapshots = Snapshots(self._places, self._rows)
         self.sweeps = Sweeps(self._db, self._places, self._owner, self._rows, self._removal, self._tidying)
 
     def __enter__(self) -> RunStore:
@@ -291,7 +293,8 @@ class RunStore:
         return self._places.folder(run_id, *parts)
 
     def remove(self, run_id: str) -> None:
-        """Delete the run, its curves and its directory. Raises StoreError while another process trains it.
+        """Delete the run, its curves and its directory. Raises StoreError while another process trains it, or a fork of
+        it has yet to end.
 
         On a full disk, too: its files go first. It is gone at once; where the database has no room to forget it, or the
         process is killed, the next write does the rest.
@@ -300,6 +303,7 @@ class RunStore:
         with self._db.transaction():
             self._rows.key(run_id)
             self._rows.refuse_trained(f"run {run_id}", "run_id = ?", run_id)
+            self._rows.refuse_needed(f"run {run_id}", [run_id])
             self._removal.mark(run_id)
         self._removal.finish(is_strict=True)
 

@@ -153,13 +153,15 @@ class Sweeps:
     def remove(self, sweep_id: str) -> int:
         """Delete the sweep, and those of its runs that no other sweep has; returns their number.
 
-        Raises StoreError, with nothing deleted, while a process trains one of them. See `RunStore.remove`.
+        Raises StoreError, with nothing deleted, while a process trains one of them, or a fork of one has yet to end.
+        See `RunStore.remove`.
         """
         self._tidying.tidy()
         with self._db.transaction():
             own = self._removal.own_runs(self.key(sweep_id))
             keys = json.dumps([key for key, _ in own])
             self._rows.refuse_trained(f"sweep {sweep_id}", "key IN (SELECT value FROM json_each(?))", keys)
+            self._rows.refuse_needed(f"sweep {sweep_id}", [run_id for _, run_id in own])
             self._removal.mark(sweep_id)
         self._removal.finish(is_strict=True)
         return len(own)

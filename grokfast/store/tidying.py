@@ -8,10 +8,11 @@ from contextlib import suppress
 
 from grokfast.store.database import Database
 from grokfast.store.owners import Owner
-from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, is_token
+from grokfast.store.places import CHECKPOINT, SNAPSHOTS, WEIGHTS, Places, is_token
 from grokfast.store.removal import Removal
 from grokfast.store.run import WITHOUT_CHECKPOINT
 
+_HALF = re.compile(r"\.[0-9]+(\.state)?\.safetensors\.[0-9a-f]+\.tmp")  # of a snapshot
 _BEGUN = re.compile(r".+-[0-9a-f]{6,12}")  # the folder of a run that may never have been stored
 
 
@@ -57,3 +58,8 @@ def _tidy_folder(folder: str, has_ended: bool) -> None:
         is_half = name.endswith(".tmp") and name.startswith((f".{CHECKPOINT}.", f".{WEIGHTS}."))
         if is_half or (has_ended and name == CHECKPOINT):
             os.unlink(os.path.join(folder, name))
+    snapshots = os.path.join(folder, SNAPSHOTS)
+    if os.path.isdir(snapshots) and not os.path.islink(snapshots):
+        for name in os.listdir(snapshots):
+            if _HALF.fullmatch(name):
+                os.unlink(os.path.join(snapshots, name))

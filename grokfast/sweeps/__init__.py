@@ -1,5 +1,6 @@
 """Sweeps: many experiments as one, grouped, trained wherever there is room, stored, resumable."""
 
+from grokfast.sweeps.branching import branch, plan_branch
 from grokfast.sweeps.engine import plan, plan_stored, sweep
 from grokfast.sweeps.in_process import InProcess
 from grokfast.sweeps.planned import Plan, SweepInterrupted, SweepObserver
@@ -20,8 +21,10 @@ __all__ = [
     "SweepInterrupted",
     "SweepObserver",
     "SweepResult",
+    "branch",
     "give_up",
     "plan",
+    "plan_branch",
     "plan_stored",
     "sweep",
     "train_group",

@@ -17,14 +17,15 @@ from grokfast.store import NewRun, RunStore
 from grokfast.store.places import checked_name
 from grokfast.store.run import DONE
 from grokfast.sweeps.grid import axes_of, expand, run_hash
-from grokfast.sweeps.groups import ENSEMBLE, make_groups
+from grokfast.sweeps.groups import ENSEMBLE, commons, make_groups
 from grokfast.sweeps.in_process import InProcess
 from grokfast.sweeps.planned import Plan, SweepObserver
 from grokfast.sweeps.processes import Processes, cores
 from grokfast.sweeps.result import SweepResult
 from grokfast.sweeps.runner import Group, Runner
-from grokfast.training.ensemble import resolve_device
+from grokfast.training.ensemble import Ensemble, resolve_device
 from grokfast.training.experiment import Experiment
+from grokfast.training.forks import check_origins
 from grokfast.training.result import stored_experiment
 from grokfast.training.version import version
 
@@ -127,7 +128,8 @@ def plan(
     ]
     random, seeds = (None if n is None else int(n) for n in (random, seeds))  # NumPy's cannot be stored
     how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
-    with _opened(store) as opened:
+    with opened_store(store) as opened:
+        _check_forks(opened, experiments)
         sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)
         return training.plan(opened, sweep_id, experiments)
 
@@ -143,7 +145,7 @@ def plan_stored(
 ) -> Plan:
     """What is left to do of a stored sweep. Raises as `sweep`, and StoreError where there is none with this id."""
     training = _Training(runner=runner, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
-    with _opened(store, create=False) as opened:
+    with opened_store(store, create=False) as opened:
         found = {run.run_id: run for run in opened.list(sweep_id=sweep_id)}
         runs = [found[run_id] for run_id in opened.sweeps.statuses(sweep_id)]
         others = {run.version for run in runs if run.status not in DONE} - {version()}
@@ -151,6 +153,13 @@ def plan_stored(
             warnings.warn(f"sweep {sweep_id} was begun with {', '.join(others)}, this is {version()}", stacklevel=2)
         experiments = [stored_experiment(run) for run in runs]
         return training.plan(opened, sweep_id, experiments)
+
+
+def _check_forks(store: RunStore, experiments: Sequence[Experiment]) -> None:
+    """Raise where a fork cannot begin, before anything is stored. Of those that train together one is tried."""
+    kinds = {common: e for e, common in zip(experiments, commons(experiments)) if e.origin is not None}
+    for experiment in kinds.values():
+        check_origins([experiment], store, Ensemble([experiment]))
 
 
 def _runner(groups: Sequence[Group]) -> Runner:
@@ -171,7 +180,8 @@ def _placed(experiment: Experiment) -> Experiment:
 
 
 @contextmanager
-def _opened(store: RunStore | str | Path, create: bool = True) -> Iterator[RunStore]:
+def opened_store(store: RunStore | str | Path, create: bool = True) -> Iterator[RunStore]:
+    """The store itself, or the one at that path for a while."""
     if isinstance(store, RunStore):
         yield store
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from grokfast import backend
 from grokfast.sweeps.runner import Group
@@ -22,9 +22,8 @@ def make_groups(
     others are done.
     """
     together: dict[str, list[str]] = {}
-    varying: dict[tuple[object, ...], set[str]] = {}  # by what it depends on, the kinds of parts
-    for run_id, experiment in runs.items():
-        together.setdefault(_common(experiment, varying), []).append(run_id)
+    for run_id, common in zip(runs, commons(runs.values())):
+        together.setdefault(common, []).append(run_id)
     groups = []
     for run_ids in together.values():
         device = runs[run_ids[0]].device
@@ -40,13 +39,15 @@ def make_groups(
     return sorted(groups, key=lambda group: -_work(group, runs))
 
 
-def _common(experiment: Experiment, varying: dict[tuple[object, ...], set[str]]) -> str:
-    """What the runs of an ensemble have in common, as a key."""
-    flat = experiment.flat()
-    kinds = (*flat, *(flat[name] for name in FAMILIES), flat["schedule.changes"])
-    if kinds not in varying:
-        varying[kinds] = experiment.varying()
-    return json.dumps({name: None if name in varying[kinds] else value for name, value in flat.items()})
+def commons(experiments: Iterable[Experiment]) -> Iterator[str]:
+    """Of each what it has in common with the runs that it can train together with, as a key."""
+    varying: dict[tuple[object, ...], set[str]] = {}  # by what it depends on, the kinds of parts
+    for experiment in experiments:
+        flat = experiment.flat()
+        kinds = (*flat, *(flat[name] for name in FAMILIES), flat["schedule.changes"])
+        if kinds not in varying:
+            varying[kinds] = experiment.varying()
+        yield json.dumps({name: None if name in varying[kinds] else value for name, value in flat.items()})
 
 
 def _work(group: Group, runs: Mapping[str, Experiment]) -> int:

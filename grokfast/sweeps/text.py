@@ -43,10 +43,23 @@ def parse_axes(
     return {key: axes[key] for key in keys}
 
 
-def _split(text: str) -> tuple[str, str]:
+def parse_changes(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any]:
+    """What several texts KEY=VALUE set, values written as in `parse_axes`. Raises ValueError naming what is wrong."""
+    changes: dict[str, Any] = {}
+    for text in sorted(texts, key=lambda text: text.partition("=")[0].count(".")):
+        key, value = _split(text, "a change is written KEY=VALUE")
+        if key in changes:
+            raise ValueError(f"the changes have the key {key!r} twice")
+        current = experiment.override({own: one for own, one in changes.items() if own in FAMILIES})
+        check_key(current, key)
+        changes[key] = value.strip() if key in FAMILIES else _parse(key, value.strip(), None, _kinds(current, key))[0]
+    return changes
+
+
+def _split(text: str, form: str = "a grid is written KEY=V1,V2,...") -> tuple[str, str]:
     key, equals, values = text.partition("=")
     if not equals or not values.strip():
-        raise ValueError(f"a grid is written KEY=V1,V2,..., got {checks.shown(text)}")
+        raise ValueError(f"{form}, got {checks.shown(text)}")
     return key.strip().replace("-", "_"), values
 
 

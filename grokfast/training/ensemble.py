@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from grokfast.training.experiment import Experiment, check_together
 from grokfast.training.probing import Probes
 from grokfast.transforms import hypers
 from grokfast.transforms.flat import FlatOptimizer, why_no_graph
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 def resolve_device(name: str) -> torch.device:
@@ -233,9 +236,13 @@ class Ensemble:
             raise ValueError(f"the checkpoint holds {shapes}, accepted is {accepted}")
 
     @torch.no_grad()
-    def restore(self, i: int, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Take up `checkpoint`'s tensors; ValueError, nothing changed, where they do not fit this experiment."""
+    def restore(self, i: int, tensors: Mapping[str, Tensor], steps: int, begun: Mapping[str, int] = NOTHING) -> None:
+        """Take up `checkpoint`'s tensors; ValueError, nothing changed, where they do not fit this experiment.
+
+        begun: the steps, common to all runs, at which parts of a fork's began (`FlatOptimizer.begin`).
+        """
         self.check(tensors)
+        self.optimizer.begin(begun)
         for name, tensor in self.checkpoint(i).items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None

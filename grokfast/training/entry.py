@@ -15,6 +15,7 @@ from grokfast.store import RunStore, StoredRun
 from grokfast.store.run import DONE
 from grokfast.training.ensemble import Ensemble, resolve_device
 from grokfast.training.experiment import Experiment, check_together
+from grokfast.training.forks import check_origins, fitted
 from grokfast.training.interrupt import stop_requests
 from grokfast.training.loop import Loop
 from grokfast.training.memory import keep_freed_memory
@@ -90,12 +91,15 @@ def train(
             raise TypeError(f"experiments must be Experiment objects, got {type(experiment).__name__}")
     todo = [experiment.override(_instead(task, model)) for experiment in todo]
     _check(todo, checkpoint_every, max_together)
+    if store is None and todo[0].schedule.snapshots is not None:
+        raise ValueError(f"schedule.snapshots need a store, which must be given, got {todo[0].schedule.snapshots!r}")
     if store is not None:
         for experiment in todo:
             experiment.to_dict()  # what cannot be stored is said before anything is
     keep_freed_memory()
     with _engine(todo[0]), stop_requests() as stop:
         ensemble, wave = first_wave(todo, max_together)
+        check_origins(todo, store, ensemble)
         runs = [Run(number=i, experiment=e, store=store) for i, e in enumerate(todo)]
         for run in runs:
             if store is not None:
@@ -229,7 +233,7 @@ def _steps_taken(store: RunStore, run_id: str, ensemble: Ensemble) -> int:
     if state is None:
         return 0
     try:
-        ensemble.check(state.tensors)
+        ensemble.check(fitted(state, ensemble).tensors)
     except ValueError as error:
         raise ValueError(f"run {run_id}: {error}") from error
     return state.steps

@@ -17,6 +17,7 @@ from grokfast.probes.base import Probe
 from grokfast.schedules.base import Change
 from grokfast.seeds import MAX_SEED
 from grokfast.tasks import ModularTask, Task
+from grokfast.training import snapshots
 from grokfast.transforms.base import Transform
 from grokfast.transforms.optimizers import AdamW, Optimizer
 
@@ -41,6 +42,9 @@ class Schedule:
         eval_every: steps between evaluations on the training and the test set.
         stop_after: stop this many steps after generalising; None: run all steps.
         changes: what changes with the step, see grokfast.schedules; they may overlap in nothing.
+        snapshots: after which steps the weights are kept in the store: "0,100,1000" or a sequence of steps;
+            "every:500", from 0 on; "log:8", eight a decade, and 0; None: never.
+        full_snapshots: keep all that resuming needs with them: `grokfast.branch` can begin there.
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"batch_seed", "stop_after"})
@@ -51,6 +55,8 @@ class Schedule:
     eval_every: int = 10
     stop_after: int | None = None
     changes: tuple[Change, ...] = parts.added(())
+    snapshots: str | None = parts.added(None)
+    full_snapshots: bool = parts.added(False)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "schedule.")
@@ -59,6 +65,10 @@ class Schedule:
         fields.integer("batch_seed", minimum=0, maximum=MAX_SEED, optional=True)
         fields.integer("stop_after", minimum=0, optional=True)
         object.__setattr__(self, "changes", parts.several("change", self.changes, argument="schedule.changes"))
+        object.__setattr__(self, "snapshots", snapshots.written("schedule.snapshots", self.snapshots))
+        fields.boolean("full_snapshots")
+        if (last := snapshots.Times(self.snapshots).last()) > self.steps:
+            raise ValueError(f"schedule.snapshots must be at most schedule.steps, {self.steps}, got {last}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +121,8 @@ class Experiment:
             which change results. Where no kernel takes the model it is "ieee" after all, and the run says so.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         engine: "auto" uses the fast paths, "reference" plain PyTorch everywhere, every position of every row.
+        origin: a fork's: "RUN@STEP", the run of the same store, and the step of it, from whose state it goes on; None:
+            it begins at its initialisation. `grokfast.branch` sets it.
 
     Raises TypeError or ValueError naming the field.
     """
@@ -131,6 +143,7 @@ class Experiment:
     products: Products = "ieee"
     device: str = "auto"
     engine: Engine = "auto"
+    origin: str | None = parts.added(None)
 
     def __post_init__(self) -> None:
         for name in FAMILIES:
@@ -145,6 +158,8 @@ class Experiment:
         if self.products != "ieee" and self.precision != "float32":
             raise ValueError(f"products must be 'ieee' where precision is {self.precision!r}, got {self.products!r}")
         fields.integer("seed", minimum=0, maximum=MAX_SEED)
+        if self.origin is not None and (step := origin_of(self.origin)[1]) > self.schedule.steps:
+            raise ValueError(f"schedule.steps must be at least the {step} of its origin, got {self.schedule.steps}")
         if why := self.model.why_not_task(self.task):
             raise ValueError(why)
 
@@ -223,6 +238,14 @@ class Experiment:
             raise (TypeError if isinstance(error, TypeError) else ValueError)(
                 f"not an experiment's dict: {error}"
             ) from error
+
+
+def origin_of(text: Any) -> tuple[str, int]:
+    """The run and the step of an experiment's `origin`. Raises TypeError or ValueError where it says none."""
+    run, _, step = checks.text("origin", text).rpartition("@")
+    if not run or not (step.isascii() and step.isdigit()):
+        raise ValueError(f"origin must be RUN@STEP, got {checks.shown(text)}")
+    return run, checks.integer("origin", int(step), minimum=0)
 
 
 def _part(name: str, said: Any, current: Any = None) -> Any:

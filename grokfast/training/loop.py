@@ -18,7 +18,9 @@ from grokfast.training.moments import established
 from grokfast.training.observer import Observer, tell_result
 from grokfast.training.replay import Replay, Window
 from grokfast.training.result import RunResult
-from grokfast.training.run import Run, State
+from grokfast.training.run import Run
+from grokfast.training.snapshots import Times
+from grokfast.training.state import State
 from grokfast.training.waves import forget, split, too_large
 
 FLUSH_EVERY = 1.0  # seconds between writes of new evaluations to the store
@@ -54,6 +56,7 @@ class Loop:
         self.made: Ensemble | None = None
         self.replay: Replay | None = None
         self.window: Window | None = None  # under way, or not yet read
+        self.times = Times(runs[0].experiment.schedule.snapshots if store is not None else None)
 
     @property
     def ensemble(self) -> Ensemble:
@@ -100,9 +103,9 @@ class Loop:
         """That of the living, each as it was saved."""
         ensemble, self.fresh = self.fresh or Ensemble([run.experiment for run in self.living]), None
         for row, run in enumerate(self.living):
-            run.row, state = row, run.take_up()
+            run.row, state = row, run.take_up(ensemble)
             if state is not None:
-                ensemble.restore(row, state.tensors, state.steps)
+                ensemble.restore(row, state.tensors, state.steps, state.begun)
                 ensemble.diverged_at[row] = state.diverged_at
         return ensemble
 
@@ -130,6 +133,8 @@ class Loop:
                 self._evaluate()
                 if not self.living:
                     break
+            elif ensemble.steps in self.times:
+                self._snapshot()
             if self.stop.is_set():
                 self._interrupt()
             if (tables := ensemble.optimizer.tables) is not None:
@@ -141,7 +146,7 @@ class Loop:
     def _replayed(self) -> None:
         """The device trains up to the next evaluation while the last one is looked at here."""
         ensemble = self.ensemble
-        self.replay = Replay(ensemble, [run.outcome for run in self.living])
+        self.replay = self._replay()
         if self._is_due() and self._is_recorded():
             for run in [run for run in self.living if run.is_over(ensemble.steps)]:
                 self._finish(run, ensemble.weights(run.row), None)
@@ -154,6 +159,10 @@ class Loop:
                 if self.living:
                     self._interrupt()
                 return
+            if ensemble.steps in self.times:
+                if self.window is not None:
+                    self.window.wait()
+                self._snapshot()
             ahead = self.replay.launch() if ensemble.steps < ensemble.schedule.steps else None
             self._take(ahead)
             self.window = ahead
@@ -164,7 +173,11 @@ class Loop:
                     self._save()
             if self.living and is_sparse:
                 self._shrink()
-                self.replay = Replay(ensemble, [run.outcome for run in self.living])
+                self.replay = self._replay()
+
+    def _replay(self) -> Replay:
+        outcomes = [run.outcome for run in self.living]
+        return Replay(self.ensemble, outcomes, self.times, self._snapshot)
 
     def _take(self, ahead: Window | None = None) -> None:
         """Look at the evaluation that is under way, if there is one, and end the runs that are over.
@@ -215,6 +228,8 @@ class Loop:
             goes_on = self.ensemble.steps < self.ensemble.schedule.steps
             for run, record in zip(self.living, self.ensemble.evaluate(goes_on=goes_on)):
                 self._record(run, record)
+        if self.ensemble.steps in self.times:
+            self._snapshot()
         diverged = self.ensemble.diverged_at.tolist()
         over = [run for run in self.living if diverged[run.row] >= 0 or run.is_over(self.ensemble.steps)]
         for run in over:
@@ -236,12 +251,24 @@ class Loop:
         self.flushed = time.monotonic()
 
     def _save(self) -> None:
-        diverged_at = self.ensemble.diverged_at.tolist()
         with self.stop.saving():
             for run in self.living:
-                tensors = self.ensemble.checkpoint(run.row)
-                run.save(State(self.ensemble.steps, self._seconds(run), tensors, diverged_at[run.row]))
+                run.save(self._state(run))
         self.flushed = self.saved = time.monotonic()
+
+    def _snapshot(self) -> None:
+        """Keep the weights of all living runs as they are now; of those that have diverged there is nothing to keep."""
+        with self.stop.saving():
+            for run in self.living:
+                state = self._state(run)
+                if state.diverged_at < 0:
+                    run.keep_snapshot(self.ensemble.weights(run.row), state)
+
+    def _state(self, run: Run) -> State:
+        """All that a run needs to go on from here."""
+        ensemble = self.ensemble
+        tensors, diverged_at = ensemble.checkpoint(run.row), int(ensemble.diverged_at[run.row])
+        return State(ensemble.steps, self._seconds(run), tensors, diverged_at, ensemble.optimizer.begun)
 
     def _seconds(self, run: Run) -> float:
         return run.seconds_before + time.monotonic() - self.begun
@@ -259,12 +286,12 @@ class Loop:
 
     def _kept(self, run: Run, ahead: Window | None) -> State | None:
         """From what a run that is over could go on, if that is to be kept; where the device is ahead, from there."""
-        tensors = self.ensemble.checkpoint(run.row)
-        if self.store is None or sum(t.numel() * t.element_size() for t in tensors.values()) > self.keep_checkpoints:
+        tensors = self.ensemble.checkpoint(run.row).values()
+        if self.store is None or sum(t.numel() * t.element_size() for t in tensors) > self.keep_checkpoints:
             return None
         if ahead is not None:
             ahead.wait()
-        return State(self.ensemble.steps, self._seconds(run), tensors, int(self.ensemble.diverged_at[run.row]))
+        return self._state(run)
 
     def _interrupt(self) -> None:
         if self.store is None:

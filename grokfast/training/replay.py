@@ -19,6 +19,7 @@ from grokfast.training.batches import Batches
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.moments import Moments
 from grokfast.training.outcome import Outcome
+from grokfast.training.snapshots import Times
 from grokfast.training.watch import Watch
 
 LONGEST = 200  # steps in a graph
@@ -70,11 +71,19 @@ class Replay:
 
     `launch` returns at once. Runs that are over go on being computed; `kept` has the weights that each ended with.
     The ensemble is not to be stepped, restored or shrunk from elsewhere while a window is under way, and a Replay is
-    made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far.
+    made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far. At `times`
+    between evaluations `snapshot` is called, with all work done that was launched.
     """
 
-    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome]) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        outcomes: Sequence[Outcome],
+        times: Times | None = None,
+        snapshot: Callable[[], None] = lambda: None,
+    ) -> None:
         self.ensemble, self.step = ensemble, ensemble.compute
+        self.times, self.snapshot = times or Times(None), snapshot
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         splits = [] if self.step.splits == 1 else [self.step.splits]  # summed by the optimizer's step
         self.grad = ensemble.flat.new_zeros(*splits, *ensemble.flat.shape)
@@ -107,7 +116,7 @@ class Replay:
         longest = LONGEST if self._patterns() <= MOST_PATTERNS else 1
         with self.graphs.stream():
             while begin < end:
-                steps = min(longest, end - begin)
+                steps = min(longest, (self.times.next(begin + 1) or end) - begin, end - begin)
                 if self.batches is not None:
                     self.batches.prepare(begin, steps)
                 if self.tables is not None:
@@ -115,6 +124,9 @@ class Replay:
                 lengths = tuple(map(self._length, range(begin, begin + steps)))
                 self._perform(lengths, evaluates=begin + steps == end)
                 begin += steps
+                if begin < end and begin in self.times:
+                    self.graphs.wait()
+                    self.snapshot()
             return self._reported()
 
     def _patterns(self) -> int:
@@ -203,6 +215,11 @@ class Graphs:
     def event(self) -> torch.cuda.Event | None:
         """Happens when all that was performed so far is done; None: it is."""
         return None if self._stream is None else self._stream.record_event()
+
+    def wait(self) -> None:
+        """Until all that was performed so far is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def captures(self, name: Hashable) -> bool:
         """Whether the next `perform` of this name captures, and computes nothing until that is done."""

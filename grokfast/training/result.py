@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from grokfast import checks
 from grokfast.store import RunStore, StoredRun, StoreError
 from grokfast.store.records import Record, columns, records_of
 from grokfast.training.experiment import Experiment
@@ -20,9 +21,9 @@ from grokfast.training.version import version
 class RunResult:
     """One ended run.
 
-    status is "finished" or "diverged"; phase, t_memorize, t_generalize and collapsed are `Outcome`'s; `steps` taken in
-    `seconds` of wall-clock time (all runs of an ensemble together); curves has the step and all columns; weights
-    are the last parameters by name; run_id and directory are None where no store was given.
+    status is "finished" or "diverged", that of `at` "snapshot"; phase, t_memorize, t_generalize and collapsed are
+    `Outcome`'s; `steps` taken in `seconds` of wall-clock time (all runs of an ensemble together); curves has the step
+    and all columns; weights are the last parameters by name; run_id and directory are None where no store was given.
     """
 
     experiment: Experiment
@@ -40,6 +41,18 @@ class RunResult:
     weights: dict[str, Tensor]
     run_id: str | None = None
     directory: Path | None = None
+
+    def at(self, step: int) -> RunResult:
+        """The run as it was after `step` steps, of which there is a snapshot: weights, curves, phase and moments of
+        then; its status is "snapshot".
+
+        Raises ValueError where nothing was stored, StoreError, which names the snapshots that there are, for another
+        step, CheckpointError where it is damaged.
+        """
+        if self.run_id is None or self.directory is None:
+            raise ValueError("snapshots are of a stored run: give `train` a store, and schedule.snapshots")
+        with RunStore(self.directory.parent, create=False, read_only=True) as store:
+            return stored_snapshot(store, self.run_id, step)
 
     def summary(self) -> dict[str, Any]:
         """As JSON values, NaN and infinity as None."""
@@ -89,6 +102,34 @@ def stored_result(store: RunStore, run_id: str) -> RunResult:
         experiment, outcome, records, diverged_at=stored.result["diverged_at"], seconds=stored.result["seconds"],
         weights=weights, run_id=run_id, directory=stored.directory,
     )  # fmt: skip
+
+
+def snapshots_of(store: RunStore, run_id: str) -> dict[int, bool]:
+    """Of each of a run's snapshots, up to its end, the step, and whether it is full."""
+    result = store.get(run_id).result
+    last = None if result is None else result["steps"]
+    return {step: full for step, full in store.snapshots.of(run_id).items() if last is None or step <= last}
+
+
+def stored_snapshot(store: RunStore, run_id: str, step: int) -> RunResult:
+    """A stored run, ended or not, after `step` steps: see `RunResult.at`."""
+    checks.integer("step", step, minimum=0)
+    stored, there = store.get(run_id), snapshots_of(store, run_id)
+    weights, meta = store.snapshots.weights(run_id, step)
+    if step not in there:
+        raise StoreError(f"run {run_id} has ended before step {step}")
+    experiment = stored_experiment(stored)
+    records = [record for record in records_of(store.curves(run_id)) if record.step <= step]
+    if not records:
+        raise StoreError(f"run {run_id} has no evaluation up to step {step}")
+    outcome = Outcome(experiment.criteria)
+    for record in records:
+        outcome.update(record)
+    result = result_of(
+        experiment, outcome, records, diverged_at=None, seconds=meta["seconds"], weights=weights,
+        run_id=run_id, directory=stored.directory,
+    )  # fmt: skip
+    return replace(result, status="snapshot", steps=step, sentence=outcome.sentence(step))
 
 
 def result_of(

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from grokfast.store import CheckpointError, RunStore
+from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
-from grokfast.training.experiment import Experiment
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.experiment import Experiment, origin_of
+from grokfast.training.forks import Fork, fitted, fork_of, history
 from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult, result_of
-
-
-@dataclass(frozen=True)
-class State:
-    """A run after `steps` steps and `seconds`: `Ensemble.checkpoint`'s tensors; diverged_at is -1 where it has not."""
-
-    steps: int
-    seconds: float
-    tensors: Mapping[str, Tensor]
-    diverged_at: int = -1
+from grokfast.training.state import State
 
 
 def stored_state(store: RunStore, run_id: str) -> State | None:
-    """That of a run's checkpoint; None: there is none. Raises CheckpointError where it is damaged."""
-    if not store.has_checkpoint(run_id):
-        return None
-    tensors, meta = store.load_checkpoint(run_id)
-    try:
-        return State(int(meta["steps"]), float(meta["seconds"]), tensors, int(meta.get("diverged_at", -1)))
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint of {run_id} does not say its steps: {meta!r}") from error
+    """That of a run's checkpoint, or a `Fork`, where it has none and is to begin as one; None: there is neither.
+
+    Raises CheckpointError where it is damaged, StoreError where the other run is not there.
+    """
+    if store.has_checkpoint(run_id):
+        return State.of(*store.load_checkpoint(run_id), f"the checkpoint of {run_id}")
+    origin = store.get(run_id).config.get("origin")
+    return None if origin is None else fork_of(store, origin)
 
 
 @dataclass
@@ -66,25 +58,39 @@ class Run:
         early = schedule.stop_after is not None and t_generalize is not None
         return steps >= schedule.steps or (early and steps >= t_generalize + schedule.stop_after)  # type: ignore[operator]
 
-    def take_up(self) -> State | None:
-        """The state to go on from, the one saved last; None: the beginning. Evaluations after it are forgotten."""
+    def take_up(self, ensemble: Ensemble) -> State | None:
+        """The state to go on from, the one saved last; None: the beginning. Evaluations after it are forgotten, and a
+        fork that begins has those of the other run.
+
+        Raises as `stored_state` and `fitted` do.
+        """
         state, records = self.kept, self.records
         if self.store is not None and self.run_id is not None:
             state = stored_state(self.store, self.run_id)
             records = records_of(self.store.curves(self.run_id))
-        records = [record for record in records if state is not None and self._is_to_have(record.step, state.steps)]
-        self.records, self.outcome, self.stored = [], Outcome(self.experiment.criteria), len(records)
+        is_begun = True
+        if isinstance(state, Fork) and self.store is not None:
+            is_begun, records = False, history(self.store, state, ensemble.columns)
+            state = fitted(state, ensemble)
+        elif state is None:
+            records = []
+        else:
+            records = [record for record in records if self._is_to_have(record.step, state.steps)]
+        self.records, self.outcome = [], Outcome(self.experiment.criteria)
+        self.stored = len(records) if is_begun else 0
         for record in records:
             self.record(record)
         if self.store is not None and self.run_id is not None:
-            self.store.truncate(self.run_id, records[-1].step if records else -1)
+            self.store.truncate(self.run_id, records[-1].step if records and is_begun else -1)
         if state is not None:  # what came after it took its time, too
             self.seconds_before = max(self.seconds_before, state.seconds)
         return state
 
     def _is_to_have(self, step: int, steps: int) -> bool:
         """Whether an evaluation at `step` is of a run that has taken `steps`: the last one of a shorter run is not."""
-        schedule = self.experiment.schedule
+        schedule, origin = self.experiment.schedule, self.experiment.origin
+        if origin is not None and step <= origin_of(origin)[1]:
+            return True
         return step <= steps and (step % schedule.eval_every == 0 or step == schedule.steps)
 
     def set_status(self, status: str) -> None:
@@ -107,8 +113,14 @@ class Run:
             self.kept = replace(state, tensors={name: t.cpu().clone() for name, t in state.tensors.items()})
             return
         self.flush()
-        meta = {"steps": state.steps, "seconds": state.seconds, "diverged_at": state.diverged_at}
-        self.store.save_checkpoint(self.run_id, state.tensors, meta)
+        self.store.save_checkpoint(self.run_id, state.tensors, state.meta)
+
+    def keep_snapshot(self, weights: dict[str, Tensor], state: State) -> None:
+        """Keep the weights of a state in the store, and the state if snapshots are to be full. Curves first."""
+        if self.store is not None and self.run_id is not None:
+            self.flush()
+            full = state.tensors if self.experiment.schedule.full_snapshots else None
+            self.store.snapshots.save(self.run_id, state.steps, weights, state.meta, full)
 
     def end(
         self,

@@ -29,6 +29,7 @@ class Clock:
         hyper: fp64 [E, 16], the models' rows of csrc/update_rules.h's `Hyper`; the first column is the step's rate.
         adam_steps, counts: fp32 [E] and int64 [E], Adam's steps and the gradients that the filter has seen; the update
             advances them itself.
+        optimizer_from, filter_from: the steps at which these two began, before which nothing counts.
 
     Raises ValueError unless there is one filter for each configuration.
     """
@@ -45,13 +46,15 @@ class Clock:
         self.steps = torch.zeros(models, dtype=torch.int64, device=device)
         self.adam_steps = torch.zeros(models, dtype=torch.float32, device=device)
         self.counts = torch.zeros(models, dtype=torch.int64, device=device)
+        self.optimizer_from = self.filter_from = 0
         self._tickets = torch.zeros(models, dtype=torch.int32, device=device)
 
     def seek(self, steps: int) -> None:
         """Go on as if `steps` had been taken."""
         self.at = steps
-        for counter in (self.steps, self.adam_steps, self.counts):
-            counter.fill_(steps)
+        self.steps.fill_(steps)
+        self.adam_steps.fill_(steps - self.optimizer_from)
+        self.counts.fill_(steps - self.filter_from)
 
     def tick(self, grad: Tensor, loss: Tensor, diverged_at: Tensor) -> Tensor:
         """What comes before an update: the rate of this step, lr · min(1, step/warmup), and the step is counted.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from grokfast import backend
+from grokfast import backend, checks
 from grokfast.transforms import hypers, rules
 from grokfast.transforms.base import Layout, Transform
-from grokfast.transforms.chain import elements
+from grokfast.transforms.chain import elements, named
 from grokfast.transforms.clock import Clock, model_row, sum_partials
 from grokfast.transforms.filters import EMA, MA, Filter
 from grokfast.transforms.launch import Launch, Uploads, dtypes
@@ -28,7 +28,8 @@ class FlatOptimizer:
     """AdamW, Adam, SGD or Lion, and any transforms around it; algorithm and kinds of transforms are common to all.
 
     `state` maps a name to a tensor whose first axis is the model: exp_avg and exp_avg_sq or momentum_buffer [E, P],
-    ema [E, P], or ring [E, window, P] and sum [E, P]. `steps` counts the steps of all models.
+    ema [E, P], or ring [E, window, P] and sum [E, P]. `steps` counts the steps of all models; `begun` has the step at
+    which a part began whose state is not from step 0 (`begin`).
     A step is one pass over memory on CPU fp32 with the extension; otherwise the clock's tick and then one launch on a
     GPU, or plain PyTorch on any device and in any precision: these two read nothing from the host.
     EMA or MA, where it is the last before the update, is in that pass or launch. Other transforms are torch operations
@@ -52,6 +53,7 @@ class FlatOptimizer:
         check_kinds(filters)
         self.layout = layout or Layout.of({"parameters": flat.shape[1:]})
         self.steps = 0
+        self.begun: dict[str, int] = {}
         self.state: dict[str, Tensor] = {}
         self._set(configs, filters, flat)
         for operation in (*self._before, *self._after):
@@ -80,6 +82,23 @@ class FlatOptimizer:
         self._hyper = array("d")
         self._is_warm = False  # rates and rows are those of every further step
         self.clock = Clock(self.configs, self.fused, like.device)
+        self.begin(self.begun)
+
+    def begin(self, begun: Mapping[str, int]) -> None:
+        """Let parts begin at a later step than 0, with the state that is there: "optimizer", and transforms by their
+        names in dotted paths. Bias corrections, first values and windows then count from there; warm-up, schedules and
+        where runs diverge go on counting the steps of the run.
+
+        Raises ValueError for a name that is none.
+        """
+        names = named(self.filters[0])
+        for name in begun:
+            checks.choice("begun", name, ["optimizer", *names])
+        self.begun = {name: step for name, step in begun.items() if step}
+        clock = self.clock
+        clock.optimizer_from = self.begun.get("optimizer", 0)
+        clock.filter_from = next((self.begun.get(name, 0) for name, one in names.items() if one is self.fused[0]), 0)
+        clock.at = -1  # to be sought
 
     def keep(self, models: Tensor) -> None:
         """Go on with these models only."""
@@ -176,7 +195,8 @@ class FlatOptimizer:
 
     def _operate(self, operations: Sequence[Operation], flat: Tensor, grad: Tensor, step: Tensor) -> None:
         for operation in operations:
-            operation.apply(grad, flat, self.state, step)
+            begun = self.begun.get(operation.name)
+            operation.apply(grad, flat, self.state, step if begun is None else step - begun)
 
     def set_host(self, steps: int) -> None:
         """So many steps have been taken on the device, whatever was counted here while a graph was made of them."""
@@ -198,14 +218,19 @@ class FlatOptimizer:
 
     def _one_pass(self, flat: Tensor, grad: Tensor) -> None:
         self.steps += 1
-        if self.steps == 1 and "ema" in self.state:
+        clock, models = self.clock, len(flat)
+        adam_steps = counts = [0] * models  # counted by the steps of all
+        if self.begun:
+            clock.seek(self.steps - 1)
+            adam_steps, counts = ([t.data_ptr() for t in counter] for counter in (clock.adam_steps, clock.counts))
+        elif self.steps == 1 and "ema" in self.state:
             self.state["ema"].copy_(grad)
         is_warm = self.tables is None and self.steps > max(c.warmup for c in self.configs)
         if not (is_warm and self._is_warm):
             self._set_rates()
         self._is_warm = is_warm
-        is_first = self.steps == 1 and "momentum_buffer" in self.state
-        entries = self._entries(flat, grad, [0] * len(flat), [0] * len(flat), is_first)
+        is_first = self.steps == clock.optimizer_from + 1 and "momentum_buffer" in self.state
+        entries = self._entries(flat, grad, adam_steps, counts, is_first)
         module, threads, kind = backend.load_extension(), torch.get_num_threads(), self._kind()
         ring = int(kind == 2 and self.state["ring"].dtype is torch.bfloat16)
         rule = RULES[self.configs[0].rule]
@@ -261,7 +286,8 @@ class FlatOptimizer:
             rules.lion(flat, grad, state["exp_avg"], **common)
             return
         rules.adam(
-            flat, grad, state["exp_avg"], state["exp_avg_sq"], self.clock.steps[:, None],  # the tick has counted it
+            flat, grad, state["exp_avg"], state["exp_avg_sq"],
+            self.clock.steps[:, None] - self.clock.optimizer_from,  # the tick has counted it
             eps=column("eps"), decoupled=config.rule == "adamw", **common,
         )  # fmt: skip
 
@@ -303,6 +329,19 @@ def state_slots(
         else:
             slots["ema"] = row
     return slots
+
+
+def state_names(config: Optimizer, filter: Transform | None, layout: Layout) -> dict[str, dict[str, str]]:
+    """Of each part, "optimizer" and transforms by their names in dotted paths, the names of what it keeps, and for each
+    the name that it has in a FlatOptimizer's state."""
+    fused = in_pass(filter)
+    found = {"optimizer": {name: name for name in config.moments}}
+    for i, (part, one) in enumerate(named(filter).items()):
+        if one is fused:
+            found[part] = {name: name for name in (("ring", "sum") if isinstance(one, MA) else ("ema",))}
+        else:
+            found[part] = {name: f"{i}.{name}" for name in one.state(layout)}
+    return found
 
 
 def in_pass(filter: Transform | None) -> Filter | None:

@@ -135,6 +135,8 @@ class Driver:
     def _store(self, news: News) -> None:
         """Curves before the checkpoint, and the status last, as the training loop does."""
         self.store.append(news.run_id, news.records)
+        for snapshot in news.snapshots:
+            self.store.snapshots.save(news.run_id, *snapshot)
         if news.checkpoint is not None:
             self.store.save_checkpoint(news.run_id, *news.checkpoint)
         if news.weights is not None:

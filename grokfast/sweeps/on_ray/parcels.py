@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grokfast.store import CheckpointError, NewRun, RunStore
 from grokfast.store.records import Record, records_of
+from grokfast.training.forks import begin
 
 
 @dataclass
 class News:
     """What is new in one run: evaluations, a checkpoint (tensors and meta), final weights, a status and a result.
 
-    has_checkpoint is false where a run that is over has none, or none any more.
+    snapshots: of each the arguments of `Snapshots.save` behind the run's id. has_checkpoint is false where a run that
+    is over has none, or none any more.
     """
 
     run_id: str
     records: list[Record]
     checkpoint: tuple[dict[str, Any], dict[str, Any]] | None = None
+    snapshots: list[tuple[Any, ...]] = field(default_factory=list)
     has_checkpoint: bool = True
     weights: dict[str, Any] | None = None
     status: str | None = None
@@ -43,11 +46,16 @@ def pack(store: RunStore, run_id: str) -> Packed:
     """The run up to its checkpoint, or from its beginning where there is none; the store forgets what came after."""
     stored = store.get(run_id)
     checkpoint = None
-    if store.has_checkpoint(run_id):
+    for _ in range(2):
+        begin(store, run_id)
+        if not store.has_checkpoint(run_id):
+            break
         try:
             checkpoint = store.load_checkpoint(run_id)
+            break
         except CheckpointError as error:
             warnings.warn(f"run {run_id} begins again: {error}", stacklevel=2)
+            store.drop_checkpoint(run_id)
     store.truncate(run_id, -1 if checkpoint is None else int(checkpoint[1]["steps"]))
     # an id is the preset, "-", and the beginning of the hash
     new = NewRun(stored.config, run_id[len(stored.preset) + 1 :], stored.version, stored.device)

@@ -81,6 +81,7 @@ class Source:
         self.run_id = run.run_id
         self.sent = int(run.records[-1].step) if run.records else -1
         self.checkpoint: int | None = None  # when the last one that was sent, or received, was written
+        self.snapshots: set[int] = set()  # the steps of those that have been sent
         self.is_over = False
 
     def news(self, store: RunStore) -> News | None:
@@ -95,6 +96,11 @@ class Source:
             if written != self.checkpoint:
                 news.checkpoint = store.load_checkpoint(self.run_id)
                 self.checkpoint = written
+        for step, is_full in store.snapshots.of(self.run_id).items():
+            if step not in self.snapshots:
+                state = store.snapshots.state(self.run_id, step)[0] if is_full else None
+                news.snapshots.append((step, *store.snapshots.weights(self.run_id, step), state))
+                self.snapshots.add(step)
         if stored.status in DONE:
             news.has_checkpoint = store.has_checkpoint(self.run_id)
             with suppress(CheckpointError):  # the sweep may not keep weights
@@ -102,4 +108,4 @@ class Source:
         news.records = records_after(store, self.run_id, self.sent)
         if news.records:
             self.sent = int(news.records[-1].step)
-        return news if self.is_over or news.records or news.checkpoint else None
+        return news if self.is_over or news.records or news.checkpoint or news.snapshots else None
