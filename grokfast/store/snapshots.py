@@ -59,7 +59,7 @@ class Snapshots:
         return {step: f"{step}.state.safetensors" in names for step in steps}
 
     def weights(self, run_id: str, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights after `step` by name, and `meta`. Raises StoreError, which names the snapshots that are there, for
+        """The weights after `step` by name, and `meta`. Raises StoreError, which names those that are there, for
         another step, and CheckpointError where they are damaged."""
         self._check(run_id, step, [*self.of(run_id)], "snapshot")
         return load_tensors(self._weights(run_id, step))
