@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,20 @@ def plan_branch(
     **options: Any,
 ) -> Plan:
     """`branch` up to the training: everything is checked, then stored."""
-    run_id, root = run if isinstance(run, str) else run.run_id, store
-    if isinstance(run, RunResult):
-        if run.run_id is None or run.directory is None:
-            raise ValueError("run must be stored: give `train` a store, and schedule.snapshots")
-        root = run.directory.parent if store is None else store
-    if not isinstance(run_id, str):
+    if not isinstance(run, (RunResult, str)):
         raise TypeError(f"run must be a RunResult or the id of a run, got {checks.shown(run)}")
-    steps = [checks.integer("at", step, minimum=0) for step in ([at] if isinstance(at, int) else at)]
+    if isinstance(run, str):
+        run_id, root = run, "runs" if store is None else store
+    elif run.run_id is not None and run.directory is not None:
+        run_id, root = run.run_id, run.directory.parent if store is None else store
+    else:
+        raise ValueError("run must be stored: give `train` a store, and schedule.snapshots")
+    if not isinstance(at, (Integral, Iterable)) or isinstance(at, str):
+        raise TypeError(f"at must be an integer or a sequence of integers, got {checks.shown(at)}")
+    steps = [checks.integer("at", step, minimum=0) for step in (at if isinstance(at, Iterable) else [at])]
     if not steps:
         raise ValueError("at must be at least one step, got none")
-    with opened_store("runs" if root is None else root, create=False) as opened:
+    with opened_store(root, create=False) as opened:
         for step in steps:
             _have(opened, run_id, step)
         base = forked(opened, run_id, steps[0]).override(changes or {})

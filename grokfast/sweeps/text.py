@@ -51,7 +51,8 @@ def parse_changes(experiment: Experiment, texts: Sequence[str]) -> dict[str, Any
         if key in changes:
             raise ValueError(f"the changes have the key {key!r} twice")
         current = experiment.override({own: one for own, one in changes.items() if own in FAMILIES})
-        check_key(current, key)
+        if key not in current.flat():
+            raise ValueError(f"unknown option {checks.shown(key)}{current.hint(key)}")
         changes[key] = value.strip() if key in FAMILIES else _parse(key, value.strip(), None, _kinds(current, key))[0]
     return changes
 
@@ -73,7 +74,7 @@ def _parse_values(experiment: Experiment, key: str, values: str) -> list[Any]:
     for part in written:
         span = _RANGE.fullmatch(part)
         check_count(key, len(axis) + (_number_of(key, span) if span else 1))
-        axis += _parse(key, part, span, kinds)
+        axis += _parse(f"grid[{key!r}]", part, span, kinds)
     return axis
 
 
@@ -100,7 +101,7 @@ def _within(node: Any, name: str) -> Any:
     return parts.named(node)[name] if isinstance(node, tuple) else getattr(node, name)
 
 
-def _parse(key: str, text: str, span: re.Match[str] | None, kinds: list[Any]) -> list[Any]:
+def _parse(argument: str, text: str, span: re.Match[str] | None, kinds: list[Any]) -> list[Any]:
     if text.lower() == "none" and type(None) in kinds:
         return [None]
     if bool in kinds and text.lower() in _BOOLEANS:
@@ -115,9 +116,9 @@ def _parse(key: str, text: str, span: re.Match[str] | None, kinds: list[Any]) ->
                 return [ast.literal_eval(text)]
         except _NOT_READ as error:
             if span:
-                raise ValueError(f"grid[{key!r}] cannot take the range {checks.shown(text)}: {error}") from error
-            raise ValueError(f"grid[{key!r}] must have values of {_name(kinds)}, got {checks.shown(text)}") from error
-    raise ValueError(f"grid[{key!r}] must have values of {_name(kinds)}, got {checks.shown(text)}")
+                raise ValueError(f"{argument} cannot take the range {checks.shown(text)}: {error}") from error
+            raise ValueError(f"{argument} must have values of {_name(kinds)}, got {checks.shown(text)}") from error
+    raise ValueError(f"{argument} must have values of {_name(kinds)}, got {checks.shown(text)}")
 
 
 def _floats(first: str, last: str, n: str, logarithmic: str | None) -> list[float]:

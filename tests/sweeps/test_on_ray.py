@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import grokfast
 from grokfast.store import RunStore
@@ -228,3 +229,28 @@ def test_where_nobody_answers_is_said(tmp_path):
 def test_where_it_runs_in_words():
     assert OnRay().where() == "Ray on this machine"
     assert OnRay("head:6379").where() == "Ray at head:6379"
+
+
+def test_forks_travel_with_what_they_begin_with_and_snapshots_come_back(tmp_path, prompt, cluster, set_threads):
+    set_threads(1)
+    kept = EXPERIMENT.override(
+        {"schedule.steps": 400, "schedule.snapshots": "every:130", "schedule.full_snapshots": True}
+    )
+    with RunStore(tmp_path) as store:
+        run = grokfast.train(kept, store=store)
+    grid = {"optimizer.weight_decay": [0.1, kept.optimizer.weight_decay], "filter": ["none", "ema"]}
+    there = grokfast.branch(run, 130, grid=grid, runner=OnRay(cluster.address))
+    with RunStore(tmp_path) as store:
+        for arm in there.runs:
+            assert store.snapshots.of(arm.run_id) == {130: True, 260: True, 390: True}
+            here = grokfast.train(arm.experiment, store=store)
+            assert_same_run(arm, here)
+            for step in (260, 390):
+                assert all(torch.equal(arm.at(step).weights[name], w) for name, w in here.at(step).weights.items())
+    assert_same_run(there.runs[2], run)
+
+
+def assert_same_run(one, other):
+    assert all(torch.equal(one.weights[name], w) for name, w in other.weights.items())
+    for name, column in other.curves.items():
+        np.testing.assert_array_equal(one.curves[name], column, err_msg=name)

@@ -29,7 +29,7 @@ from grokfast.training.result import stored_result
 TINY = Experiment.preset("quick").override(
     {
         "task.p": 11, "model.width": 16, "schedule.steps": 20, "schedule.eval_every": 5, "schedule.stop_after": None,
-        "device": "cpu", "engine": "reference",
+        "device": "cpu", "engine": "reference", "schedule.snapshots": "7", "schedule.full_snapshots": True,
     }
 )  # fmt: skip
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"}
@@ -133,7 +133,8 @@ def look(what: str, root: Path) -> dict[str, Any]:
         store.remove(extra)
         ids = {run.run_id for run in store.list()} | {sweep.sweep_id for sweep in store.sweeps.list()}
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    kept = ("weights.safetensors", "checkpoint.safetensors")  # a finished run may go on
+    kept = ["weights.safetensors", "checkpoint.safetensors"]  # a finished run may go on
+    kept += ["snapshots/7.safetensors", "snapshots/7.state.safetensors"]
     expected = {"grokfast.sqlite", *(f"{run.run_id}/{name}" for run in runs if run.run_id in ids for name in kept)}
     pictures = {path for path in files if path.endswith(".png") and path.partition("/")[0] in ids}
     found["litter"] = sorted(files - expected - pictures)
