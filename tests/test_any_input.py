@@ -192,9 +192,10 @@ def place(tmp_path, monkeypatch, few):
     """A store with a run and a sweep, and their ids; the command line trains, times and draws nothing there."""
     root = tmp_path / "runs"
     with RunStore(root) as store:
-        run = train(TINY, store=store).run_id
+        kept = {"schedule.snapshots": "1", "schedule.full_snapshots": True}
+        run = train(TINY.override(kept), store=store).run_id
         sweep = plan(TINY, {"seed": [0, 1]}, store=store).sweep_id
-    for what in ("run._run", "sweep._sweep", "bench._bench", "doctor._doctor"):
+    for what in ("run._run", "sweep.train", "branch.train", "bench._bench", "doctor._doctor"):
         monkeypatch.setattr(f"grokfast.cli.{what}", _pretended)
     monkeypatch.chdir(root)
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda *_, **__: False)
@@ -215,6 +216,7 @@ def _pretended(*arguments, **_):
 OPTIONS = [f"--{path}" for path in PATHS] + [f"--{path.replace('_', '-')}" for path in PATHS]
 OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ensemble"]
 OPTIONS += ["--checkpoint-every", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves"]
+OPTIONS += ["--at", "--set"]
 OPTIONS += ["--format", "--models", "--seconds", "--help", "-h", "--filter", "--filter.x", "-", "--", "---"]
 
 
@@ -224,10 +226,11 @@ GOOD += ["--grid", "task.p=5,7", "--grid=seed=0:3:4", "--seeds=2", "--filter=ema
 
 WORD = st.sampled_from([*PRESETS, "RUN", "SWEEP"]) | WORDS | TEXTS | st.text(max_size=6)
 CHANGED = CHANGE.map(lambda change: f"--{change[0]}={change[1]}")
-OPTION = CHANGED | TEXTS.map("--grid={}".format) | st.sampled_from(OPTIONS) | WORD
+OPTION = CHANGED | TEXTS.map("--grid={}".format) | TEXTS.map("--set={}".format) | st.sampled_from(OPTIONS) | WORD
 OPTION |= st.tuples(st.sampled_from(OPTIONS), WORD).map("=".join)
 FITTING = [["run"], ["run", "quick"], ["sweep", "quick"], ["sweep", "quick", "--seeds=2"], ["show", "RUN"]]
 FITTING += [["show", "SWEEP"], ["list"], ["list", "--limit=1"], ["rm", "RUN"], ["rm", "SWEEP"], ["doctor"]]
+FITTING += [["branch", "RUN", "--at=1"], ["branch", "RUN", "--at=1", "--set"], ["show", "RUN", "--at=1"]]
 FITTING += [["show", "SWEEP", "--json"], ["export", "SWEEP"], ["export", "--curves"], ["bench"]]
 BEGIN = st.sampled_from(FITTING) | st.tuples(st.sampled_from([*COMMANDS]) | st.text(max_size=3), WORD).map(list)
 
