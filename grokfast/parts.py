@@ -34,6 +34,7 @@ _KINDS: dict[str, dict[str, type[Part]]] = {family: {} for family in _HOMES}
 _ONCE = {"ModularTask": "modular", "PairMLPConfig": "pair_mlp", "TransformerConfig": "transformer", "EMA": "ema"}
 _ONCE["MA"] = "ma"
 _OPTIONAL = ("transform",)  # families of which there may be none
+_PATH = re.compile(r"[A-Za-z_][\w./-]*")  # as data/set.npz, which Python reads as operations
 _COMMA, _PLUS = (re.compile(rf"{sign}(?![^(]*\))") for sign in (",", r"\+"))  # not inside of parentheses
 
 
@@ -42,12 +43,14 @@ class Part:
 
     family: set by the family's class, not by its kinds. varies: the fields in which runs of an ensemble may differ.
     keeps: the fields that another kind of the family takes over when it is chosen instead, if it has them.
+    consumed: the fields that are read when it is made, and are empty then, as a file's path: they are no axes.
     inline: a field of several parts whose names stand in dotted paths without the field's own: filter.ema.alpha.
     """
 
     family: ClassVar[str]
     varies: ClassVar[frozenset[str]] = frozenset()
     keeps: ClassVar[frozenset[str]] = frozenset()
+    consumed: ClassVar[frozenset[str]] = frozenset()
     inline: ClassVar[str] = ""
 
 
@@ -55,6 +58,11 @@ def added(default: Any) -> Any:
     """A field that a kind did not have from its beginning: at its default it is left out of hashes, so that runs that
     were stored without it are known again."""
     return dataclasses.field(default=default, metadata={"added": True})
+
+
+def remark(default: Any) -> Any:
+    """A field that says something to people: it is in no hash, and equal parts may differ in it."""
+    return dataclasses.field(default=default, compare=False, metadata={"remark": True})
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -188,7 +196,7 @@ def kind_name(plain: Mapping[str, Any]) -> str:
 
 
 def _read(text: str, argument: str) -> tuple[str, dict[str, Any]]:
-    """`name` or `name(field=value, ...)`; values are literals, or bare words as strings."""
+    """`name` or `name(field=value, ...)`; values are literals, or bare words and relative paths as strings."""
     name, opened, rest = text.strip().partition("(")
     name = name.strip()
     if not name:
@@ -197,10 +205,11 @@ def _read(text: str, argument: str) -> tuple[str, dict[str, Any]]:
     if not opened:
         return name, {}
     try:
-        call = ast.parse(f"_({rest}", mode="eval").body
+        source = f"_({rest}"
+        call = ast.parse(source, mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError
-        return name, {str(k.arg): _value(k.value) for k in call.keywords}
+        return name, {str(k.arg): _value(k.value, source) for k in call.keywords}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{argument} must be written name or name(field=value, ...), the values as literals, "
@@ -208,9 +217,13 @@ def _read(text: str, argument: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def _value(node: ast.expr) -> Any:
+def _value(node: ast.expr, source: str) -> Any:
     if isinstance(node, ast.Name) and node.id not in ("True", "False", "None"):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    if isinstance(node, (ast.Attribute, ast.BinOp)):
+        said = ast.get_source_segment(source, node) or ""
+        if _PATH.fullmatch(said):
+            return said
     return ast.literal_eval(node)
 
 
@@ -309,7 +322,7 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 
 def identity(value: Any) -> Any:
-    """`to_plain` for a hash: without fields that were `added` later and have their defaults."""
+    """`to_plain` for a hash: without remarks, and fields that were `added` later and have their defaults."""
     if isinstance(value, (list, tuple)):
         return [identity(one) for one in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
@@ -317,7 +330,7 @@ def identity(value: Any) -> Any:
     plain = {
         f.name: identity(getattr(value, f.name))
         for f in dataclasses.fields(value)
-        if not (f.metadata.get("added") and getattr(value, f.name) == _default(f))
+        if not (f.metadata.get("remark") or (f.metadata.get("added") and getattr(value, f.name) == _default(f)))
     }
     return {"kind": name_of(value), **plain} if isinstance(value, Part) else plain
 

@@ -14,6 +14,7 @@ from grokfast.store.errors import StoreError
 DATABASE, CHECKPOINT, WEIGHTS = "grokfast.sqlite", "checkpoint.safetensors", "weights.safetensors"
 SNAPSHOTS = "snapshots"  # a folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 _LONGEST = 200  # bytes; file systems take 255, and something is added to some
 _ALIEN = frozenset('/\\:*?"<>|')  # in no file's name somewhere
@@ -83,6 +84,17 @@ class Places:
     def lock(self, token: str) -> Path:
         """The lock file of an owner."""
         return self.owners / f"{checked_token(token)}.lock"
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder of data sets."""
+        return _no_link(self.root / ".data")
+
+    def data(self, sha256: str) -> Path:
+        """The file of a data set."""
+        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+            raise StoreError(f"{sha256!r} is no SHA-256 of a data set")
+        return _no_link(self.data_folder / f"{sha256}.safetensors")
 
     def folder(self, of: str, *parts: str) -> Path:
         """The folder of a run or a sweep, or one in it."""

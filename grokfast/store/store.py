@@ -2,6 +2,7 @@
 
     root/grokfast.sqlite     runs, their curves, and which of them are a sweep
     root/<run_id>/           checkpoint.safetensors, weights.safetensors, snapshots/, and whatever else a run leaves
+    root/.data/              data sets that runs bring along
     root/.owners/            a locked file for every process that trains runs, and what is being removed
 
 Paths come from places.py alone. What is read is checked (seals.py): one damaged run does not hide the others.
@@ -25,6 +26,7 @@ import numpy as np
 
 from grokfast import checks
 from grokfast.store.chunks import Chunks, check, checked_names, curves_of, joined, names_of, row_bytes, rows_of
+from grokfast.store.data import DataSets
 from grokfast.store.database import Database
 from grokfast.store.errors import DamagedError, DamagedWarning, StoreError, UnknownRunError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors, to_json
@@ -79,7 +81,8 @@ class RunStore:
         self._owner, self._removal = Owner(self._places), Removal(self._db, self._places)
         self._rows = Rows(self._db, self._places, self._owner, self._removal)
         self._chunks = Chunks(self._db)
-        self._tidying = Tidying(self._db, self._places, self._owner, self._removal)
+        self.data = DataSets(self._db, self._places)
+        self._tidying = Tidying(self._db, self._places, self._owner, self._removal, self.data)
         self.snapshots = Snapshots(self._places, self._rows)
         self.sweeps = Sweeps(self._db, self._places, self._owner, self._rows, self._removal, self._tidying)
 

@@ -6,6 +6,7 @@ import os
 import re
 from contextlib import suppress
 
+from grokfast.store.data import DataSets
 from grokfast.store.database import Database
 from grokfast.store.owners import Owner
 from grokfast.store.places import CHECKPOINT, SNAPSHOTS, WEIGHTS, Places, is_token
@@ -19,14 +20,15 @@ _BEGUN = re.compile(r".+-[0-9a-f]{6,12}")  # the folder of a run that may never 
 class Tidying:
     """Tidies one store."""
 
-    def __init__(self, db: Database, places: Places, owner: Owner, removal: Removal) -> None:
-        self._db, self._places, self._owner, self._removal = db, places, owner, removal
+    def __init__(self, db: Database, places: Places, owner: Owner, removal: Removal, data: DataSets) -> None:
+        self._db, self._places, self._owner, self._removal, self._data = db, places, owner, removal, data
         self._is_done = False
 
     def tidy(self) -> None:
         """Do it, but for files once only. Nothing is touched that a living process may be writing.
 
-        Locks of dead owners; temporaries of tensors, and checkpoints of ended runs; empty folders that are no run's.
+        Locks of dead owners; temporaries of tensors, and checkpoints of runs that have diverged; empty folders that are
+        no run's; data sets that no run has.
         """
         self._removal.finish()
         if self._is_done or self._db.is_read_only:
@@ -49,6 +51,7 @@ class Tidying:
                             os.rmdir(entry.path)
                     elif not (status == "running" and is_token(owner) and is_alive(owner)):
                         _tidy_folder(entry.path, status in WITHOUT_CHECKPOINT)
+            self._data.tidy()
         self._is_done = True
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from grokfast import parts
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def written(values: Sequence[Any], base: Any = None, without: Collection[str] = ()) -> list[str]:
@@ -39,4 +42,6 @@ def _plain(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"({','.join(map(_plain, value))})"
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return value[:12]
     return f"{value:.12g}" if isinstance(value, float) else str(value)

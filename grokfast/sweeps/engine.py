@@ -24,6 +24,7 @@ from grokfast.sweeps.processes import Processes, cores
 from grokfast.sweeps.result import SweepResult
 from grokfast.sweeps.runner import Group, Runner
 from grokfast.training.ensemble import Ensemble, resolve_device
+from grokfast.training.entry import keep_attachments
 from grokfast.training.experiment import Experiment
 from grokfast.training.forks import check_origins
 from grokfast.training.result import stored_experiment
@@ -130,6 +131,7 @@ def plan(
     how = {"axes": axes, "zip": zip, "random": random, "seeds": seeds}
     with opened_store(store) as opened:
         _check_forks(opened, experiments)
+        keep_attachments(opened, experiments)
         sweep_id = opened.sweeps.create(experiment.name, experiment.to_dict(), how, runs)
         return training.plan(opened, sweep_id, experiments)
 

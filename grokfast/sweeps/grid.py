@@ -175,6 +175,10 @@ def check_key(experiment: Experiment, key: str) -> None:
     """Raise ValueError, with the nearest name, unless the experiment has a field with this dotted name."""
     if key not in experiment.flat():
         raise ValueError(f"grid has an unknown key {checks.shown(key)}{experiment.hint(key)}")
+    part, _, field = key.partition(".")
+    own = getattr(experiment, part)
+    if isinstance(own, parts.Part) and field in own.consumed:
+        raise ValueError(f"grid has the key {key!r}: vary whole parts, {part}={parts.name_of(own)}({field}=...)")
 
 
 def _zipped(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

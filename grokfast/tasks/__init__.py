@@ -2,5 +2,6 @@
 
 from grokfast.tasks.data import Data, Split, Task
 from grokfast.tasks.modular import OPERATIONS, ModularTask
+from grokfast.tasks.tensors import Tensors
 
-__all__ = ["OPERATIONS", "Data", "ModularTask", "Split", "Task"]
+__all__ = ["OPERATIONS", "Data", "ModularTask", "Split", "Task", "Tensors"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -32,6 +33,13 @@ class Task(Part):
     def build(self, *, seed: int = 0) -> Data:
         """The data set. `seed` is the experiment's, for what the task itself names no seed for."""
         raise NotImplementedError
+
+    def attachments(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """What a run needs beside the fields and is to be stored with it: by the SHA-256 that the fields name."""
+        return {}
+
+    def attach(self, root: Path) -> None:
+        """The attachments are in the store at `root`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, overload
 
@@ -240,8 +240,16 @@ def _steps_taken(store: RunStore, run_id: str, ensemble: Ensemble) -> int:
 
 
 def _create(store: RunStore, experiment: Experiment) -> str:
+    keep_attachments(store, [experiment])
     device = str(resolve_device(experiment.device))
     return store.create(experiment.to_dict(), preset=experiment.name, version=version(), device=device)
+
+
+def keep_attachments(store: RunStore, experiments: Iterable[Experiment]) -> None:
+    """Store what the experiments' tasks need beside their fields."""
+    for task in {experiment.task for experiment in experiments}:
+        for sha256, tensors in task.attachments().items():
+            store.data.save(sha256, tensors)
 
 
 def _engine(experiment: Experiment) -> Any:

@@ -78,7 +78,9 @@ def stored_experiment(stored: StoredRun) -> Experiment:
     """A run's experiment. Raises StoreError where another version wrote one that this version does not know, or where a
     part of one's own is not there."""
     try:
-        return Experiment.from_dict(stored.config)
+        experiment = Experiment.from_dict(stored.config)
+        experiment.task.attach(stored.directory.parent)
+        return experiment
     except (TypeError, ValueError) as error:
         said = f"run {stored.run_id} cannot be read: {error}"
         if stored.version != version():

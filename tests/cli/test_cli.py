@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 import grokfast
@@ -413,3 +414,16 @@ def test_underscores_in_options_are_accepted(out, capsys):
     assert main([*QUICK, "--task.train_fraction", "0.3", "--checkpoint_every", "5", "--out", str(out)]) == 0
     with RunStore(out, create=False) as store:
         assert store.list()[0].config["task"]["train_fraction"] == 0.3
+
+
+def test_tensors_of_a_file(tmp_path, capsys):
+    rows = np.stack(np.meshgrid(np.arange(7), np.arange(7)), -1).reshape(-1, 2)
+    np.savez(tmp_path / "set.npz", x=rows, y=rows.sum(1) % 7)
+    words = ["run", "quick", "--task", "tensors", "--task.path", str(tmp_path / "set.npz"), "--steps", "10"]
+    out = ["--out", str(tmp_path / "runs")]
+    assert main([*words, *out, "--json"]) == 2
+    assert "there must be a test split, x_test and y_test, or a train_fraction" in capsys.readouterr().err
+    assert main([*words, *out, "--json", "--task.train-fraction", "0.4"]) == 0
+    run_id = json.loads(capsys.readouterr().out.splitlines()[-1])["run_id"]
+    (tmp_path / "set.npz").unlink()
+    assert main(["run", "--resume", run_id, "--steps", "20", *out]) == 0

@@ -254,3 +254,12 @@ def assert_same_run(one, other):
     assert all(torch.equal(one.weights[name], w) for name, w in other.weights.items())
     for name, column in other.curves.items():
         np.testing.assert_array_equal(one.curves[name], column, err_msg=name)
+
+
+def test_tensors_travel_with_their_runs(tmp_path, prompt, cluster, monkeypatch):
+    x = torch.cartesian_prod(torch.arange(11), torch.arange(11))
+    task = grokfast.tasks.Tensors(x, x.sum(1) % 11, train_fraction=0.5)
+    short = EXPERIMENT.override({"task": task, "schedule.steps": 100})
+    grid = {"seed": [0, 1]}
+    there = sweep(short, grid, store=tmp_path / "there", runner=OnRay(cluster.address))
+    assert_same(there, sweep(short, grid, store=tmp_path / "here", runner=InProcess()))

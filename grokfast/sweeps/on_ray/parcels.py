@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from grokfast.store import CheckpointError, NewRun, RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training.forks import begin
+from grokfast.training.result import stored_experiment
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Packed:
     preset: str
     records: list[Record]
     checkpoint: tuple[dict[str, Any], dict[str, Any]] | None
+    data: Mapping[str, Mapping[str, Any]]  # what its task needs beside its fields
 
 
 def pack(store: RunStore, run_id: str) -> Packed:
@@ -59,7 +61,8 @@ def pack(store: RunStore, run_id: str) -> Packed:
     store.truncate(run_id, -1 if checkpoint is None else int(checkpoint[1]["steps"]))
     # an id is the preset, "-", and the beginning of the hash
     new = NewRun(stored.config, run_id[len(stored.preset) + 1 :], stored.version, stored.device)
-    return Packed(run_id, new, stored.preset, records_after(store, run_id, -1), checkpoint)
+    data = stored_experiment(stored).task.attachments()
+    return Packed(run_id, new, stored.preset, records_after(store, run_id, -1), checkpoint, data)
 
 
 def unpack(root: Path, runs: Sequence[Packed]) -> None:
@@ -69,6 +72,8 @@ def unpack(root: Path, runs: Sequence[Packed]) -> None:
             store.sweeps.create(preset, {}, {}, [run.new for run in runs if run.preset == preset])
         for run in runs:
             store.directory(run.run_id).mkdir()
+            for sha256, tensors in run.data.items():
+                store.data.save(sha256, tensors)
             store.append(run.run_id, run.records)
             if run.checkpoint is not None:
                 store.save_checkpoint(run.run_id, *run.checkpoint)
