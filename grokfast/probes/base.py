@@ -32,10 +32,13 @@ class View:
 class Probe(Part):
     """Base of the probes. One of one's own is a frozen dataclass with `columns` and `measure`.
 
-    Runs with probes go one step at a time, on a GPU, too: evaluations with them are in no CUDA graph.
+    needs_host: whether `measure` asks for values of tensors, or for anything else that is not on the models' device.
+    Other evaluations are captured in CUDA graphs with the steps before them; runs with such a probe go one step at a
+    time on a GPU, too.
     """
 
     family: ClassVar[str] = "probe"
+    needs_host: ClassVar[bool] = False
 
     def columns(self, data: Data) -> Sequence[str]:
         """The names of what it measures, k of them."""

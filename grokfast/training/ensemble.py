@@ -13,6 +13,7 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.models.base import Choice, Spec, Step, choose
 from grokfast.models.runs import Rows, Runs
+from grokfast.parts import name_of
 from grokfast.probes import Positions, Probe
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
 from grokfast.schedules.program import Program
@@ -59,12 +60,10 @@ def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choic
 
 
 def _why_no_replay(experiment: Experiment, data: Data) -> str:
-    """What of an evaluation is not on the device."""
-    if _probes(experiment, data):
-        return "probes are measured between the steps"
-    criteria = experiment.criteria
-    if [*data.splits] != ["train", "test"] or (criteria.memorize, criteria.generalize) != ("train", "test"):
-        return "other splits than train and test are measured between the steps"
+    """What of an evaluation needs the host, which a graph cannot ask."""
+    for probe in _probes(experiment, data):
+        if probe.needs_host:
+            return f"{name_of(probe)} needs the host"
     return ""
 
 
@@ -135,6 +134,11 @@ class Ensemble:
         return self.optimizer.steps
 
     @property
+    def is_due(self) -> bool:
+        """Whether now is a time for an evaluation."""
+        return self.steps % self.schedule.eval_every == 0 or self.steps >= self.schedule.steps
+
+    @property
     def flat(self) -> Tensor:
         """The parameters, [E, P]."""
         return self.runs.flat
@@ -193,16 +197,24 @@ class Ensemble:
             train = self._ahead[:2]
         else:
             train = self.measure("train")
-        losses, accuracies = zip(train, *(self.measure(split) for split in self.rows if split != "train"))
-        columns = [column.double() for column in (*losses, *accuracies, self.flat.norm(dim=1))]
-        table = torch.cat([torch.stack(columns, 1), *self.probes.measure(self.runs)], 1).tolist()
+        measured = [train, *map(self.measure, self.splits[1:])]
+        table = self.table([loss for loss, _ in measured], [accuracy for _, accuracy in measured]).tolist()
         return [Record(self.steps, dict(zip(self.columns, row))) for row in table]
+
+    def table(self, losses: Sequence[Tensor], accuracies: Sequence[Tensor]) -> Tensor:
+        """The `columns` now, fp64 [E, k], of losses and accuracies [E] of each split, "train" first."""
+        columns = [column.double() for column in (*losses, *accuracies, self.flat.norm(dim=1))]
+        return torch.cat([torch.stack(columns, 1), *self.probes.measure(self.runs)], 1)
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits as they are measured: "train" first."""
+        return ["train", *(split for split in self.rows if split != "train")]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of what an evaluation measures."""
-        splits = ["train", *(split for split in self.rows if split != "train")]
-        losses, accuracies = ([f"{split}_{what}" for split in splits] for what in ("loss", "accuracy"))
+        losses, accuracies = ([f"{split}_{what}" for split in self.splits] for what in ("loss", "accuracy"))
         return (*losses, *accuracies, "weight_norm", *self.probes.names)
 
     def keep(self, models: Sequence[int]) -> None:

@@ -1,10 +1,10 @@
-"""The training loop: runs, a wave at a time, to their ends, step by step or replayed on a GPU."""
+"""The training loop: runs, a wave at a time, to their ends, by an engine that steps or replays."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from grokfast.store import RunStore, StoreError
 from grokfast.store.records import Record
+from grokfast.training.engines import Eager, Engine, Hooks, Window
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.interrupt import Interrupted, StopRequest
-from grokfast.training.moments import established
 from grokfast.training.observer import Observer, tell_result
-from grokfast.training.replay import Replay, Window
+from grokfast.training.replay import Replay
 from grokfast.training.result import RunResult
 from grokfast.training.run import Run
 from grokfast.training.snapshots import Times
@@ -24,7 +24,6 @@ from grokfast.training.state import State
 from grokfast.training.waves import forget, split, too_large
 
 FLUSH_EVERY = 1.0  # seconds between writes of new evaluations to the store
-FULL = 0.75  # share of a replayed ensemble's runs that must go on, or it is made anew of these only
 
 
 class Loop:
@@ -54,9 +53,10 @@ class Loop:
         self.begun = self.flushed = self.saved = time.monotonic()
         self.fresh: Ensemble | None = ensemble
         self.made: Ensemble | None = None
-        self.replay: Replay | None = None
+        self.engine: Engine | None = None
         self.window: Window | None = None  # under way, or not yet read
-        self.times = Times(runs[0].experiment.schedule.snapshots if store is not None else None)
+        times = Times(runs[0].experiment.schedule.snapshots if store is not None else None)
+        self.hooks = Hooks(times, self._snapshot, self._stepped, stop.is_set)
 
     @property
     def ensemble(self) -> Ensemble:
@@ -90,13 +90,10 @@ class Loop:
                     observer.started(self.ensemble, [run.run_id for run in self.living])
             for run in self.living:
                 run.is_announced = True
-            if self.ensemble.choice.why_no_replay:
-                self._step_by_step()
-            else:
-                self._replayed()
+            self._train()
         except torch.OutOfMemoryError:
             return False
-        self.made = self.replay = None
+        self.made = self.engine = None
         return True
 
     def _ensemble(self) -> Ensemble:
@@ -119,98 +116,92 @@ class Loop:
                 self._save()
             for run in self.living:
                 run.seconds_before = self._seconds(run)
-        self.made = self.replay = None
+        self.made = self.engine = None
         forget()
         if len(self.living) == 1:
             raise too_large(self.living[0].experiment)
         if self.living:
             self.later[:0] = split(self.living, -(-len(self.living) // 2))
 
-    def _step_by_step(self) -> None:
-        ensemble = self.ensemble
-        while True:
-            if self._is_due():
-                self._evaluate()
-                if not self.living:
-                    break
-            elif ensemble.steps in self.times:
-                self._snapshot()
-            if self.stop.is_set():
-                self._interrupt()
-            if (tables := ensemble.optimizer.tables) is not None:
-                tables.begun.copy_(established([run.outcome for run in self.living]))
-            ensemble.step()
-            for observer in self.observers:
-                observer.stepped(ensemble.steps)
-
-    def _replayed(self) -> None:
-        """The device trains up to the next evaluation while the last one is looked at here."""
-        ensemble = self.ensemble
-        self.replay = self._replay()
-        if self._is_due() and self._is_recorded():
-            for run in [run for run in self.living if run.is_over(ensemble.steps)]:
-                self._finish(run, ensemble.weights(run.row), None)
-                self.living.remove(run)
-        elif self._is_due():
-            self.window = self.replay.evaluate()
+    def _train(self) -> None:
+        """The device may train up to the next evaluation while the last one is looked at here."""
+        ensemble, engine = self.ensemble, self._begin()
+        if ensemble.is_due and self._is_recorded():
+            over: dict[Run, int | None] = {run: None for run in self.living if run.is_over(ensemble.steps)}
+            self._end(over, ensemble.weights)
+        elif ensemble.is_due:
+            self.window = engine.evaluate()
         while self.living:
             if self.stop.is_set():
                 self._take()
                 if self.living:
                     self._interrupt()
                 return
-            if ensemble.steps in self.times:
+            if ensemble.steps in self.hooks.times:
                 if self.window is not None:
                     self.window.wait()
                 self._snapshot()
-            ahead = self.replay.launch() if ensemble.steps < ensemble.schedule.steps else None
+            ahead = engine.launch() if engine.runs_ahead and ensemble.steps < ensemble.schedule.steps else None
             self._take(ahead)
             self.window = ahead
-            is_sparse = len(self.living) <= FULL * len(ensemble.experiments)
-            if is_sparse or self._is_to_be_saved():
+            n, is_to_be_saved = len(self.living), self._is_to_be_saved()
+            is_sparse = n < len(ensemble.experiments) and n <= engine.share * len(ensemble.experiments)
+            if is_sparse or is_to_be_saved:
                 self._take()
-                if self.living and self._is_to_be_saved():
+                if self.living and is_to_be_saved:
                     self._save()
             if self.living and is_sparse:
-                self._shrink()
-                self.replay = self._replay()
+                engine = self._shrink()
+            if self.living and not engine.runs_ahead:
+                self.window = engine.launch()
 
-    def _replay(self) -> Replay:
-        outcomes = [run.outcome for run in self.living]
-        return Replay(self.ensemble, outcomes, self.times, self._snapshot)
+    def _begin(self) -> Engine:
+        """An engine for the ensemble as it is."""
+        kind = Eager if self.ensemble.choice.why_no_replay else Replay
+        self.engine = kind(self.ensemble, [run.outcome for run in self.living], self.hooks)
+        return self.engine
 
     def _take(self, ahead: Window | None = None) -> None:
         """Look at the evaluation that is under way, if there is one, and end the runs that are over.
 
         `ahead` is the stretch after it, if that has been launched.
         """
-        window, replay = self.window, self.replay
+        window, engine = self.window, self.engine
         self.window = None
-        if window is None or replay is None:
+        if window is None or engine is None:
             return
         reports = window.read()
-        for run in list(self.living):
-            record, diverged_at, ended_at = reports[run.row]
+        over: dict[Run, int | None] = {}
+        for run in self.living:
+            record, diverged_at = reports[run.row]
             self._record(run, record)
-            if ended_at is not None:
-                self._finish(run, self.ensemble.weights(run.row, replay.watch.kept), diverged_at, ahead)
-                self.living.remove(run)
-        for observer in self.observers:
-            observer.stepped(window.steps)
+            if diverged_at is not None or run.is_over(record.step):
+                over[run] = diverged_at
+        self._end(over, engine.weights, ahead)
+        if engine.runs_ahead:
+            self._stepped(window.steps)
         if time.monotonic() - self.flushed >= FLUSH_EVERY:
             self._flush()
 
-    def _shrink(self) -> None:
-        """Leave only the living in the ensemble."""
-        self.replay = None
+    def _end(
+        self, over: Mapping[Run, int | None], weights: Callable[[int], dict[str, Tensor]], ahead: Window | None = None
+    ) -> None:
+        """End these runs, which have diverged at some step, or not (None)."""
+        for run, diverged_at in over.items():
+            self._finish(run, weights(run.row), diverged_at, ahead)
+            self.living.remove(run)
+
+    def _stepped(self, steps: int) -> None:
+        for observer in self.observers:
+            observer.stepped(steps)
+
+    def _shrink(self) -> Engine:
+        """Leave only the living in the ensemble, with an engine of its own."""
+        self.engine = None
         self.ensemble.keep([run.row for run in self.living])
         for row, run in enumerate(self.living):
             run.row = row
-
-    def _is_due(self) -> bool:
-        """Whether now is a time for an evaluation."""
-        steps, schedule = self.ensemble.steps, self.ensemble.schedule
-        return steps % schedule.eval_every == 0 or steps >= schedule.steps
+        return self._begin()
 
     def _is_recorded(self) -> bool:
         """Whether the runs, taken up again here, have this evaluation already."""
@@ -221,26 +212,6 @@ class Loop:
         run.record(record)
         for observer in self.observers:
             observer.recorded(run.number, record, run.outcome)
-
-    def _evaluate(self) -> None:
-        """Record every living run, end those that are over, write what is due."""
-        if not self._is_recorded():
-            goes_on = self.ensemble.steps < self.ensemble.schedule.steps
-            for run, record in zip(self.living, self.ensemble.evaluate(goes_on=goes_on)):
-                self._record(run, record)
-        if self.ensemble.steps in self.times:
-            self._snapshot()
-        diverged = self.ensemble.diverged_at.tolist()
-        over = [run for run in self.living if diverged[run.row] >= 0 or run.is_over(self.ensemble.steps)]
-        for run in over:
-            self._finish(run, self.ensemble.weights(run.row), diverged[run.row] if diverged[run.row] >= 0 else None)
-            self.living.remove(run)
-        if over and self.living:
-            self._shrink()
-        if time.monotonic() - self.flushed >= FLUSH_EVERY:
-            self._flush()
-        if self._is_to_be_saved():
-            self._save()
 
     def _is_to_be_saved(self) -> bool:
         return self.store is not None and time.monotonic() - self.saved >= self.checkpoint_every

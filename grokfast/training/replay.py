@@ -16,43 +16,39 @@ from torch import Tensor
 
 from grokfast.store.records import STANDARD, Record
 from grokfast.training.batches import Batches
+from grokfast.training.engines import Hooks, Report
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.moments import Moments
 from grokfast.training.outcome import Outcome
-from grokfast.training.snapshots import Times
 from grokfast.training.watch import Watch
 
 LONGEST = 200  # steps in a graph
 MOST_PATTERNS = 8  # of batch sizes between two evaluations, each of which is a graph; beyond, each step is one
 
 
-class Report(NamedTuple):
-    """An evaluation of one run; diverged_at and ended_at are steps, None: it has not."""
+class Stretch:
+    """A window that is under way on the device: `rows` is its report, `table` all its columns where those are others
+    than the report's."""
 
-    record: Record
-    diverged_at: int | None
-    ended_at: int | None
-
-
-class Window:
-    """A stretch of training up to and with an evaluation, under way on the device."""
-
-    def __init__(self, steps: int, rows: Tensor, event: torch.cuda.Event | None) -> None:
-        self.steps, self._rows, self._event = steps, rows, event
+    def __init__(
+        self, steps: int, columns: Sequence[str], rows: Tensor, table: Tensor | None, event: torch.cuda.Event | None
+    ) -> None:
+        self.steps, self._columns, self._rows, self._table, self._event = steps, columns, rows, table, event
 
     def wait(self) -> None:
-        """Until it is at its end."""
         if self._event is not None:
             self._event.synchronize()
 
     def read(self) -> list[Report]:
-        """Wait for its end; a report for each model, finished ones included. Before the next but one is launched."""
+        """Before the next but one is launched."""
         self.wait()
-        found = []
-        for step, *measured, diverged_at, ended_at in self._rows.tolist():
-            ends = (int(at) if at >= 0 else None for at in (diverged_at, ended_at))
-            found.append(Report(Record(int(step), dict(zip(STANDARD, measured))), *ends))
-        return found
+        rows = self._rows.tolist()
+        values = [row[1:-2] for row in rows] if self._table is None else self._table.tolist()
+        ends = (None if row[-2] < 0 else int(row[-2]) for row in rows)
+        return [
+            Report(Record(int(row[0]), dict(zip(self._columns, of_run))), diverged_at)
+            for row, of_run, diverged_at in zip(rows, values, ends)
+        ]
 
 
 class _Part(NamedTuple):
@@ -69,21 +65,14 @@ class _Part(NamedTuple):
 class Replay:
     """Trains an ensemble from evaluation to evaluation, and follows which of its runs are over.
 
-    `launch` returns at once. Runs that are over go on being computed; `kept` has the weights that each ended with.
-    The ensemble is not to be stepped, restored or shrunk from elsewhere while a window is under way, and a Replay is
-    made anew for a shrunk one, with what `step.keep` gives. `outcomes` are those of the evaluations so far. At `times`
-    between evaluations `snapshot` is called, with all work done that was launched.
+    An `Engine`. Runs that are over go on being computed; `watch.kept` has the weights that each ended with. `outcomes`
+    are those of the evaluations so far.
     """
 
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        outcomes: Sequence[Outcome],
-        times: Times | None = None,
-        snapshot: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.ensemble, self.step = ensemble, ensemble.compute
-        self.times, self.snapshot = times or Times(None), snapshot
+    runs_ahead, share = True, 0.75
+
+    def __init__(self, ensemble: Ensemble, outcomes: Sequence[Outcome], hooks: Hooks | None = None) -> None:
+        self.ensemble, self.step, self.hooks = ensemble, ensemble.compute, hooks or Hooks()
         self.watch = Watch(ensemble.experiments, outcomes, ensemble.flat)
         splits = [] if self.step.splits == 1 else [self.step.splits]  # summed by the optimizer's step
         self.grad = ensemble.flat.new_zeros(*splits, *ensemble.flat.shape)
@@ -100,23 +89,31 @@ class Replay:
             ensemble.optimizer.is_fed = True
             self.moments = Moments(ensemble.experiments, outcomes, self.tables.begun)
         self.graphs = Graphs(ensemble.device)
-        report = self.watch.report
-        self._reports = [torch.empty_like(report, device="cpu", pin_memory=report.is_cuda) for _ in range(2)]
+        self.table: Tensor | None = None  # of all columns, where they are not the report's
+        criteria = ensemble.experiments[0].criteria
+        self._splits = {name: i for i, name in enumerate(ensemble.splits)}
+        self._judged = self._splits[criteria.memorize], self._splits[criteria.generalize]
+        if ensemble.columns != STANDARD or self._judged != (0, 1):
+            self.table = torch.zeros(
+                len(ensemble.flat), len(ensemble.columns), dtype=torch.float64, device=ensemble.device
+            )
+        self._reports = [(_host_copy(self.watch.report), _host_copy(self.table)) for _ in range(2)]
 
-    def evaluate(self) -> Window:
-        """Evaluate as the runs are now."""
+    def evaluate(self) -> Stretch:
         with self.graphs.stream():
             self._perform((), evaluates=True)
             return self._reported()
 
-    def launch(self) -> Window:
-        """Train until the next evaluation is due, and evaluate."""
+    def weights(self, row: int) -> dict[str, Tensor]:
+        return self.ensemble.weights(row, self.watch.kept)
+
+    def launch(self) -> Stretch:
         schedule, begin = self.ensemble.schedule, self.ensemble.steps
         end = min(begin + schedule.eval_every - begin % schedule.eval_every, schedule.steps)
         longest = LONGEST if self._patterns() <= MOST_PATTERNS else 1
         with self.graphs.stream():
             while begin < end:
-                steps = min(longest, (self.times.next(begin + 1) or end) - begin, end - begin)
+                steps = min(longest, (self.hooks.times.next(begin + 1) or end) - begin, end - begin)
                 if self.batches is not None:
                     self.batches.prepare(begin, steps)
                 if self.tables is not None:
@@ -124,9 +121,9 @@ class Replay:
                 lengths = tuple(map(self._length, range(begin, begin + steps)))
                 self._perform(lengths, evaluates=begin + steps == end)
                 begin += steps
-                if begin < end and begin in self.times:
+                if begin < end and begin in self.hooks.times:
                     self.graphs.wait()
-                    self.snapshot()
+                    self.hooks.snapshot()
             return self._reported()
 
     def _patterns(self) -> int:
@@ -171,24 +168,45 @@ class Replay:
             with torch.no_grad():
                 optimizer.step(ensemble.flat, self.grad, self.loss, ensemble.diverged_at)
         if part.evaluates:
-            train_loss, test_loss, train_accuracy, test_accuracy, norm = self.watch.measured
-            if self.batches is None:  # what the next step computes anyway
-                self.step.gradient(ensemble.flat, self.grad, self.loss, None, train_accuracy)
-                train_loss.copy_(self.loss)
-            else:
-                self.step.measure("train", ensemble.flat, train_loss, train_accuracy)
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        ensemble, steps = self.ensemble, self.ensemble.optimizer.clock.steps
+        train_loss, test_loss, train_accuracy, test_accuracy, norm = self.watch.measured
+        if self.batches is None:  # what the next step computes anyway
+            self.step.gradient(ensemble.flat, self.grad, self.loss, None, train_accuracy)
+            train_loss.copy_(self.loss)
+        else:
+            self.step.measure("train", ensemble.flat, train_loss, train_accuracy)
+        if self.table is None:
             self.step.measure("test", ensemble.flat, test_loss, test_accuracy)
             torch.linalg.vector_norm(ensemble.flat, dim=1, out=norm)
-            self.watch.update(ensemble.flat, optimizer.clock.steps, ensemble.diverged_at)
-            if self.moments is not None:
-                self.moments.update(train_accuracy, test_accuracy, optimizer.clock.steps)
+        else:
+            others = [ensemble.measure(split) for split in ensemble.splits[1:]]
+            losses = [train_loss.clone(), *(loss for loss, _ in others)]
+            accuracies = [train_accuracy.clone(), *(accuracy for _, accuracy in others)]
+            self.table.copy_(ensemble.table(losses, accuracies))
+            for at, (loss, accuracy) in zip(self._judged, ((train_loss, train_accuracy), (test_loss, test_accuracy))):
+                loss.copy_(losses[at])
+                accuracy.copy_(accuracies[at])
+        self.watch.update(ensemble.flat, steps, ensemble.diverged_at)
+        if self.moments is not None:
+            self.moments.update(train_accuracy, test_accuracy, steps)
 
-    def _reported(self) -> Window:
+    def _reported(self) -> Stretch:
         """Send the report on its way, to one of two places in turn."""
-        rows = self._reports.pop(0)
-        self._reports.append(rows)
+        rows, table = places = self._reports.pop(0)
+        self._reports.append(places)
+        assert rows is not None
         rows.copy_(self.watch.report, non_blocking=True)
-        return Window(self.ensemble.steps, rows, self.graphs.event())
+        if table is not None and self.table is not None:
+            table.copy_(self.table, non_blocking=True)
+        return Stretch(self.ensemble.steps, self.ensemble.columns, rows, table, self.graphs.event())
+
+
+def _host_copy(tensor: Tensor | None) -> Tensor | None:
+    """Room for it in page-locked memory."""
+    return None if tensor is None else torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
 
 
 class Graphs:

@@ -27,7 +27,7 @@ def stored_state(store: RunStore, run_id: str) -> State | None:
     return None if origin is None else fork_of(store, origin)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """What the loop knows of one run. `store` and `run_id` are both there, or both None: nothing is stored then."""
 

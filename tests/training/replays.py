@@ -30,6 +30,7 @@ OPTIONS = {
     "EMA": {"filter": EMA(0.9, 2.0)},
     "MA": {"filter": MA(4, 3.0), "optimizer.warmup": 3},
     "MA, minibatch": {"filter": MA(3, 0.5, "sum", warmup=False, ring="bfloat16"), "schedule.batch_size": 4},
+    "probes": {"probes": "spread", "criteria.generalize": "train"},
     "EMA, minibatch, noise": {"schedule.batch_size": 3, "filter": EMA(), "task.label_noise": 0.3},
 }
 

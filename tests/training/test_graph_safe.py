@@ -15,6 +15,7 @@ from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
 from grokfast.transforms import Chain, flat
 from tests.schedules.common import changed
+from tests.training.test_probing import Three
 from tests.transforms.own import Clamp, Host, Orthogonal
 
 MLP = Experiment.preset("quick").override({"task.p": 7, "model.width": 10, "schedule.eval_every": 3})
@@ -75,6 +76,13 @@ def test_every_option_can_be_captured(base, change, precision, models):
     perform([
         experiment.override({"seed": i, "task.train_fraction": fractions[i % len(fractions)]}) for i in range(models)
     ])  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [{}, BATCH])
+@pytest.mark.parametrize("models", [1, 3])
+def test_evaluations_with_probes_and_further_splits_can_be_captured(batch, models):
+    changes = {"task": Three(p=7), "probes": "spread", "criteria.generalize": "few", **batch}
+    perform([MLP.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
 
 
 CHANGES = (

@@ -13,7 +13,7 @@ from grokfast import EMA, Experiment, backend, train
 from grokfast.store import CheckpointError, RunStore, StoreError, StoreFullError
 from grokfast.training import Interrupted, ensemble, resume
 from grokfast.training.ensemble import Ensemble
-from grokfast.training.replay import Replay, Window
+from grokfast.training.replay import Replay, Stretch
 from tests.training.common import StopAt, interrupt, same_result
 
 TINY = Experiment.preset("quick").override(
@@ -31,10 +31,10 @@ def test_same_seed_same_bits():
 
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_the_device_stays_a_stretch_ahead_unless_a_checkpoint_is_due(tmp_path, monkeypatch, is_stored):
-    choose, launch, read, said = ensemble.choose, Replay.launch, Window.read, []
+    choose, launch, read, said = ensemble.choose, Replay.launch, Stretch.read, []
     monkeypatch.setattr(ensemble, "choose", lambda *a, **k: dataclasses.replace(choose(*a, **k), why_no_replay=""))
     monkeypatch.setattr(Replay, "launch", lambda self: said.append("launch") or launch(self))
-    monkeypatch.setattr(Window, "read", lambda self: said.append("read") or read(self))
+    monkeypatch.setattr(Stretch, "read", lambda self: said.append("read") or read(self))
     with RunStore(tmp_path) as store, backend.using("reference"):
         train(TINY.override({"schedule.steps": 20}), store=store if is_stored else None, checkpoint_every=0)
     ahead = ["launch", "read"] * 4 + ["read"]  # what is read first is the evaluation before the first step

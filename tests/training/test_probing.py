@@ -9,7 +9,10 @@ import torch
 from grokfast import Experiment, RunStore, train
 from grokfast.probes import Probe, Spread
 from grokfast.tasks import Data, ModularTask, Split
+from grokfast.training import loop
+from grokfast.training.engines import Eager
 from grokfast.training.ensemble import Ensemble, choice_of
+from tests.training.common import same_result
 
 SMALL = Experiment.preset("quick").override(
     {"task.p": 7, "model.width": 16, "schedule.steps": 12, "schedule.eval_every": 4, "schedule.stop_after": None}
@@ -29,7 +32,7 @@ class Ours(Probe):
         return out if self.returns else None
 
 
-def test_columns_are_measured_stored_and_the_same_in_company(tmp_path):
+def test_columns_are_measured_stored_and_the_same_in_company(how, tmp_path):
     experiments = [SMALL.override({"probes": (Ours(), Spread()), "seed": seed}) for seed in range(2)]
     with RunStore(tmp_path) as store:
         results = train(experiments, store=store)
@@ -44,7 +47,7 @@ def test_columns_are_measured_stored_and_the_same_in_company(tmp_path):
             assert result.summary()["final"]["two"] is None
 
 
-def test_probes_change_nothing():
+def test_probes_change_nothing(how):
     plain, probed = train(SMALL), train(SMALL.override({"probes": "spread"}))
     assert all(torch.equal(w, probed.weights[name]) for name, w in plain.weights.items())
     for name, column in plain.curves.items():
@@ -76,7 +79,7 @@ class Three(ModularTask):
         return Data(splits={**data.splits, "few": few}, n_tokens=data.n_tokens, n_answers=data.n_answers)
 
 
-def test_further_splits_are_measured_and_criteria_name_theirs():
+def test_further_splits_are_measured_and_criteria_name_theirs(how):
     experiment = SMALL.override(
         {"task": Three(p=7), "criteria.generalize": "few", "criteria.threshold": 1e-9, "criteria.sustain": 1}
     )
@@ -109,7 +112,7 @@ class Twice(torch.nn.Module):
         return self.table(tokens).sum(1).unflatten(1, (2, -1))
 
 
-def test_each_answer_position_has_its_accuracy():
+def test_each_answer_position_has_its_accuracy(how):
     changes = {"schedule.steps": 60, "optimizer.lr": 0.1, "optimizer.weight_decay": 0.0}
     together = train([SMALL.override({"task": Two(p=7), "seed": s, **changes}) for s in range(2)], model=Twice)
     for result in together:
@@ -121,8 +124,45 @@ def test_each_answer_position_has_its_accuracy():
             assert both <= min(result.final[f"{split}_accuracy_{i}"] for i in (1, 2)) + 1e-6
 
 
+@dataclass(frozen=True)
+class OnHost(Ours):
+    needs_host = True
+
+
 def test_what_cannot_be_replayed_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    for change, why in (({"probes": "spread"}, "probes are"), ({"task": Three(p=7)}, "other splits than")):
-        experiment = SMALL.override(change)
-        assert choice_of(experiment, torch.device("cuda", 0), experiment.task.build()).why_no_replay.startswith(why)
+    for change, why in (
+        ({"probes": "spread"}, ""), ({"task": Three(p=7)}, ""),
+        ({"probes": OnHost()}, "tests.training.test_probing:OnHost needs the host"),
+    ):  # fmt: skip
+        experiment = SMALL.override(change if "task" in change else {"probes": (change["probes"],)} if why else change)
+        assert choice_of(experiment, torch.device("cuda", 0), experiment.task.build()).why_no_replay == why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen(ModularTask):
+    """A third split that is soon learned: half of the training set."""
+
+    def build(self, *, seed=0):
+        data = super().build(seed=seed)
+        few = Split(data.train.inputs[::2], data.train.targets[::2])
+        return Data(splits={**data.splits, "few": few}, n_tokens=data.n_tokens, n_answers=data.n_answers)
+
+
+@pytest.mark.parametrize("batch_size", [None, 9])
+def test_a_replay_measures_what_steps_do(replayed, batch_size):
+    """Probes, a third split, criteria of it and a switch after its moment; runs end at different times."""
+    changes = {
+        "task": Seen(p=7), "probes": (Ours(), Spread("few")), "criteria.generalize": "few", "criteria.sustain": 2,
+        "schedule.steps": 40, "schedule.stop_after": 6, "schedule.batch_size": batch_size, "optimizer.lr": 0.02,
+        "schedule.changes": "switch(of='lr',to=0.001,after='generalizing')", "task.train_fraction": 0.9,
+    }  # fmt: skip
+    experiments = [
+        SMALL.override({**changes, "seed": seed, "criteria.threshold": at}) for seed, at in ((0, 0.1), (1, 0.3), (2, 1))
+    ]
+    results = train(experiments)
+    assert len({result.steps for result in results}) > 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "Replay", Eager)
+        for result, expected in zip(results, train(experiments)):
+            same_result(result, expected)

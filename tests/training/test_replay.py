@@ -14,8 +14,9 @@ from grokfast import MA, Experiment, backend, train
 from grokfast.models.base import FUSED, PLAIN
 from grokfast.store import RunStore
 from grokfast.store.records import records_of
-from grokfast.training import Interrupted, Observer, ensemble, loop, resume
+from grokfast.training import Interrupted, Observer, ensemble, resume
 from grokfast.training.ensemble import Ensemble
+from grokfast.training.replay import Replay
 from tests.training.common import StopAt, same_result
 from tests.training.replays import GROKS, OPTIONS, TINY, follow, variants
 
@@ -63,7 +64,7 @@ def test_the_kernels_steps_shrink_with_their_ensemble_to_the_same_bits(replayed,
     experiments = [base.override({"seed": i, **(soon if i in (1, 3) else {})}) for i in range(4)]
     sizes = Sizes()
     shrunk = train(experiments, observers=[sizes])
-    monkeypatch.setattr(loop, "FULL", 0)
+    monkeypatch.setattr(Replay, "share", 0)
     whole = Sizes()
     expected = train(experiments, observers=[whole])
     assert whole.seen == {4}
@@ -87,7 +88,7 @@ def test_a_replay_of_plain_steps_gives_the_bits_of_the_steps(replayed, change):
         window = replay.launch()
         while plain.steps < window.steps:
             plain.step()
-    assert all(report.ended_at == 30 for report in window.read())
+    assert replay.watch.ended_at.tolist() == [30] * len(experiments)
 
 
 @pytest.mark.parametrize("batch_size", [None, 9])
@@ -143,7 +144,7 @@ class NoReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", ["adamw", "nesterov", "MA, minibatch"])
+@pytest.mark.parametrize("case", ["adamw", "nesterov", "MA, minibatch", "probes"])
 @pytest.mark.parametrize("how", ["kernels", "replayed"])
 def test_nothing_waits_for_the_device(request, monkeypatch, how, case):
     request.getfixturevalue(how)
