@@ -32,7 +32,8 @@ class Loss(Part):
 
         With S answers a row logits are [E, N, S, C], target [E, N, S], and accuracy is the share of rows whose answers
         are all right; of real targets both are [E, N, R], and accuracy is R².
-        exists: bool [E, N], which rows count; None: all.
+        exists: bool [E, N], which rows count; None: all. Fields in `scheduled` are keywords, too: their values [E],
+        where they change with the step.
         """
         raise NotImplementedError
 
@@ -47,6 +48,8 @@ class CrossEntropy(Loss):
     """−Σ q log softmax(logits), mean over rows; q is 1 at the answer, or 1 − label_smoothing there, and
     label_smoothing / C everywhere (Szegedy et al. 2016, arXiv 1512.00567), as torch's."""
 
+    scheduled: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
+
     label_smoothing: float = added(0.0)
 
     def __post_init__(self) -> None:
@@ -56,15 +59,18 @@ class CrossEntropy(Loss):
     def op(self) -> str | None:
         return None if self.label_smoothing else "cross_entropy"
 
-    def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, logits: Tensor, target: Tensor, exists: Tensor | None = None, *, label_smoothing: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         from grokfast.ops import classify
 
         value, accuracy = classify(logits, target, loss="cross_entropy", exists=exists)
-        if self.label_smoothing:
+        share = self.label_smoothing if label_smoothing is None else label_smoothing.to(logits.dtype)
+        if label_smoothing is not None or self.label_smoothing:
             spread = -logits.log_softmax(-1).mean(-1)  # [E, N], or [E, N, S]
             spread = spread.mean(-1) if spread.ndim == 3 else spread
             rows = spread.mean(-1) if exists is None else (spread * exists).sum(-1) / exists.sum(-1)
-            value = (1 - self.label_smoothing) * value + self.label_smoothing * rows
+            value = (1 - share) * value + share * rows
         return value, accuracy
 
     def why_not(self, data: Data) -> str:

@@ -42,6 +42,7 @@ class Part:
     """Base of all parts: a frozen dataclass whose fields are plain values, or parts, checked when it is made.
 
     family: set by the family's class, not by its kinds. varies: the fields in which runs of an ensemble may differ.
+    scheduled: of a model or a loss the fields that may change with the step (`schedule.changes`).
     keeps: the fields that another kind of the family takes over when it is chosen instead, if it has them.
     consumed: the fields that are read when it is made, and are empty then, as a file's path: they are no axes.
     inline: a field of several parts whose names stand in dotted paths without the field's own: filter.ema.alpha.
@@ -49,6 +50,7 @@ class Part:
 
     family: ClassVar[str]
     varies: ClassVar[frozenset[str]] = frozenset()
+    scheduled: ClassVar[frozenset[str]] = frozenset()
     keeps: ClassVar[frozenset[str]] = frozenset()
     consumed: ClassVar[frozenset[str]] = frozenset()
     inline: ClassVar[str] = ""

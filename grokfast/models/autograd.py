@@ -9,7 +9,6 @@ from torch import Tensor
 
 from grokfast.models.base import PLAIN, Model, Need, Spec, Step
 from grokfast.models.runs import Runs
-from grokfast.seeds import generator
 
 
 class Autograd(Step):
@@ -18,7 +17,7 @@ class Autograd(Step):
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
         self.takes_padding = runs.is_ragged
-        self.dropout = float(getattr(runs.spec.model, "dropout", 0.0))
+        self.is_random = runs.spec.has_dropout
         self.one_by_one = runs.device.type == "cpu"
         self.loss = runs.spec.loss
 
@@ -38,10 +37,6 @@ class Autograd(Step):
         forward, both = (spec.model.activations(spec.data, backward=backward) for backward in (False, True))
         return Need(0, max(size * batch * both + n_parameters * size, size * max(rows.values()) * forward))
 
-    @classmethod
-    def why_no_graph(cls, spec: Spec) -> str:
-        return "dropout draws its masks on the host" if getattr(spec.model, "dropout", 0.0) else ""
-
     def gradient(
         self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
     ) -> None:
@@ -58,7 +53,8 @@ class Autograd(Step):
         self, split: str, batch: Tensor | None, grad: Tensor | None, loss: Tensor, accuracy: Tensor | None
     ) -> None:
         """Write losses and accuracies [E]; `grad` [E, P] receives the gradients."""
-        has_own_masks = self.dropout and self.runs.is_ragged  # of dropout, as large as a run's own batch
+        # as large as a run's own batch
+        has_own_masks = self.is_random and self.runs.is_ragged and not self.runs.has_keys
         if not self.one_by_one and not has_own_masks:
             found = self._at_once(split, batch, grad)
         else:
@@ -75,8 +71,8 @@ class Autograd(Step):
         x, y, exists = runs.chosen(split, batch)
         if runs.augment is not None and grad is not None:
             x, y = runs.augment(x, y, slice(None))
-        dropout = [generator(seed, "dropout", runs.steps) for seed in runs.seeds] if self.dropout else None
-        loss, accuracy = self.loss(runs.module(x, dropout), y, exists)
+        outputs = runs.module(x, runs.masks() if self.is_random else None)
+        loss, accuracy = self.loss(outputs, y, exists, **self._of_loss(slice(None)))
         if grad is not None:
             runs.flatten(torch.autograd.grad(loss.sum(), list(runs.module.parameters())), grad)
         return loss.detach(), accuracy
@@ -86,15 +82,17 @@ class Autograd(Step):
         inputs, targets, _ = self.runs.chosen_of(e, split, batch)
         if self.runs.augment is not None and grad is not None:
             inputs, targets = (t[0] for t in self.runs.augment(inputs[None], targets[None], slice(e, e + 1)))
-        model, dropout = self.runs.alone(e), None
-        if self.dropout:
-            dropout = [generator(self.runs.seeds[e], "dropout", self.runs.steps)]
-        return self._backward(e, model(inputs[None], dropout), targets, list(model.parameters()), grad)
+        model, masks = self.runs.alone(e), self.runs.masks(slice(e, e + 1)) if self.is_random else None
+        return self._backward(e, model(inputs[None], masks), targets, list(model.parameters()), grad)
+
+    def _of_loss(self, models: slice) -> dict[str, Tensor]:
+        """The fields of the loss that change with the step, of these models."""
+        return {name: values[models] for name, values in self.runs.scheduled.items() if name in self.loss.scheduled}
 
     def _backward(
         self, e: int, outputs: Tensor, targets: Tensor, parameters: Sequence[Tensor], grad: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        loss, accuracy = self.loss(outputs, targets[None])
+        loss, accuracy = self.loss(outputs, targets[None], **self._of_loss(slice(e, e + 1)))
         if grad is not None:
             grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             torch.cat([g.flatten() for g in grads], out=grad[e, : self.runs.layout.size])

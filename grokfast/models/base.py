@@ -56,7 +56,7 @@ class Model(Part):
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
         """E = len(seeds) models as a nn.ensemble.EnsembleModule: parameters [E, ...] and
-        forward(inputs [E, B, ...], generators=None) -> [E, B, n_outputs]."""
+        forward(inputs [E, B, ...], masks=None) -> [E, B, n_outputs]."""
         raise NotImplementedError
 
     def activations(self, data: Data, *, backward: bool) -> int:
@@ -73,7 +73,8 @@ class Spec:
     """What decides which Step computes a run.
 
     data: that of the run with the most rows. products: as they are wished for. batch_size: rows of a step, None: all.
-    is_reference: plain PyTorch is asked for. changes_rows: whether rows are changed before they are shown.
+    is_reference: plain PyTorch is asked for. changes_rows: whether rows are changed before they are shown. scheduled:
+    the fields of model and loss that change with the step.
     """
 
     model: Model
@@ -85,6 +86,17 @@ class Spec:
     batch_size: int | None
     is_reference: bool
     changes_rows: bool = False
+    scheduled: frozenset[str] = frozenset()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the model drops anything, at some step."""
+        return "dropout" in self.scheduled or bool(getattr(self.model, "dropout", 0.0))
+
+    @property
+    def loss_op(self) -> str | None:
+        """What the fused steps call the loss; None: they do not have it."""
+        return None if self.scheduled & self.loss.scheduled else self.loss.op
 
     @property
     def kernels(self) -> str | None:
@@ -117,10 +129,11 @@ class Step(ABC):
 
     has_products: whether it multiplies in the precision that `Spec.products` names. takes_padding: whether rows of a
     batch may be -1, no row, so that all batches have one shape. splits: S, `gradient` writes grad [E, P] where it is
-    1, else [S, E, P], whose sum in their order is the gradient.
+    1, else [S, E, P], whose sum in their order is the gradient. is_random: whether it drops something.
     """
 
     has_products: ClassVar[bool] = False
+    is_random: bool = False
     takes_padding: bool = True
     splits: int = 1
 

@@ -103,7 +103,7 @@ class Stacked(EnsembleModule):
                 at = getattr(at, step)
             at.register_parameter(last, nn.Parameter(torch.stack([own[name].detach() for own in named])))
 
-    def forward(self, inputs: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
         """[E, B, ...] -> [E, B, ...]."""
         self.plain.train(self.training)
         parameters = dict(self.named_parameters())
@@ -159,13 +159,19 @@ class Separate(Autograd):
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
         self.plain: nn.Module = runs.module.plain
-        self.dropout = float(runs.module.is_random)
-        self.one_by_one = self.one_by_one or runs.module.is_random
+        self.is_random = runs.module.is_random
+        self.one_by_one = self.one_by_one or self.is_random
         self._parameters = dict(self.plain.named_parameters())
 
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
         return PLAIN, "a module of one's own, and autograd"
+
+    @classmethod
+    def why_no_graph(cls, spec: Spec) -> str:
+        """A stream of torch's own for each model and step is begun on the host."""
+        is_random = spec.device.type != "cpu" and spec.model.build(spec.data, dtype=spec.dtype).is_random
+        return "its dropout draws its masks on the host" if is_random else ""
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         inputs, targets, _ = self.runs.chosen_of(e, split, batch)
@@ -175,7 +181,7 @@ class Separate(Autograd):
             self._parameters[name].data = own.detach()
         if self.plain.training != (grad is not None):
             self.plain.train(grad is not None)
-        if self.dropout and grad is not None:
+        if self.is_random and grad is not None:
             with torch.random.fork_rng(devices=[self.runs.device] if self.runs.device.type == "cuda" else []):
                 torch.manual_seed(generator(self.runs.seeds[e], "dropout", self.runs.steps).initial_seed())
                 outputs = self.plain(inputs)

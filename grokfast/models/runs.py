@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from grokfast.models.base import Model, Spec
+from grokfast.nn.masks import Counted, Generated, Masks
+from grokfast.seeds import generator
 from grokfast.tasks.data import Data
 from grokfast.transforms.base import Layout
 
@@ -29,8 +31,9 @@ class Runs:
     """Parameters are one flat [E, P] tensor, of which the module's own are views.
 
     is_ragged: whether training sets differ in size, or are shown in part; rows of a batch may then be -1, no row.
-    largest: rows of the largest batch; None: every step takes all rows. steps: how many have been taken, for the seeds
-    of dropout. augment: what is done to a batch [E, B, ...] of some models before it is shown; None: nothing.
+    largest: rows of the largest batch; None: every step takes all rows. steps: how many have been taken; clock: the
+    same of each model on the device, int64 [E]. augment: what is done to a batch [E, B, ...] of some models before it
+    is shown; None: nothing. scheduled: of fields of model and loss that change with the step their values, fp64 [E].
     """
 
     def __init__(
@@ -46,7 +49,11 @@ class Runs:
     ) -> None:
         self.spec, self.products, self.largest, self._has_gaps = spec, products, largest, has_gaps
         self.augment: Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor]] | None = None
+        self.scheduled: dict[str, Tensor] = {}
         self.device, self.seeds, self.steps = spec.device, list(seeds), 0
+        self.clock: Callable[[], Tensor] = lambda: torch.full((len(self.flat),), self.steps, device=self.device)
+        self.has_keys = spec.device.type != "cpu"  # of dropout: its masks are drawn on the device, of these
+        self._keys = self._keyed()
         self.rows = {
             split: _rows(
                 [_typed(d.splits[split].inputs, spec.dtype) for d in data],
@@ -88,6 +95,17 @@ class Runs:
         of_models = zip(*(p.detach().unbind() for p in self.module.parameters()))
         # each model's own parameters, for the gradient of one model at a time
         self.own = [{n: p.requires_grad_() for n, p in zip(self.layout.names, of_model)} for of_model in of_models]
+
+    def masks(self, models: slice = slice(None)) -> Masks:
+        """Of dropout, for a pass of these models at this step: the same alone as in company."""
+        rate = self.scheduled.get("dropout")
+        rate = None if rate is None else rate[models]
+        if self.has_keys:
+            return Counted(self._keys[models], self.clock()[models], rate)
+        return Generated([generator(seed, "dropout", self.steps) for seed in self.seeds[models]], rate)
+
+    def _keyed(self) -> Tensor:
+        return torch.tensor([generator(seed, "dropout").initial_seed() for seed in self.seeds]).to(self.device)
 
     def alone(self, e: int) -> Any:
         """Model e as an ensemble of its own."""
@@ -132,6 +150,7 @@ class Runs:
 
         def take() -> None:
             self.rows, self.seeds = rows, [self.seeds[i] for i in models]
+            self._keys = self._keyed()
             self.module.seeds = tuple(self.module.seeds[i] for i in models)
             self._bind(flat)
 

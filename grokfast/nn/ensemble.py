@@ -105,19 +105,6 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     return weight[models, indices]
 
 
-def dropout(x: Tensor, p: float, training: bool, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-    """In training, zero each entry of x [E, ...] with probability p and scale the others by 1/(1 - p).
-
-    Model e's mask comes from generators[e], on whatever device that draws; from torch's global stream if None.
-    """
-    if not training or p == 0:
-        return x
-    if generators is None:
-        return F.dropout(x, p)
-    keep = [torch.empty(x.shape[1:], dtype=x.dtype, device=g.device).bernoulli_(1 - p, generator=g) for g in generators]
-    return x * torch.stack(keep).to(x.device) / (1 - p)
-
-
 def _one_by_one(x: Tensor) -> bool:
     return len(x) == 1 or x.device.type == "cpu"
 

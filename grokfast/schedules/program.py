@@ -126,6 +126,11 @@ class Program:
         return self._same.get(name, name)
 
 
+def changed(changes: Sequence[Change]) -> set[str]:
+    """The names of what these change."""
+    return {name for one in changes for name in one.values(0, 1, _Any((), one))}
+
+
 class _Any(dict[str, float]):
     """Values for any name, so that a change can be asked which it changes before it is known whether they are there."""
 

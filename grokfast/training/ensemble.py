@@ -16,7 +16,7 @@ from grokfast.models.runs import Rows, Runs
 from grokfast.parts import name_of
 from grokfast.probes import Positions, Probe
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
-from grokfast.schedules.program import Program
+from grokfast.schedules.program import Program, changed
 from grokfast.store.records import Record
 from grokfast.tasks import Data
 from grokfast.training.batches import Orders
@@ -48,8 +48,16 @@ def spec_of(experiment: Experiment, device: torch.device, data: Data) -> Spec:
         dtype=getattr(torch, experiment.precision), products=experiment.products,
         batch_size=experiment.schedule.batch_size,
         is_reference=experiment.engine == "reference" or backend.current() == "reference",
-        changes_rows=is_augmented(experiment.schedule.changes),
+        changes_rows=is_augmented(experiment.schedule.changes), scheduled=frozenset(_scheduled(experiment).values()),
     )  # fmt: skip
+
+
+def _scheduled(experiment: Experiment) -> dict[str, str]:
+    """What schedules change of model and loss: the field by the name that they call it."""
+    own = hypers.places(experiment.filter)
+    names = {f"{part}.{field}": field for part in ("model", "loss") for field in getattr(experiment, part).scheduled}
+    names |= {field: field for field in names.values() if field not in own}
+    return {name: names[name] for name in changed(experiment.schedule.changes) if name in names}
 
 
 def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choice:
@@ -112,22 +120,53 @@ class Ensemble:
             if (split := getattr(common.criteria, name)) not in self.rows:
                 there = ", ".join(map(repr, self.rows))
                 raise ValueError(f"criteria.{name} must be a split of the task, one of {there}, got {split!r}")
+        self.runs.clock = self._steps
         self._follow()
         self.diverged_at = torch.full((len(experiments),), -1, device=self.device)
 
     def _follow(self) -> None:
         """Have the optimizer follow what the schedules change of its hyper-parameters."""
-        optimizer, changes = self.optimizer, [e.schedule.changes for e in self.experiments]
+        changes, first = [e.schedule.changes for e in self.experiments], self.experiments[0]
         current = [hypers.current(e.optimizer, e.filter) for e in self.experiments]
-        program = Program(changes, current, self.schedule.steps, hypers.same(self.experiments[0].filter))
-        if program.names:
-            optimizer.follow(program)
+        same = hypers.same(first.filter)
+        for name, field in _scheduled(first).items():
+            same[name] = own = f"{'model' if field in first.model.scheduled else 'loss'}.{field}"
+            for values, experiment in zip(current, self.experiments):
+                values |= dict.fromkeys((name, own), experiment.flat()[own])
+        program = Program(changes, current, self.schedule.steps, same)
+        if not program.names:
+            return
+        others = [name for name in program.names if name in {same[own] for own in _scheduled(first)}]
+        for of_models in (program.low, program.high):
+            for experiment, values in zip(self.experiments, of_models.tolist()):
+                for name, value in zip(program.names, values):
+                    if name in others:
+                        _check(experiment, name, value)
+        zeros = {name: torch.zeros(len(self.flat), dtype=torch.float64, device=self.device) for name in others}
+        self.optimizer.follow(program, zeros)
+        self._share_scheduled()
+
+    def _share_scheduled(self) -> None:
+        self.runs.scheduled = {name.partition(".")[2]: values for name, values in self.optimizer.others.items()}
+
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether an evaluation of the whole training set is the next step's gradient, too."""
+        return self.orders is None and not self.compute.is_random and not self.runs.scheduled
+
+    def change(self) -> None:
+        """Let model and loss have the values of the step that comes, where they change with it."""
+        if self.runs.scheduled:
+            self.optimizer.change()
+
+    def _steps(self) -> Tensor:
+        """int64 [E], the steps taken, on the device."""
+        clock = self.optimizer.clock
+        return clock.steps if clock.at == self.steps else torch.full_like(clock.steps, self.steps)
 
     def _augmented(self, inputs: Tensor, targets: Tensor, models: slice) -> tuple[Tensor, Tensor]:
         """A batch [E, B, ...] of some models as this step shows it."""
-        clock = self.optimizer.clock
-        steps = clock.steps if clock.at == self.steps else torch.full_like(clock.steps, self.steps)
-        return augmented(self.schedule.changes, inputs, targets, steps[models], self._batch_seeds[models])
+        return augmented(self.schedule.changes, inputs, targets, self._steps()[models], self._batch_seeds[models])
 
     @property
     def steps(self) -> int:
@@ -169,6 +208,7 @@ class Ensemble:
         grad = self.flat.new_empty(*splits, *self.flat.shape)
         loss, accuracy = self.flat.new_empty(2, len(self.flat))
         self.runs.steps = self.steps
+        self.change()
         self.compute.gradient(self.flat, grad, loss, chosen, accuracy)
         return loss, accuracy, grad
 
@@ -192,7 +232,8 @@ class Ensemble:
         `goes_on` says that a step follows: of the whole training set, that step's own loss, accuracy and gradient are
         computed instead, and kept for it.
         """
-        if goes_on and self.orders is None and not getattr(self.compute, "dropout", 0.0):
+        self.change()
+        if goes_on and self.takes_ahead:
             self._ahead = self.gradient(None)
             train = self._ahead[:2]
         else:
@@ -224,6 +265,7 @@ class Ensemble:
         take = self.runs.keep(models)
         self.optimizer.keep(index)
         take()
+        self._share_scheduled()
         self.experiments, self.diverged_at = [self.experiments[i] for i in models], diverged_at
         self._shown = [self._shown[i] for i in models]
         self._batch_seeds = self._batch_seeds[index]
@@ -258,6 +300,14 @@ class Ensemble:
         for name, tensor in self.checkpoint(i).items():
             tensor.copy_(tensors[name])
         self.optimizer.steps, self._ahead = steps, None
+
+
+def _check(experiment: Experiment, name: str, value: float) -> None:
+    """Raise TypeError or ValueError where a field of model or loss takes no such value."""
+    try:
+        experiment.override({name: value})
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"schedule.changes make {name!r} {value:g}: {error}") from error
 
 
 def _probes(experiment: Experiment, data: Data) -> tuple[Probe, ...]:

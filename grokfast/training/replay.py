@@ -101,6 +101,8 @@ class Replay:
 
     def evaluate(self) -> Stretch:
         with self.graphs.stream():
+            if self.tables is not None:
+                self.tables.prepare(self.ensemble.steps, 1)
             self._perform((), evaluates=True)
             return self._reported()
 
@@ -117,7 +119,7 @@ class Replay:
                 if self.batches is not None:
                     self.batches.prepare(begin, steps)
                 if self.tables is not None:
-                    self.tables.prepare(begin, steps)
+                    self.tables.prepare(begin, steps + 1)  # an evaluation is of the next step's
                 lengths = tuple(map(self._length, range(begin, begin + steps)))
                 self._perform(lengths, evaluates=begin + steps == end)
                 begin += steps
@@ -155,7 +157,7 @@ class Replay:
                 ensemble.optimizer.set_host(before)  # nothing of it was computed
             raise
         ensemble.optimizer.set_host(before + len(lengths))  # a graph counts on the device only
-        self._is_ahead = evaluates and self.batches is None
+        self._is_ahead = evaluates and ensemble.takes_ahead
 
     def _do(self, part: _Part) -> None:
         ensemble, optimizer = self.ensemble, self.ensemble.optimizer
@@ -164,6 +166,7 @@ class Replay:
             if self.batches is not None:
                 batch = self.batches.select(optimizer.clock.steps)[:, :length]
             if i > 0 or not part.is_begun:
+                ensemble.change()
                 self.step.gradient(ensemble.flat, self.grad, self.loss, batch)
             with torch.no_grad():
                 optimizer.step(ensemble.flat, self.grad, self.loss, ensemble.diverged_at)
@@ -173,7 +176,8 @@ class Replay:
     def _evaluate(self) -> None:
         ensemble, steps = self.ensemble, self.ensemble.optimizer.clock.steps
         train_loss, test_loss, train_accuracy, test_accuracy, norm = self.watch.measured
-        if self.batches is None:  # what the next step computes anyway
+        ensemble.change()
+        if ensemble.takes_ahead:  # what the next step computes anyway
             self.step.gradient(ensemble.flat, self.grad, self.loss, None, train_accuracy)
             train_loss.copy_(self.loss)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from grokfast.transforms.optimizers import Optimizer
 from grokfast.transforms.rows import ADAM, COLUMNS, FILTERS, LION, SGD
 from grokfast.transforms.tables import STEPS, Program, Tables
 
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 RULES = {"adamw": ADAM, "adam": ADAM, "sgd": SGD, "lion": LION}
 
 
@@ -62,6 +64,7 @@ class FlatOptimizer:
             self.state[name] = _zeros(flat, slot)
         self.is_torn = False  # an update was begun, and not ended
         self.tables: Tables | None = None  # of what changes with the step
+        self.others: dict[str, Tensor] = {}  # what changes with the step beside optimizer and transforms
         self.is_fed = False  # somebody else prepares the tables
         self._launches: dict[object, Launch] = {}
         self._uploads = Uploads()
@@ -114,21 +117,23 @@ class FlatOptimizer:
         self._unwatched = self._unwatched[0][: len(models)], torch.zeros_like(self.clock.steps)
         if self.tables is not None:
             begun = self.tables.begun[:, models]
-            self.follow(self.tables.program.keep(own))
+            self.follow(self.tables.program.keep(own), {name: t[models] for name, t in self.others.items()})
             self.tables.begun.copy_(begun)
 
-    def follow(self, program: Program, most_steps: int = STEPS) -> None:
-        """From now on hyper-parameters change with the step as the program says, by the names in hypers.places.
+    def follow(self, program: Program, others: Mapping[str, Tensor] = NOTHING, most_steps: int = STEPS) -> None:
+        """From now on hyper-parameters change with the step as the program says, by the names in hypers.places; and
+        what is not the optimizer's, `others`: fp64 [E] each, where the values are to be written.
 
         Raises TypeError or ValueError where a field takes no such value.
         """
         for of_models in (program.low, program.high):
             for config, filter, values in zip(self.configs, self.filters, of_models.tolist()):
                 for name, value in zip(program.names, values):
-                    hypers.check(config, filter, name, value)
-        self.tables = Tables(program, len(self.configs), self.clock.device, most_steps)
-        found = [hypers.places(self.filters[0])[name] for name in program.names]
-        self._changed = [self._place(place) for place in found]
+                    if name not in others:
+                        hypers.check(config, filter, name, value)
+        self.tables, self.others = Tables(program, len(self.configs), self.clock.device, most_steps), dict(others)
+        places = hypers.places(self.filters[0])
+        self._changed = [others[name] if name in others else self._place(places[name]) for name in program.names]
 
     def _place(self, place: hypers.Place) -> Tensor:
         """Where a hyper-parameter's values [E] lie."""
@@ -138,6 +143,12 @@ class FlatOptimizer:
             (own,) = (one for one in (*self._before, *self._after) if one.place == place.element)
             return own.hyper[place.field][:, 0]
         return self.clock.hyper[:, COLUMNS[place.field]]
+
+    def change(self) -> None:
+        """Write the hyper-parameters of the step that comes, for who needs `others` before it."""
+        if self.clock.at != self.steps:
+            self.clock.seek(self.steps)
+        self._change(self.clock.steps)
 
     def _change(self, steps: Tensor) -> None:
         """Write the hyper-parameters of the step that comes; `steps`, int64 [E], were taken before it."""

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from grokfast.nn import ensemble
-from grokfast.nn.ensemble import EnsembleModule, Initializer, dropout, embedding, layer_norm, linear
+from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, layer_norm, linear
+from grokfast.nn.masks import dropout
 
 INDICES = torch.tensor([[[0, 4], [4, 4], [1, 0]]]).expand(3, 3, 2)
 

@@ -80,6 +80,20 @@ def test_every_option_can_be_captured(base, change, precision, models):
 
 @pytest.mark.parametrize("batch", [{}, BATCH])
 @pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.dropout": 0.1},
+        {"schedule.changes": (Switch(of="dropout", to=0.3, at=1), Switch(of="label_smoothing", to=0.1, at=2))},
+        {"schedule.changes": (Switch(of="dropout", to=0.3, after="memorizing"),)},
+    ],
+)
+def test_dropout_can_be_captured(batch, models, change):
+    perform([POWER.override({**batch, **change, "seed": i}) for i in range(models)])
+
+
+@pytest.mark.parametrize("batch", [{}, BATCH])
+@pytest.mark.parametrize("models", [1, 3])
 def test_evaluations_with_probes_and_further_splits_can_be_captured(batch, models):
     changes = {"task": Three(p=7), "probes": "spread", "criteria.generalize": "few", **batch}
     perform([MLP.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
@@ -112,5 +126,3 @@ def test_what_is_announced_indeed_cannot(monkeypatch):
     monkeypatch.setattr(flat, "_zeros", on_host)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         perform([MLP.override({"filter": MA(4, ring="host")})])
-    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
-        perform([NANDA.override({"model.dropout": 0.1})])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +119,10 @@ class PairMLP(EnsembleModule):
             self.hidden.append(_Linear(matrix(width, width, width), bias(width, width)))
         self.out = _Linear(matrix(n_answers, width, width), bias(n_answers, width))
 
-    def forward(self, tokens: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, masks: Any = None) -> Tensor:
         """Logits [E, N, n_answers] of pairs [N, 2], the same for every model, or [E, N, 2]; int64 below n_tokens.
 
-        `generators` is taken for the sake of one signature for all models; there is no dropout here.
+        `masks` is taken for the sake of one signature for all models; there is no dropout here.
         Raises ValueError for another shape or dtype.
         """
         if tokens.ndim == 2:

@@ -32,7 +32,7 @@ class Kernels(PerSplit):
         config: Any = spec.model
         return PairStep(
             _layout(runs), rows.inputs, rows.targets, n_models=len(runs.flat), activation=config.activation,
-            loss=spec.loss.op or "", precision=runs.products, n_rows=rows.counts, max_batch=largest, **_sizes(spec),
+            loss=spec.loss_op or "", precision=runs.products, n_rows=rows.counts, max_batch=largest, **_sizes(spec),
         )  # fmt: skip
 
     @classmethod
@@ -40,9 +40,9 @@ class Kernels(PerSplit):
         sizes = {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers}
         if spec.changes_rows:
             return "rows are changed before they are shown"
-        if spec.loss.op is None and not spec.why_no_triton:
+        if spec.loss_op is None and not spec.why_no_triton:
             return "the loss is not in the kernels"
-        return spec.why_no_triton or PairStep.fits(spec.model, spec.loss.op or "", **sizes, dtype=spec.dtype)
+        return spec.why_no_triton or PairStep.fits(spec.model, spec.loss_op or "", **sizes, dtype=spec.dtype)
 
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
@@ -67,7 +67,7 @@ class Pieces(Autograd):
             return why
         if spec.changes_rows:
             return "rows are changed before they are shown"
-        if config.depth != 1 or spec.loss.op is None:
+        if config.depth != 1 or spec.loss_op is None:
             return f"depth {config.depth}" if config.depth != 1 else "the loss is not in the extension"
         is_active = pair_rows.only_active(config.activation, spec.data.n_answers)
         is_alone = torch.get_num_threads() == 1 and config.activation in pair_rows.ACTIVATIONS
@@ -83,7 +83,7 @@ class Pieces(Autograd):
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         pairs, targets, _ = self.runs.chosen_of(e, split, batch)
         a, b = pairs.T.contiguous()
-        flat, config, op = self.runs.flat, self.runs.spec.model, self.loss.op
+        flat, config, op = self.runs.flat, self.runs.spec.model, self.runs.spec.loss_op
         results = pair_rows.gradient(
             self._weights(flat[e]), None if grad is None else self._weights(grad[e]), a, b, targets,
             activation=config.activation, loss=op or "",  # type: ignore[attr-defined]

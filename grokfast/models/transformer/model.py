@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from grokfast import checks, parts
 from grokfast.models.base import Model
-from grokfast.nn.ensemble import EnsembleModule, Initializer, dropout, embedding, layer_norm, linear
+from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, layer_norm, linear
+from grokfast.nn.masks import Masks, dropout
 from grokfast.tasks.data import Data
 
 Activation = Literal["relu", "gelu"]
@@ -51,6 +52,7 @@ class TransformerConfig(Model):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+    scheduled: ClassVar[frozenset[str]] = frozenset({"dropout"})
 
     n_layers: int = 1
     d_model: int = 128
@@ -175,13 +177,13 @@ class GrokTransformer(EnsembleModule):
         self.final_norm = draw.norm() if config.norm in ("pre", "replace") else nn.Identity()
         self.unembedding = None if config.tied else draw.matrix(n_outputs, config.d_model, std=n_tokens**-0.5)
 
-    def forward(self, tokens: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, masks: Masks | Sequence[torch.Generator] | None = None) -> Tensor:
         """Logits of the last position.
 
         Args:
             tokens: [N, T], the same for every model, or [E, N, T]; int64 below n_tokens, which is left to the lookup to
                 find out: a check would cost a synchronisation at every step.
-            generators: one per model for the dropout masks, so that model e draws the same masks in any ensemble;
+            masks: of dropout: `Masks`, or one generator per model, so that model e draws the same in any ensemble;
                 None: torch's global stream.
 
         Returns:
@@ -189,21 +191,21 @@ class GrokTransformer(EnsembleModule):
 
         Raises:
             TypeError: tokens is no int64 tensor.
-            ValueError: tokens has another shape, or there is not one generator per model.
+            ValueError: tokens has another shape, or there are not masks for each model.
         """
-        x = self.hidden(tokens, generators)[:, :, -1]  # [E, N, d]
+        x = self.hidden(tokens, masks)[:, :, -1]  # [E, N, d]
         unembedding = self.embedding[:, : self.n_outputs] if self.unembedding is None else self.unembedding
         return linear(self.final_norm(x), unembedding)
 
-    def hidden(self, tokens: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, masks: Masks | Sequence[torch.Generator] | None = None) -> Tensor:
         """The residual stream after the last layer, before the final LayerNorm: [E, N, T, d]. Arguments as forward."""
         tokens = self._checked(tokens)
-        if generators is not None and len(generators) != self.n_models:
-            raise ValueError(f"generators must be one per model, {self.n_models}, got {len(generators)}")
+        if masks is not None and len(masks) != self.n_models:
+            raise ValueError(f"masks must be one per model, {self.n_models}, got {len(masks)}")
         x = embedding(tokens, self.embedding) + self.positions[:, None, : tokens.shape[-1]]
-        x = dropout(x, self.config.dropout, self.training, generators)
+        x = dropout(x, self.config.dropout, self.training, masks)
         for block in self.blocks:
-            x = block(x, generators)
+            x = block(x, masks)
         return x
 
     def _checked(self, tokens: Tensor) -> Tensor:
@@ -237,18 +239,18 @@ class Block(nn.Module):
         self.ln1 = nn.Identity() if config.norm == "none" else draw.norm()
         self.ln2 = nn.Identity() if config.norm == "none" else draw.norm()
 
-    def forward(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    def forward(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d]."""
         norm = self.config.norm  # "none": ln1 and ln2 are the identity
         if norm == "post":
-            x = self.ln1(self._add(x, self.attention(x, generators)))
-            return self.ln2(self._add(x, self.mlp(x, generators)))
+            x = self.ln1(self._add(x, self.attention(x, masks)))
+            return self.ln2(self._add(x, self.mlp(x, masks)))
         if norm == "replace":
             x = self.ln1(x)
-        x = self._add(x, self.attention(x if norm == "replace" else self.ln1(x), generators))
-        return self._add(x, self.mlp(self.ln2(x), generators))
+        x = self._add(x, self.attention(x if norm == "replace" else self.ln1(x), masks))
+        return self._add(x, self.mlp(self.ln2(x), masks))
 
-    def attention(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    def attention(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d], softmax(q kᵀ / √d_head) v in each head."""
         seq_len, n_heads, d_head = x.shape[2], self.config.n_heads, self.config.d_model // self.config.n_heads
         qkv = linear(x, self.w_qkv, self.b_qkv).unflatten(-1, (3, n_heads, d_head))  # [E, N, T, 3, H, d_head]
@@ -257,15 +259,15 @@ class Block(nn.Module):
         if self.config.causal:
             future = torch.ones(seq_len, seq_len, dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(future, -math.inf)
-        weights = dropout(scores.softmax(-1), self.config.dropout, self.training, generators)
+        weights = dropout(scores.softmax(-1), self.config.dropout, self.training, masks)
         heads = (weights @ v).transpose(2, 3).flatten(3)  # [E, N, T, d]
-        return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, generators)
+        return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, masks)
 
-    def mlp(self, x: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    def mlp(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d]."""
         activation = F.relu if self.config.activation == "relu" else F.gelu
         y = linear(activation(linear(x, self.w_in, self.b_in)), self.w_out, self.b_out)
-        return dropout(y, self.config.dropout, self.training, generators)
+        return dropout(y, self.config.dropout, self.training, masks)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y if self.config.residual else y

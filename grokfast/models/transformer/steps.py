@@ -25,7 +25,7 @@ class Kernels(PerSplit):
     def __init__(self, runs: Runs, steps: dict[str, TransformerStep] | None = None) -> None:
         steps = steps or {
             split: TransformerStep(
-                runs.module, rows.inputs, rows.targets, n_rows=rows.counts, loss=runs.spec.loss.op or "",
+                runs.module, rows.inputs, rows.targets, n_rows=rows.counts, loss=runs.spec.loss_op or "",
                 precision=runs.products,
             )
             for split, rows in runs.rows.items()
@@ -42,8 +42,10 @@ class Kernels(PerSplit):
             return why
         if spec.changes_rows:
             return "rows are changed before they are shown"
-        if spec.loss.op is None:
+        if spec.loss_op is None:
             return "the loss is not in the kernels"
+        if spec.has_dropout:
+            return "dropout has other masks for equal prefixes"
         return TransformerStep.fits(config, seq_len=spec.data.seq_len, device=spec.device, dtype=spec.dtype)
 
     @classmethod
@@ -92,17 +94,16 @@ class Planned(Autograd):
 
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
-        config: Any = spec.model
         once = "each distinct prefix once"
-        if config.dropout or spec.changes_rows:
-            once += f", but for {'dropout' if config.dropout else 'rows that are changed'}"
+        if spec.has_dropout or spec.changes_rows:
+            once += f", but for {'dropout' if spec.has_dropout else 'rows that are changed'}"
         if spec.why_no_extension:
             return PLAIN, f"{once}; {spec.why_no_extension}"
         return OPERATIONS, f"C++ extension, {once}"
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         runs = self.runs
-        if ((self.dropout or runs.augment is not None) and runs.module.training) or backend.current() == "reference":
+        if ((self.is_random or runs.augment is not None) and runs.module.training) or backend.current() == "reference":
             return super().of_model(e, split, batch, grad)
         _, targets, own = runs.chosen_of(e, split, batch)
         weights = runs.own[e]

@@ -95,7 +95,7 @@ def test_pairs_may_be_common_to_all_models(each_backend):
     assert torch.equal(model(PAIRS), model(PAIRS.expand(2, -1, 2)))
     assert model(PAIRS).shape == (2, len(PAIRS), C)
     assert model(PAIRS[:0]).shape == (2, 0, C)
-    assert torch.equal(model(PAIRS, generators=[torch.Generator()] * 2), model(PAIRS))
+    assert torch.equal(model(PAIRS, masks=[torch.Generator()] * 2), model(PAIRS))
 
 
 @pytest.mark.parametrize("init_scale", [1.0, 3.0])

@@ -390,5 +390,5 @@ def test_bad_tokens_are_refused(tokens, error, message):
 
 
 def test_generators_are_one_per_model():
-    with pytest.raises(ValueError, match="generators must be one per model, 2, got 1"):
+    with pytest.raises(ValueError, match="masks must be one per model, 2, got 1"):
         build(SMALL, seeds=(0, 1))(some_tokens(5, 4), [torch.Generator()])
