@@ -150,7 +150,8 @@ def results(name: str, experiments: list[Experiment], folder: Path) -> tuple[lis
             except Interrupted as interrupted:
                 (run_id,) = interrupted.run_ids
             result = resume(run_id, store)
-        return [result], dict(store.load_checkpoint(run_id)[0])
+        kept = store.has_checkpoint(run_id)  # long ago a finished run had none any more
+        return [result], dict(store.load_checkpoint(run_id)[0]) if kept else {}
 
 
 def digests(name: str, folder: Path, device: str) -> dict[str, str]:
