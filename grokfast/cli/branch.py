@@ -13,7 +13,7 @@ from grokfast import checks
 from grokfast.cli.common import UsageError
 from grokfast.cli.sweep import runner_of, train
 from grokfast.store import RunStore
-from grokfast.sweeps import Plan, plan_branch
+from grokfast.sweeps import PlannedSweep, plan_branch
 from grokfast.sweeps.branching import forked
 from grokfast.sweeps.text import parse_axes, parse_changes
 from grokfast.training.experiment import FAMILIES
@@ -67,7 +67,7 @@ def branch(
 
 def _plan(
     run: str, at: tuple[int, ...], set: tuple[str, ...], grid: tuple[str, ...], out: Path, options: dict[str, Any]
-) -> Plan:
+) -> PlannedSweep:
     with RunStore(out, create=False) as store:
         parent = forked(store, run, at[0])
         changes = parse_changes(parent, set)

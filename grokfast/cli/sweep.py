@@ -18,7 +18,7 @@ from grokfast.cli.pictures import attempt, draw
 from grokfast.display import SweepDisplay
 from grokfast.parts import name_of
 from grokfast.store.words import written
-from grokfast.sweeps import Plan, Processes, Runner, SweepResult, plan, plan_stored
+from grokfast.sweeps import PlannedSweep, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.sweeps.estimate import estimate
 from grokfast.sweeps.text import parse_axes
 from grokfast.sweeps.toml import SweepFile, read_sweep
@@ -116,7 +116,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             "checkpoint_every": checks.real("--checkpoint-every", checkpoint_every, minimum=0),
         }  # fmt: skip
         if resume is not None:
-            begin: Callable[[], Plan] = partial(plan_stored, resume, **options)
+            begin: Callable[[], PlannedSweep] = partial(plan_stored, resume, **options)
         else:
             begin = partial(plan, experiment, axes, zip=zip, random=random, seeds=seeds, **options)
         return partial(train, begin, as_json=json)
@@ -135,7 +135,7 @@ def runner_of(processes: int | None, ray: str | None) -> Runner | None:
     return OnRay(ray)
 
 
-def train(begin: Callable[[], Plan], *, as_json: bool) -> int:
+def train(begin: Callable[[], PlannedSweep], *, as_json: bool) -> int:
     """Train what is planned, and report it."""
     screen = Screen(stderr=True)
     planned = begin()
@@ -153,7 +153,7 @@ def train(begin: Callable[[], Plan], *, as_json: bool) -> int:
     return 1 if result.errors else 0
 
 
-def _announce(screen: Screen, planned: Plan) -> None:
+def _announce(screen: Screen, planned: PlannedSweep) -> None:
     """Runs, groups, where, how much memory and how long."""
     n, todo = len(planned.runs), planned.todo
     done = f", {n - todo:,} of them done already" if n > todo else ""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grokfast.display.run import LINE_EVERY
-from grokfast.sweeps import Event, Plan, Progress, SweepObserver, SweepResult
+from grokfast.sweeps import Event, PlannedSweep, Progress, SweepObserver, SweepResult
 from grokfast.text import one_line, shown
 from grokfast.units import duration
 
@@ -28,7 +28,7 @@ class SweepDisplay(SweepObserver):
         self._latest: dict[str, Event] = {}
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: PlannedSweep) -> None:
         self.title, self.total = shown(plan.sweep_id), len(plan.runs)
         if self.console.is_terminal and plan.groups:
             self._live.start()

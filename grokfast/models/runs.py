@@ -17,7 +17,7 @@ from grokfast.transforms.base import Layout
 ALIGNMENT = 16  # elements
 
 
-class Rows(NamedTuple):
+class SplitRows(NamedTuple):
     """A split of E data sets: inputs and targets [E, N, ...]. Run e's own are the first counts[e]; the others,
     where another run has more, repeat its first. exists: bool [E, N], which are its own; None: all."""
 
@@ -144,7 +144,7 @@ class Runs:
         for split, of_all in self.rows.items():
             counts = [of_all.counts[i] for i in models]
             n = max(counts)
-            rows[split] = Rows(
+            rows[split] = SplitRows(
                 of_all.inputs[index, :n], of_all.targets[index, :n], counts, _exists(counts, self.device)
             )
 
@@ -161,9 +161,9 @@ def _typed(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype) if t.is_floating_point() else t
 
 
-def _rows(inputs: Sequence[Tensor], targets: Sequence[Tensor], device: torch.device) -> Rows:
+def _rows(inputs: Sequence[Tensor], targets: Sequence[Tensor], device: torch.device) -> SplitRows:
     counts = [len(one) for one in targets]
-    return Rows(_stack(inputs).to(device), _stack(targets).to(device), counts, _exists(counts, device))
+    return SplitRows(_stack(inputs).to(device), _stack(targets).to(device), counts, _exists(counts, device))
 
 
 def _exists(counts: Sequence[int], device: torch.device) -> Tensor | None:

@@ -19,7 +19,7 @@ from grokfast import backend
 from grokfast.optim.look import look
 from grokfast.optim.slots import Work, entry, fill, fits, slots_of
 from grokfast.transforms.filters import MA
-from grokfast.transforms.launch import ENTRY_WIDTH, GRAD, PARAM, Launch, Rows, Uploads, dtypes, is_capturing
+from grokfast.transforms.launch import ENTRY_WIDTH, GRAD, PARAM, HyperTables, Launch, Uploads, dtypes, is_capturing
 from grokfast.transforms.rows import FILTER_ONLY, FILTERS
 
 _KEPT_AT_MOST = 8
@@ -31,7 +31,7 @@ class Passes:
 
     def __init__(self) -> None:
         self.uploads = Uploads()
-        self.rows: dict[torch.device, Rows] = {}
+        self.rows: dict[torch.device, HyperTables] = {}
         self.made: dict[tuple[Any, ...], Made] = {}
 
     def again(
@@ -77,7 +77,9 @@ class Passes:
                 part(columns, hyper)
             else:
                 launch = part.launch(columns)
-                tables = self.rows.setdefault(launch.device, Rows(launch.device, self.uploads)).tables(hyper, overrides)
+                tables = self.rows.setdefault(launch.device, HyperTables(launch.device, self.uploads)).tables(
+                    hyper, overrides
+                )
                 launch(*tables)
                 if is_capturing(launch.device):  # a graph reads all this as long as it lives
                     self.uploads.keep((launch, made.outs[:], made.read(params, states)), launch.device)

@@ -24,7 +24,7 @@ _TEXTS = ("created", "updated", "preset", "version", "device", "config")
 _STORED_AS = {"running": ("running",), "interrupted": ("interrupted", "running")}
 
 
-class Rows:
+class RunRows:
     """The table `runs`. Rows of what is being removed are not there any more."""
 
     def __init__(self, db: Database, places: Places, owner: Owner, removal: Removal) -> None:

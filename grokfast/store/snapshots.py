@@ -19,7 +19,7 @@ from grokfast import checks
 from grokfast.store.errors import StoreError
 from grokfast.store.files import full_disk_as_store_error, load_tensors, save_tensors
 from grokfast.store.places import SNAPSHOTS, Places
-from grokfast.store.rows import Rows
+from grokfast.store.rows import RunRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ _WEIGHTS = re.compile(r"(0|[1-9][0-9]*)\.safetensors")
 class Snapshots:
     """The snapshots of one store, which is the only one to make this."""
 
-    def __init__(self, places: Places, rows: Rows) -> None:
+    def __init__(self, places: Places, rows: RunRows) -> None:
         self._places, self._rows = places, rows
 
     def save(

@@ -34,7 +34,7 @@ from grokfast.store.owners import Owner
 from grokfast.store.places import CHECKPOINT, WEIGHTS, Places, checked_name
 from grokfast.store.records import Record, now
 from grokfast.store.removal import Removal
-from grokfast.store.rows import Rows
+from grokfast.store.rows import RunRows
 from grokfast.store.run import ENDED, STATUSES, WITHOUT_CHECKPOINT, StoredRun, config_of, result_of
 from grokfast.store.seals import Row, curve_seal
 from grokfast.store.snapshots import Snapshots
@@ -79,7 +79,7 @@ class RunStore:
                 raise StoreError(f"{self.root} cannot be a run store: {error.filename} is no directory") from error
         self._db = Database(path, read_only)
         self._owner, self._removal = Owner(self._places), Removal(self._db, self._places)
-        self._rows = Rows(self._db, self._places, self._owner, self._removal)
+        self._rows = RunRows(self._db, self._places, self._owner, self._removal)
         self._chunks = Chunks(self._db)
         self.data = DataSets(self._db, self._places)
         self._tidying = Tidying(self._db, self._places, self._owner, self._removal, self.data)

@@ -18,7 +18,7 @@ from grokfast.store.owners import Owner
 from grokfast.store.places import Places, checked_name, is_id
 from grokfast.store.records import now
 from grokfast.store.removal import Removal
-from grokfast.store.rows import Rows, state
+from grokfast.store.rows import RunRows, state
 from grokfast.store.run import DONE
 from grokfast.store.seals import Member, Row, SweepRow, seal
 from grokfast.store.tidying import Tidying
@@ -82,7 +82,7 @@ class Sweeps:
     """The sweeps of one store, which is the only one to make this."""
 
     def __init__(
-        self, db: Database, places: Places, owner: Owner, rows: Rows, removal: Removal, tidying: Tidying
+        self, db: Database, places: Places, owner: Owner, rows: RunRows, removal: Removal, tidying: Tidying
     ) -> None:
         self._db, self._places, self._owner, self._rows = db, places, owner, rows
         self._removal, self._tidying = removal, tidying

@@ -3,7 +3,7 @@
 from grokfast.sweeps.branching import branch, plan_branch
 from grokfast.sweeps.engine import plan, plan_stored, sweep
 from grokfast.sweeps.in_process import InProcess
-from grokfast.sweeps.planned import Plan, SweepInterrupted, SweepObserver
+from grokfast.sweeps.planned import PlannedSweep, SweepInterrupted, SweepObserver
 from grokfast.sweeps.processes import Processes
 from grokfast.sweeps.progress import Progress
 from grokfast.sweeps.result import SweepResult
@@ -14,7 +14,7 @@ __all__ = [
     "Event",
     "Group",
     "InProcess",
-    "Plan",
+    "PlannedSweep",
     "Processes",
     "Progress",
     "Runner",

@@ -10,7 +10,7 @@ from typing import Any
 from grokfast import checks
 from grokfast.store import RunStore, StoreError
 from grokfast.sweeps.engine import opened_store, plan
-from grokfast.sweeps.planned import Plan, SweepObserver
+from grokfast.sweeps.planned import PlannedSweep, SweepObserver
 from grokfast.sweeps.result import SweepResult
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.experiment import Experiment
@@ -58,7 +58,7 @@ def plan_branch(
     *,
     store: RunStore | str | Path | None = None,
     **options: Any,
-) -> Plan:
+) -> PlannedSweep:
     """`branch` up to the training: everything is checked, then stored."""
     if not isinstance(run, (RunResult, str)):
         raise TypeError(f"run must be a RunResult or the id of a run, got {checks.shown(run)}")

@@ -19,7 +19,7 @@ from grokfast.store.run import DONE
 from grokfast.sweeps.grid import axes_of, expand, run_hash
 from grokfast.sweeps.groups import ENSEMBLE, commons, make_groups
 from grokfast.sweeps.in_process import InProcess
-from grokfast.sweeps.planned import Plan, SweepObserver
+from grokfast.sweeps.planned import PlannedSweep, SweepObserver
 from grokfast.sweeps.processes import Processes, cores
 from grokfast.sweeps.result import SweepResult
 from grokfast.sweeps.runner import Group, Runner
@@ -46,7 +46,7 @@ class _Training:
         fields.boolean("keep_weights")
         fields.integer("ensemble", minimum=1, optional=True)
 
-    def plan(self, store: RunStore, sweep_id: str, experiments: Sequence[Experiment]) -> Plan:
+    def plan(self, store: RunStore, sweep_id: str, experiments: Sequence[Experiment]) -> PlannedSweep:
         """What is left to do of a stored sweep of these experiments."""
         statuses = store.sweeps.statuses(sweep_id)
         runs = dict(zip(statuses, experiments))
@@ -54,7 +54,7 @@ class _Training:
             {run_id: experiment for run_id, experiment in runs.items() if statuses[run_id] not in DONE},
             ensemble=self.ensemble, checkpoint_every=self.checkpoint_every, keep_weights=self.keep_weights,
         )  # fmt: skip
-        return Plan(
+        return PlannedSweep(
             sweep_id=sweep_id,
             root=store.root,
             axes=list(store.sweeps.get(sweep_id).axes),
@@ -112,7 +112,7 @@ def plan(
     ensemble: int | None = None,
     checkpoint_every: float = 10.0,
     keep_weights: bool = True,
-) -> Plan:
+) -> PlannedSweep:
     """`sweep` up to the training: everything is checked, then stored. Arguments and errors are those of `sweep`."""
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment must be an Experiment, got {experiment!r} ({type(experiment).__name__})")
@@ -144,7 +144,7 @@ def plan_stored(
     ensemble: int | None = None,
     checkpoint_every: float = 10.0,
     keep_weights: bool = True,
-) -> Plan:
+) -> PlannedSweep:
     """What is left to do of a stored sweep. Raises as `sweep`, and StoreError where there is none with this id."""
     training = _Training(runner=runner, ensemble=ensemble, checkpoint_every=checkpoint_every, keep_weights=keep_weights)
     with opened_store(store, create=False) as opened:

@@ -1,4 +1,4 @@
-"""`Plan`: a sweep that is ready to be trained, its training, and whoever watches it."""
+"""`PlannedSweep`: a sweep that is ready to be trained, its training, and whoever watches it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SweepInterrupted(KeyboardInterrupt):
 class SweepObserver:
     """Whoever watches a sweep; methods do nothing here. All are called in the thread that called `sweep`."""
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: PlannedSweep) -> None:
         """Everything is checked and stored, nothing has begun."""
 
     def happened(self, event: Event, progress: Progress) -> None:
@@ -36,7 +36,7 @@ class SweepObserver:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PlannedSweep:
     """A sweep that is stored and checked, and what is left to do of it.
 
     runs: all its experiments by run id, in order. statuses: of each. groups: of the runs that have not ended.

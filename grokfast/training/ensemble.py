@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grokfast import backend
 from grokfast.models.base import Choice, Spec, Step, choose
-from grokfast.models.runs import Rows, Runs
+from grokfast.models.runs import Runs, SplitRows
 from grokfast.parts import name_of
 from grokfast.probes import Positions, Probe
 from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
@@ -188,7 +188,7 @@ class Ensemble:
         return self.runs.module
 
     @property
-    def rows(self) -> dict[str, Rows]:
+    def rows(self) -> dict[str, SplitRows]:
         """The data, by split."""
         return self.runs.rows
 

@@ -126,7 +126,7 @@ def _triton_kernel() -> tuple[Any, dict[torch.dtype, Any]]:
     return update_kernel, {dtype: getattr(tl, name) for dtype, name in _TRITON_DTYPES.items()}
 
 
-class Rows:
+class HyperTables:
     """The hyper-parameters of param groups on one device, copied again only when a number changed."""
 
     def __init__(self, device: torch.device, uploads: Uploads) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from grokfast import backend
-from grokfast.ops.batch import Unpacker, choose, read_tokens, sum_up
+from grokfast.ops.batch import Unpacker, batch_rows, read_tokens, sum_up
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,7 +26,7 @@ def test_a_batch_is_chosen_and_what_is_none_has_no_share(size, poisoned):
     batch, targets = drawn(2, size, low=-1, high=9), drawn(2, 9)
     batch[0, : size // 2] = -1
     batch[0, -1] = 3
-    rows, plain = both(lambda: choose(batch, targets, torch.float32))
+    rows, plain = both(lambda: batch_rows(batch, targets, torch.float32))
     for name in ("chosen", "targets", "counts", "share"):
         torch.testing.assert_close(getattr(rows, name), getattr(plain, name), rtol=1e-6, atol=0)
     torch.testing.assert_close(rows.share.sum(1), torch.ones(2, device=DEVICE))
@@ -36,7 +36,7 @@ def test_a_batch_is_chosen_and_what_is_none_has_no_share(size, poisoned):
 
 def test_a_batch_of_none_has_loss_0():
     batch, targets = torch.full((1, 3), -1, device=DEVICE), drawn(1, 4)
-    for rows in both(lambda: choose(batch, targets, torch.float32)):
+    for rows in both(lambda: batch_rows(batch, targets, torch.float32)):
         assert rows.share.tolist() == [[0, 0, 0]]
 
 
@@ -48,7 +48,7 @@ def test_losses_are_summed_up(size, dtype, judge, poisoned):
     values, right = torch.rand(2, size).to(DEVICE), (torch.rand(2, size) < 0.5).float().to(DEVICE)
 
     def summed():
-        rows = choose(batch, targets, torch.float32)
+        rows = batch_rows(batch, targets, torch.float32)
         loss, correct = torch.empty(2, device=DEVICE), torch.empty(2, device=DEVICE).to(dtype)
         sum_up(values, right, rows, loss, correct)
         return loss, correct

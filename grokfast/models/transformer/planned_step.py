@@ -16,7 +16,7 @@ from grokfast import checks
 from grokfast.models.transformer.ensemble_plan import EnsembleLayer, EnsemblePlan, EnsembleRows
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.ops import layer_norm, linear_cross_entropy, mlp, pair_embed
-from grokfast.ops.batch import Rows, Unpacker, choose, sum_up
+from grokfast.ops.batch import BatchRows, Unpacker, batch_rows, sum_up
 from grokfast.ops.dispatch import check_options, uses_triton
 from grokfast.ops.gathered_attention.ensemble import ensemble_attention, obstacle
 from grokfast.ops.linear_cross_entropy import MAX_WIDTH
@@ -91,7 +91,7 @@ class TransformerStep:
         self.n_parameters = sum(shape.numel() for shape in self.shapes.values())
         self._sinusoids = None if self.config.positions == "learned" else model.positions.to(tokens.device)
         self._unpack = Unpacker(list(self.shapes.values()), tokens.device)
-        self._every: Rows | None = None
+        self._every: BatchRows | None = None
         self._padding = torch.empty(0)
         self._launches: Launches | None = None
 
@@ -129,7 +129,7 @@ class TransformerStep:
         Raises ValueError where a shape does not fit.
         """
         self._check(flat, grad, loss, correct)
-        rows = self._all_rows(flat.dtype) if batch is None else choose(batch, self.targets, flat.dtype)
+        rows = self._all_rows(flat.dtype) if batch is None else batch_rows(batch, self.targets, flat.dtype)
         if grad.stride(1) == 1 and not self.why_not_fused(flat, batch):
             self._fused().gradient(flat.detach(), grad, loss, correct, self.plan.rows(rows.chosen), rows)
             return
@@ -195,14 +195,14 @@ class TransformerStep:
             self._padding = torch.zeros_like(padding)
         return self._padding
 
-    def _all_rows(self, dtype: torch.dtype) -> Rows:
+    def _all_rows(self, dtype: torch.dtype) -> BatchRows:
         if self._every is None or self._every.share.dtype != dtype:
             rows = torch.arange(self.targets.shape[1], device=self.targets.device)
             counts = (rows < self.n_rows[:, None]).to(dtype)
-            self._every = Rows(None, self.targets, counts, counts / self.n_rows[:, None])
+            self._every = BatchRows(None, self.targets, counts, counts / self.n_rows[:, None])
         return self._every
 
-    def _losses(self, weights: Mapping[str, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+    def _losses(self, weights: Mapping[str, Tensor], rows: BatchRows) -> tuple[Tensor, Tensor]:
         """Loss of each row [E, B], and 1 where it is right, else 0."""
         x = self._last_rows(weights, self.plan.rows(rows.chosen))
         unembedding = weights["unembedding"] if "unembedding" in weights else weights["embedding"][:, : self.n_outputs]

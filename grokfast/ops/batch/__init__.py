@@ -12,7 +12,7 @@ from grokfast import backend as backends
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """Some rows of each model's data set.
 
     Attributes:
@@ -28,17 +28,17 @@ class Rows:
     share: Tensor
 
 
-def choose(batch: Tensor, targets: Tensor, dtype: torch.dtype) -> Rows:
+def batch_rows(batch: Tensor, targets: Tensor, dtype: torch.dtype) -> BatchRows:
     """The rows of a batch [E, B], -1 for none, of data sets with targets [E, N]; counts and share of `dtype`."""
     if backends.device_kernels(batch.device) == "triton" and dtype == torch.float32:
         from grokfast.ops.batch import kernels
 
-        return Rows(*kernels.choose(batch, targets))
+        return BatchRows(*kernels.choose(batch, targets))
     chosen, counts = batch.clamp(min=0), (batch >= 0).to(dtype)
-    return Rows(chosen, targets.gather(1, chosen), counts, counts / counts.sum(1, keepdim=True).clamp(min=1))
+    return BatchRows(chosen, targets.gather(1, chosen), counts, counts / counts.sum(1, keepdim=True).clamp(min=1))
 
 
-def sum_up(values: Tensor, right: Tensor, rows: Rows, loss: Tensor, correct: Tensor) -> None:
+def sum_up(values: Tensor, right: Tensor, rows: BatchRows, loss: Tensor, correct: Tensor) -> None:
     """Write the mean loss [E] and how many rows are right, correct [E], from those of rows, [E, B] each."""
     if backends.device_kernels(values.device) == "triton" and values.dtype == torch.float32:
         from grokfast.ops.batch import kernels

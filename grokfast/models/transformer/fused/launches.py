@@ -14,7 +14,7 @@ from grokfast.models.transformer.ensemble_plan import EnsembleRows
 from grokfast.models.transformer.fused import kernels, layout
 from grokfast.models.transformer.fused.model import Model
 from grokfast.models.transformer.fused.scratch import GradientScratch, Scratch
-from grokfast.ops.batch import Rows
+from grokfast.ops.batch import BatchRows
 from grokfast.ops.gathered_attention import kernels as attention
 from grokfast.ops.kernels import launch
 from grokfast.ops.read_rows import group_readers
@@ -30,7 +30,7 @@ class Launches:
         self._scratch: dict[tuple[int, ...], GradientScratch] = {}
 
     def gradient(
-        self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, rows: EnsembleRows, batch: Rows
+        self, flat: Tensor, grad: Tensor, loss: Tensor, correct: Tensor, rows: EnsembleRows, batch: BatchRows
     ) -> None:
         """As TransformerStep.gradient, for the rows to compute of a batch; `flat` and `grad` with adjacent columns."""
         model, (n_models, n_batch) = self.model, batch.targets.shape
@@ -46,13 +46,13 @@ class Launches:
         self._weights(scratch, grad)
         self._finish(scratch, grad, loss, correct, rows, batch)
 
-    def losses(self, flat: Tensor, rows: EnsembleRows, batch: Rows) -> tuple[Tensor, Tensor]:
+    def losses(self, flat: Tensor, rows: EnsembleRows, batch: BatchRows) -> tuple[Tensor, Tensor]:
         """Loss of each row [E, B], and 1 where it is right, else 0; in memory that is this call's only."""
         scratch = Scratch(self.model, rows, batch.targets.shape[1], flat.device)
         self._forward(flat, scratch, rows, batch, trains=False)
         return scratch.values.view(batch.targets.shape), scratch.right.view(batch.targets.shape)
 
-    def _forward(self, flat: Tensor, scratch: Scratch, rows: EnsembleRows, batch: Rows, trains: bool) -> None:
+    def _forward(self, flat: Tensor, scratch: Scratch, rows: EnsembleRows, batch: BatchRows, trains: bool) -> None:
         """To the loss, and if `trains` back through the last layer."""
         self._enter(flat, scratch, rows)
         last = self.model.config.n_layers
@@ -79,7 +79,7 @@ class Launches:
             pairs.stride(0), **constants,
         )  # fmt: skip
 
-    def _rows(self, i: int, flat: Tensor, scratch: Scratch, rows: EnsembleRows, batch: Rows, **does: bool) -> None:
+    def _rows(self, i: int, flat: Tensor, scratch: Scratch, rows: EnsembleRows, batch: BatchRows, **does: bool) -> None:
         layer, level, table = rows.layers[max(i - 1, 0)], scratch.levels[i], scratch.levels[max(i - 1, 0)]
         own, height = layer.own, scratch.heights[i]
         flags = dict.fromkeys(layout.FLAGS, False) | does
@@ -122,7 +122,13 @@ class Launches:
         )  # fmt: skip
 
     def _finish(
-        self, scratch: GradientScratch, grad: Tensor, loss: Tensor, correct: Tensor, rows: EnsembleRows, batch: Rows
+        self,
+        scratch: GradientScratch,
+        grad: Tensor,
+        loss: Tensor,
+        correct: Tensor,
+        rows: EnsembleRows,
+        batch: BatchRows,
     ) -> None:
         readers = self._readers(rows.pairs)
         parts = grad if scratch.is_direct else scratch.parts
