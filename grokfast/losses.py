@@ -98,6 +98,59 @@ class MSE(Loss):
         return classify(logits, target, loss="mse", exists=exists)
 
 
+@parts.register("hinge")
+@dataclass(frozen=True, kw_only=True)
+class Hinge(Loss):
+    """max(0, 1 − y f), mean over rows, where targets are signs y = ±1 (real numbers [N, 1]); accuracy is the share of
+    rows whose output has the sign. Of classes Σ_j max(0, 1 − f_y + f_j) / C over the other classes j, as torch's
+    multi_margin_loss."""
+
+    def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        from grokfast.ops import classify
+
+        if target.is_floating_point():
+            margins = (target.to(logits.dtype) * logits)[..., 0]  # [E, N]
+            rows, right = (1 - margins).clamp(min=0), (margins > 0).to(logits.dtype)
+            return _mean(rows, exists), _mean(right, exists)
+        _, accuracy = classify(logits.detach(), target, exists=exists)
+        own = logits.gather(-1, target[..., None])
+        rows = ((1 - own + logits).clamp(min=0).sum(-1) - 1) / logits.shape[-1]  # j = y adds 1
+        return _mean(rows, exists), accuracy
+
+    def why_not(self, data: Data) -> str:
+        y = data.train.targets
+        if not data.is_real or (y.shape[1] == 1 and bool((y.abs() == 1).all())):
+            return ""
+        return f"loss hinge takes classes, or signs -1 and 1 [N, 1], not the real numbers {list(y.shape)} of the task"
+
+
+@parts.register("stablemax")
+@dataclass(frozen=True, kw_only=True)
+class StableMax(Loss):
+    """−log(s(f_y) / Σ s(f_j)) with s(x) = x + 1 for x ≥ 0, 1/(1 − x) below, in fp64: no softmax that could collapse
+    (Prieto et al. 2025, arXiv 2501.04697, equations 8 and 9)."""
+
+    def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        from grokfast.ops import classify
+
+        _, accuracy = classify(logits.detach(), target, exists=exists)
+        x = logits.double()
+        logs = (1 + x.clamp(min=0)).log() - (1 - x.clamp(max=0)).log()  # log s(x)
+        rows = logs.logsumexp(-1) - logs.gather(-1, target[..., None])[..., 0]  # [E, N], or [E, N, S]
+        rows = rows.mean(-1) if rows.ndim == 3 else rows
+        return _mean(rows, exists).to(logits.dtype), accuracy
+
+    def why_not(self, data: Data) -> str:
+        if not data.is_real:
+            return ""
+        return f"loss stablemax takes classes as targets, not the real numbers {list(data.train.targets.shape)}"
+
+
+def _mean(rows: Tensor, exists: Tensor | None) -> Tensor:
+    """[E] over the rows [E, N] that exist."""
+    return rows.mean(1) if exists is None else rows.where(exists, 0).sum(1) / exists.sum(1)
+
+
 def regress(outputs: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean squared error [E] and R² [E] of outputs [E, N, R] against real targets [E, N, R].
 
@@ -120,4 +173,4 @@ def regress(outputs: Tensor, target: Tensor, exists: Tensor | None = None) -> tu
     return value, (1 - wrong / total).where(total > 0, (wrong == 0).to(wrong.dtype))
 
 
-__all__ = ["MSE", "CrossEntropy", "Loss", "regress"]
+__all__ = ["MSE", "CrossEntropy", "Hinge", "Loss", "StableMax", "regress"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grokfast.losses import MSE, CrossEntropy, regress
+from grokfast.losses import MSE, CrossEntropy, Hinge, StableMax, regress
 from grokfast.ops.classify import position_accuracy
 
 E, N, S, C, R = 2, 7, 3, 5, 4
@@ -96,3 +96,44 @@ def test_shapes_that_do_not_fit_are_named():
         CrossEntropy()(torch.zeros(E, N, S, C), torch.zeros(E, N, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="outputs must be"):
         MSE()(torch.zeros(E, N, R), torch.zeros(E, N, 1))
+
+
+def test_hinge_of_signs():
+    f = torch.tensor([[[2.0], [0.5], [-1.0], [0.0]]])
+    y = torch.tensor([[[1.0], [1.0], [1.0], [-1.0]]])
+    loss, accuracy = Hinge()(f, y)
+    assert loss.item() == pytest.approx((0 + 0.5 + 2 + 1) / 4)
+    assert accuracy.item() == 0.5  # no sign is no answer
+    loss, accuracy = Hinge()(f, y, torch.tensor([[True, False, True, False]]))
+    assert (loss.item(), accuracy.item()) == (1.0, 0.5)
+
+
+def test_hinge_of_classes_is_torchs():
+    logits, target = torch.randn(2, 9, 5, dtype=torch.float64, requires_grad=True), torch.randint(5, (2, 9))
+    loss, _ = Hinge()(logits, target)
+    for e in range(2):
+        expected = torch.nn.functional.multi_margin_loss(logits[e], target[e])
+        torch.testing.assert_close(loss[e], expected)
+    assert torch.autograd.gradcheck(lambda x: Hinge()(x, target)[0], logits)
+
+
+def test_stablemax_by_its_definition():
+    logits, target = 5 * torch.randn(2, 9, 5, dtype=torch.float64), torch.randint(5, (2, 9))
+    s = torch.where(logits >= 0, logits + 1, 1 / (1 - logits))
+    expected = -(s / s.sum(-1, keepdim=True)).gather(-1, target[..., None]).log()[..., 0]
+    loss, accuracy = StableMax()(logits, target)
+    torch.testing.assert_close(loss, expected.mean(1))
+    torch.testing.assert_close(accuracy, (logits.argmax(-1) == target).double().mean(1))
+    exists = torch.rand(2, 9) < 0.7
+    torch.testing.assert_close(StableMax()(logits, target, exists)[0], (expected * exists).sum(1) / exists.sum(1))
+
+
+def test_stablemax_survives_what_collapses_softmax():
+    """Logits of 1e4: fp32's softmax has no gradient left, stablemax has."""
+    logits = torch.tensor([[[1e4, 0.0, -1e4]]], requires_grad=True)
+    (grad,) = torch.autograd.grad(StableMax()(logits, torch.tensor([[0]]))[0].sum(), logits)
+    assert grad[0, 0, 1] > 0
+    (dead,) = torch.autograd.grad(CrossEntropy()(logits, torch.tensor([[0]]))[0].sum(), logits)
+    assert not dead.any()
+    x = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: StableMax()(x, torch.tensor([[0, 1, 2, 0]]))[0], x)

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.table import Table
 
 from grokfast import checks
-from grokfast.cli.common import Screen, UsageError, base_experiment
+from grokfast.cli.common import Screen, UsageError, base_experiment, output
 from grokfast.cli.pictures import attempt, draw_run
 from grokfast.display import Display
 from grokfast.parts import name_of
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of
 from grokfast.training import Experiment, Observer, RunResult, resume, train
-from grokfast.training.ensemble import Ensemble
+from grokfast.training.ensemble import Ensemble, resolve_device
 from grokfast.training.outcome import Outcome
+from grokfast.training.presets import ABOUT, PRESETS
 from grokfast.training.sinks import SafeSink, Sink, TensorBoardSink, WandbSink
+from grokfast.units import duration
 
 
 def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
@@ -45,11 +48,12 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         tensorboard: bool = False,
         wandb: bool = False,
         checkpoint_every: float = 10.0,
+        list: bool = False,
     ) -> Callable[[], int]:
         """Train a preset to its end and say what happened; every option of the experiment can be changed.
 
         Args:
-            preset: quick, gromov, swaroop, nanda, power, grokfast or prieto; comes first.
+            preset: quick, nanda, s5, parity, ...: --list shows them all; comes first.
             task: the kind of it: its name, name(field=value,...), or a class of yours, package.module:Name.
             model: likewise; the chosen kind's fields are then options, too.
             loss: likewise.
@@ -62,7 +66,10 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
             tensorboard: log to the run's directory for TensorBoard, too.
             wandb: log to the Weights & Biases project "grokfast", too.
             checkpoint_every: seconds between checkpoints.
+            list: show all presets instead: what they train, whose they are, how long it takes here, what should happen.
         """
+        if list:
+            return _list
         if preset != named:
             raise UsageError(f"the preset comes first: grokfast run {preset} ...")
         if resume is not None and ((len(args) > 1 and args[1] == named) or experiment != base):
@@ -76,6 +83,28 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         return partial(_run, experiment, resume, steps, out, sinks, as_json=json, checkpoint_every=checkpoint_every)
 
     return run
+
+
+def _list() -> int:
+    """A row for each preset, timed for a moment on this machine."""
+    from grokfast.sweeps.estimate import estimate
+
+    screen, table = (
+        output(),
+        Table("preset", "what", "whose", "here, a thread", "what should happen", box=None, pad_edge=False),
+    )
+    with Screen(stderr=True).status("timing a few steps of each"):
+        for name, about in ABOUT.items():
+            experiment = PRESETS[name]
+            device = resolve_device(experiment.device).type
+            try:
+                step = estimate([experiment.override({"device": device})], device).seconds_per_step
+                here = duration(about.steps * step)
+            except ImportError as error:
+                here = str(error).partition(": ")[2]
+            table.add_row(name, about.what, about.paper, here, about.outcome)
+    screen.print(table)
+    return 0
 
 
 def _run(

@@ -80,7 +80,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         The same command again does nothing twice: what is done is taken from the store, the rest is trained.
 
         Args:
-            preset: quick, gromov, swaroop, nanda, power, grokfast or prieto, or a TOML file; comes first.
+            preset: quick, nanda, s5, ... (grokfast run --list shows them all), or a TOML file; comes first.
             task: the kind of it: its name, name(field=value,...), or a class of yours, package.module:Name.
             model: likewise; the chosen kind's fields are then options, too.
             loss: likewise.

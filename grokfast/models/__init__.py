@@ -2,6 +2,7 @@
 
 from grokfast.models import autograd
 from grokfast.models.base import Model, Step
+from grokfast.models.mlp import MLP, MLPConfig
 from grokfast.models.module import Module
 from grokfast.models.pair_mlp import steps as _pair_mlp
 from grokfast.models.pair_mlp.model import PairMLP, PairMLPConfig
@@ -12,4 +13,7 @@ from grokfast.models.transformer.plan import Plan
 # What computes a model registers itself with it: models know nothing of their Steps.
 WAYS = (autograd, _pair_mlp, _transformer)
 
-__all__ = ["GrokTransformer", "Model", "Module", "PairMLP", "PairMLPConfig", "Plan", "Step", "TransformerConfig"]
+__all__ = [
+    "MLP", "GrokTransformer", "MLPConfig", "Model", "Module", "PairMLP", "PairMLPConfig", "Plan", "Step",
+    "TransformerConfig",
+]  # fmt: skip

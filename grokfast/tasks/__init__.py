@@ -1,7 +1,10 @@
 """What is to be learned: data sets as tensors, and which part of them is shown in training."""
 
 from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.digits import DigitsTask
+from grokfast.tasks.group import GroupTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
+from grokfast.tasks.parity import ParityTask
 from grokfast.tasks.tensors import Tensors
 
-__all__ = ["OPERATIONS", "Data", "ModularTask", "Split", "Task", "Tensors"]
+__all__ = ["OPERATIONS", "Data", "DigitsTask", "GroupTask", "ModularTask", "ParityTask", "Split", "Task", "Tensors"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from grokfast.losses import MSE
-from grokfast.models import PairMLPConfig, TransformerConfig
-from grokfast.tasks import ModularTask
+from typing import NamedTuple
+
+from grokfast.losses import MSE, Hinge
+from grokfast.models import MLPConfig, PairMLPConfig, TransformerConfig
+from grokfast.tasks import DigitsTask, GroupTask, ModularTask, ParityTask
 from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.transforms.filters import EMA
-from grokfast.transforms.optimizers import Adam, AdamW
+from grokfast.transforms.optimizers import SGD, Adam, AdamW
 
 PRESETS: dict[str, Experiment] = {
     # Seconds on a CPU. Trained at lr 1e-2, ten times Liu et al.'s, so their gap of 10³ steps becomes 10².
@@ -81,4 +83,87 @@ PRESETS: dict[str, Experiment] = {
         optimizer=AdamW(lr=1e-2, betas=(0.9, 0.999)),
         schedule=Schedule(steps=20_000, eval_every=50, stop_after=1000),
     ),
+    # Chughtai et al. 2023, arXiv 2302.03025: a symmetric group, embeddings of both operands, one hidden layer; at five
+    # times their rate and with 60% of the table, to end within a minute.
+    "s5": Experiment(
+        name="s5",
+        task=GroupTask(group="S5", train_fraction=0.6),
+        model=PairMLPConfig(width=128, embed=256, bias=False),
+        optimizer=AdamW(lr=5e-3, weight_decay=1.0, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=8000, eval_every=50, stop_after=500),
+    ),
+    "a5": Experiment(
+        name="a5",
+        task=GroupTask(group="A5", train_fraction=0.6),
+        model=PairMLPConfig(width=128, embed=128, bias=False),
+        optimizer=AdamW(lr=5e-3, weight_decay=1.0, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=10_000, eval_every=50, stop_after=500),
+    ),
+    "d30": Experiment(
+        name="d30",
+        task=GroupTask(group="D30", train_fraction=0.5),
+        model=PairMLPConfig(width=256),
+        optimizer=AdamW(lr=1e-2, weight_decay=1.0, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=2000, eval_every=20, stop_after=200),
+        criteria=Criteria(grok_gap=100),
+    ),
+    # The same model as they trained it: 93,556 epochs in the median of 50 runs until it generalises.
+    "chughtai-s5": Experiment(
+        name="chughtai-s5",
+        task=GroupTask(group="S5", train_fraction=0.4),
+        model=PairMLPConfig(width=128, embed=256, bias=False, init="normal"),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=250_000, eval_every=100, stop_after=5000),
+    ),
+    # Barak et al. 2022, arXiv 2207.08799, and Merrill et al. 2023, arXiv 2303.11873: sparse parity.
+    "parity": Experiment(
+        name="parity",
+        task=ParityTask(n=40, k=3),
+        model=MLPConfig(width=1000),
+        loss=Hinge(),
+        optimizer=SGD(lr=0.1, weight_decay=0.01),
+        schedule=Schedule(steps=9000, batch_size=32, eval_every=100, stop_after=500),
+    ),
+    # Liu et al. 2022, arXiv 2210.01117 (Omnigrok): large initial weights delay generalising; here on 8×8 images.
+    "digits": Experiment(
+        name="digits",
+        task=DigitsTask(n_train=200),
+        model=MLPConfig(width=200, depth=2, init_scale=8.0),
+        loss=MSE(),
+        optimizer=AdamW(lr=1e-3, weight_decay=0.3),
+        schedule=Schedule(steps=6000, eval_every=100),
+        criteria=Criteria(threshold=0.85),
+    ),
+}
+
+
+class About(NamedTuple):
+    """A preset in words: what it trains, whose it is, what should happen, and after how many steps, about."""
+
+    what: str
+    paper: str
+    outcome: str
+    steps: int
+
+
+ABOUT = {
+    "quick": About("a + b mod 97, ReLU MLP", "", "memorises near 60, generalises near 960", 1260),
+    "gromov": About("a + b mod 97, x² MLP, MSE", "Gromov, arXiv 2301.02679", "100% test accuracy near 50", 1050),
+    "swaroop": About("a + b mod 97, two-hot MLP", "Swaroop, arXiv 2603.23784", "generalises near 22,500", 24_500),
+    "nanda": About(
+        "a + b mod 113, 1-layer transformer", "Nanda et al., arXiv 2301.05217", "generalises near 6,700", 40_000
+    ),
+    "power": About("a / b mod 97, 2-layer decoder", "Power et al., arXiv 2201.02177", "generalises near 3,300", 5300),
+    "grokfast": About("a · b mod 97, decoder, EMA", "Lee et al., arXiv 2405.20233", "95% test accuracy near 960", 1460),
+    "prieto": About(
+        "a + b mod 113, no decay", "Prieto et al., arXiv 2501.04697", "memorises, never generalises", 20_000
+    ),
+    "s5": About("S5, embeddings and MLP, 60%", "after Chughtai et al., arXiv 2302.03025", "generalises by 6,000", 2750),
+    "a5": About("A5, embeddings and MLP, 60%", "after Chughtai et al., arXiv 2302.03025", "generalises by 8,000", 3800),
+    "d30": About("dihedral group of 60, ReLU MLP", "", "generalises by 1,200", 800),
+    "chughtai-s5": About(
+        "S5, 40%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 94,000", 99_000
+    ),
+    "parity": About("3 of 40 signs, hinge loss", "Merrill et al., arXiv 2303.11873", "both within 9,000", 5000),
+    "digits": About("8×8 digits, weights × 8", "after Liu et al., arXiv 2210.01117", "85% test by 5,500", 6000),
 }

@@ -17,7 +17,7 @@ from grokfast.ops.pair_embed.reference import ACTIVATIONS
 from grokfast.tasks.data import Data, Task
 
 Activation = Literal["relu", "square", "gelu", "abs"]
-Init = Literal["torch", "gromov"]
+Init = Literal["torch", "gromov", "normal"]
 MAX_DEPTH = 1000
 
 
@@ -31,8 +31,11 @@ class PairMLPConfig(Model):
         depth: hidden layers.
         activation: "relu", "square" (x², Gromov 2023, arXiv 2301.02679), "gelu" (with erf) or "abs".
         bias: biases of every layer.
-        init: "torch" is nn.Linear's U(±1/√fan_in), with fan_in = 2·n_tokens in the first layer; "gromov" draws every
-            matrix from N(0, σ²) with σ = 0.5/(2·width)^(1/3), biases 0.
+        embed: dimensions of an embedding of each operand's own; the first layer is then of their concatenation
+            (Chughtai et al. 2023, arXiv 2302.03025). None: of two one-hot vectors.
+        init: "torch" is nn.Linear's U(±1/√fan_in), with fan_in = 2·n_tokens in the first layer, or 2·embed; "gromov"
+            draws every matrix from N(0, σ²) with σ = 0.5/(2·width)^(1/3), biases 0; "normal" every matrix from
+            N(0, 1/fan_in), biases 0. Embeddings are from N(0, 1/embed), with "gromov" like the others.
         init_scale: multiplies every initial matrix (not biases).
 
     Raises:
@@ -47,6 +50,7 @@ class PairMLPConfig(Model):
     bias: bool = True
     init: Init = "torch"
     init_scale: float = 1.0
+    embed: int | None = parts.added(None)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
@@ -54,6 +58,7 @@ class PairMLPConfig(Model):
         fields.integer("depth", minimum=1, maximum=MAX_DEPTH)
         fields.choice(activation=get_args(Activation), init=get_args(Init))
         fields.boolean("bias")
+        fields.integer("embed", minimum=1, optional=True)
         fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
     def why_not_task(self, task: Task) -> str:
@@ -80,7 +85,9 @@ class PairMLPConfig(Model):
 class PairMLP(EnsembleModule):
     """E = len(seeds) networks: h = act(w_a[a] + w_b[b] + b_in), depth - 1 further hidden layers, then linear logits.
 
-    w_a and w_b [E, n_tokens, width] are the two halves of the first layer on two concatenated one-hot operands.
+    w_a and w_b [E, n_tokens, width] are the two halves of the first layer on two concatenated one-hot operands; with
+    `embed` they are the products of embed_a, embed_b [E, n_tokens, embed] and in_a, in_b [E, width, embed], which are
+    made once a pass: two tables of n_tokens rows, whatever the batch.
     Raises TypeError or ValueError where an argument has the wrong type or is out of range.
     """
 
@@ -102,22 +109,38 @@ class PairMLP(EnsembleModule):
         draw, width = Initializer(self.seeds, dtype), config.width
 
         def matrix(n_out: int, n_in: int, fan_in: int) -> nn.Parameter:
-            if config.init == "gromov":
-                return draw.normal(n_out, n_in, std=config.init_scale * 0.5 / (2 * width) ** (1 / 3))
-            return draw.uniform(n_out, n_in, bound=config.init_scale * fan_in**-0.5)
+            if config.init == "torch":
+                return draw.uniform(n_out, n_in, bound=config.init_scale * fan_in**-0.5)
+            std = 0.5 / (2 * width) ** (1 / 3) if config.init == "gromov" else fan_in**-0.5
+            return draw.normal(n_out, n_in, std=config.init_scale * std)
 
         def bias(n_out: int, fan_in: int) -> nn.Parameter | None:
             if not config.bias:
                 return None
-            return draw.constant(n_out, value=0) if config.init == "gromov" else draw.uniform(n_out, bound=fan_in**-0.5)
+            return draw.uniform(n_out, bound=fan_in**-0.5) if config.init == "torch" else draw.constant(n_out, value=0)
 
-        self.w_a = matrix(n_tokens, width, 2 * n_tokens)
-        self.w_b = matrix(n_tokens, width, 2 * n_tokens)
-        self.b_in = bias(width, 2 * n_tokens)
+        def embedding() -> nn.Parameter:
+            std = 0.5 / (2 * width) ** (1 / 3) if config.init == "gromov" else embed**-0.5
+            return draw.normal(n_tokens, embed, std=config.init_scale * std)
+
+        embed = config.embed or 0
+        fan_in = 2 * embed or 2 * n_tokens
+        if embed:
+            self.embed_a, self.embed_b = embedding(), embedding()
+            self.in_a, self.in_b = matrix(width, embed, fan_in), matrix(width, embed, fan_in)
+        else:
+            self.w_a, self.w_b = matrix(n_tokens, width, fan_in), matrix(n_tokens, width, fan_in)
+        self.b_in = bias(width, fan_in)
         self.hidden = nn.ModuleList()
         for _ in range(config.depth - 1):
             self.hidden.append(_Linear(matrix(width, width, width), bias(width, width)))
         self.out = _Linear(matrix(n_answers, width, width), bias(n_answers, width))
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """w_a and w_b [E, n_tokens, width]."""
+        if not self.config.embed:
+            return self.w_a, self.w_b
+        return linear(self.embed_a, self.in_a), linear(self.embed_b, self.in_b)
 
     def forward(self, tokens: Tensor, masks: Any = None) -> Tensor:
         """Logits [E, N, n_answers] of pairs [N, 2], the same for every model, or [E, N, 2]; int64 below n_tokens.
@@ -127,7 +150,7 @@ class PairMLP(EnsembleModule):
         """
         if tokens.ndim == 2:
             tokens = tokens.expand(self.n_models, *tokens.shape)
-        h = pair_embed(self.w_a, self.w_b, tokens, self.b_in, activation=self.config.activation)
+        h = pair_embed(*self.tables(), tokens, self.b_in, activation=self.config.activation)
         for layer in self.hidden:
             h = ACTIVATIONS[self.config.activation](layer(h))
         return self.out(h)

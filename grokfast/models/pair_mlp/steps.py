@@ -40,6 +40,8 @@ class Kernels(PerSplit):
         sizes = {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers}
         if spec.changes_rows:
             return "rows are changed before they are shown"
+        if spec.model.embed and not spec.why_no_triton:  # type: ignore[attr-defined]
+            return "embeddings are not in the kernels"
         if spec.loss_op is None and not spec.why_no_triton:
             return "the loss is not in the kernels"
         return spec.why_no_triton or PairStep.fits(spec.model, spec.loss_op or "", **sizes, dtype=spec.dtype)
@@ -58,7 +60,8 @@ class Pieces(Autograd):
 
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
-        self._layout, self._sizes = _layout(runs), _sizes(runs.spec)
+        self._embed = runs.spec.model.embed  # type: ignore[attr-defined]
+        self._layout, self._sizes = None if self._embed else _layout(runs), _sizes(runs.spec)
 
     @classmethod
     def why_not(cls, spec: Spec) -> str:
@@ -84,16 +87,38 @@ class Pieces(Autograd):
         pairs, targets, _ = self.runs.chosen_of(e, split, batch)
         a, b = pairs.T.contiguous()
         flat, config, op = self.runs.flat, self.runs.spec.model, self.runs.spec.loss_op
+        weights = self._weights(flat[e])
+        grads = None if grad is None else self._weights(grad[e], is_gradient=True)
         results = pair_rows.gradient(
-            self._weights(flat[e]), None if grad is None else self._weights(grad[e]), a, b, targets,
-            activation=config.activation, loss=op or "",  # type: ignore[attr-defined]
+            weights, grads, a, b, targets, activation=config.activation, loss=op or "",  # type: ignore[attr-defined]
         )  # fmt: skip
+        if grad is not None and grads is not None and self._embed:
+            self._through_embeddings(flat[e], grad[e], grads)
         loss, accuracy = torch.tensor(results, dtype=flat.dtype).split(1)
         return loss, accuracy
 
-    def _weights(self, row: Tensor) -> Parameters:
-        """The parameters, or their gradients, in a model's row [P]."""
-        return self._layout.parameters(row, **self._sizes)
+    def _weights(self, row: Tensor, *, is_gradient: bool = False) -> Parameters:
+        """The parameters, or their gradients, in a model's row [P]; with embeddings the tables are made of them, or are
+        room for their gradients."""
+        if self._layout is not None:
+            return self._layout.parameters(row, **self._sizes)
+        own = self._named(row)
+        tables = [
+            torch.empty(self._sizes["n_tokens"], self._sizes["width"]) if is_gradient
+            else own[f"embed_{side}"] @ own[f"in_{side}"].T
+            for side in "ab"
+        ]  # fmt: skip
+        return Parameters(tables[0], tables[1], own.get("b_in"), own["out.weight"], own.get("out.bias"))
+
+    def _through_embeddings(self, row: Tensor, grad: Tensor, of_tables: Parameters) -> None:
+        """Write the gradients of embeddings and of the first layer, whose product each table is."""
+        own, to = self._named(row), self._named(grad)
+        for side, table in (("a", of_tables.w_a), ("b", of_tables.w_b)):
+            torch.mm(table, own[f"in_{side}"], out=to[f"embed_{side}"])
+            torch.mm(table.T, own[f"embed_{side}"], out=to[f"in_{side}"])
+
+    def _named(self, row: Tensor) -> dict[str, Tensor]:
+        return {name: t[0] for name, t in self.runs.layout.views(row[None]).items()}
 
 
 class Operations(Autograd):

@@ -178,7 +178,7 @@ def test_the_configuration_is_a_frozen_value():
         (
             {"init": "gromow"},
             ValueError,
-            r"init must be one of 'torch', 'gromov', got 'gromow' \(did you mean 'gromov'",
+            r"init must be one of 'torch', 'gromov', 'normal', got 'gromow' \(did you mean 'gromov'",
         ),
         ({"init_scale": 0}, ValueError, r"init_scale must be in \(0, 1e\+38\], got 0"),
         ({"init_scale": float("nan")}, ValueError, "init_scale must be in"),

@@ -1,0 +1,119 @@
+"""`MLP`: fully connected layers on features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from grokfast import checks, parts
+from grokfast.models.base import Model
+from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
+from grokfast.nn.masks import dropout
+from grokfast.ops.pair_embed.reference import ACTIVATIONS
+from grokfast.tasks.data import Data
+
+Activation = Literal["relu", "square", "gelu", "abs"]
+Init = Literal["torch", "normal"]
+MAX_WIDTH, MAX_DEPTH = 4096, 8
+
+
+@parts.register("mlp")
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig(Model):
+    """Shape and initialisation of an MLP on features [N, D]: classes as logits, or real numbers.
+
+    Args:
+        width: units of a hidden layer, 1 to 4,096.
+        depth: hidden layers, 1 to 8.
+        activation: "relu", "square", "gelu" (with erf) or "abs".
+        bias: biases of every layer.
+        residual: whether hidden layers but the first add their input to what they compute.
+        dropout: probability in [0, 1) with which a hidden unit is dropped in training.
+        init: "torch" is nn.Linear's, weights and biases from U(±1/√fan_in); "normal" has weights from N(0, 1/fan_in),
+            biases 0.
+        init_scale: multiplies every initial parameter, biases too (Omnigrok's α: Liu et al. 2022, arXiv 2210.01117).
+
+    Raises TypeError or ValueError where an argument has the wrong type or is out of range.
+    """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+    scheduled: ClassVar[frozenset[str]] = frozenset({"dropout"})
+
+    width: int = 256
+    depth: int = 1
+    activation: Activation = "relu"
+    bias: bool = True
+    residual: bool = False
+    dropout: float = 0.0
+    init: Init = "torch"
+    init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        fields = checks.Fields(self)
+        fields.integer("width", minimum=1, maximum=MAX_WIDTH)
+        fields.integer("depth", minimum=1, maximum=MAX_DEPTH)
+        fields.choice(activation=get_args(Activation), init=get_args(Init))
+        fields.boolean("bias", "residual")
+        fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
+        fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
+
+    def why_not(self, data: Data) -> str:
+        x, y = data.train.inputs, data.train.targets
+        if x.is_floating_point() and (data.is_real or y.ndim == 1):
+            return ""
+        shapes = f"{[*x.shape]} {x.dtype} and {[*y.shape]} {y.dtype}".replace("torch.", "")
+        return f"an MLP takes features [N, D] and targets of one class, or real numbers, the data have {shapes}"
+
+    def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> MLP:
+        return MLP(self, n_features=data.seq_len, n_outputs=data.n_answers, seeds=seeds, dtype=dtype)
+
+
+class MLP(EnsembleModule):
+    """E networks: weights [E, n_out, n_in] and biases [E, n_out] of layers.0, layers.1, ..., the last one linear."""
+
+    def __init__(
+        self,
+        config: MLPConfig,
+        *,
+        n_features: int,
+        n_outputs: int,
+        seeds: Sequence[int] = (0,),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(seeds)
+        self.config = config
+        draw, sizes = Initializer(self.seeds, dtype), [n_features, *[config.width] * config.depth, n_outputs]
+        self.layers = nn.ModuleList(_Layer(config, draw, n_in, n_out) for n_in, n_out in pairwise(sizes))
+
+    def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
+        """[N, D], the same for every model, or [E, N, D] -> [E, N, n_outputs]; `masks` as for GrokTransformer."""
+        config, act = self.config, ACTIVATIONS[self.config.activation]
+        x = inputs.expand(self.n_models, *inputs.shape) if inputs.ndim == 2 else inputs
+        *hidden, last = self.layers
+        for i, layer in enumerate(hidden):
+            y = dropout(act(layer(x)), config.dropout, self.training, masks)
+            x = x + y if config.residual and i > 0 else y
+        out: Tensor = last(x)
+        return out
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: MLPConfig, draw: Initializer, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound, scale = n_in**-0.5, config.init_scale
+        if config.init == "torch":
+            self.weight = draw.uniform(n_out, n_in, bound=scale * bound)
+        else:
+            self.weight = draw.normal(n_out, n_in, std=scale * bound)
+        self.bias = None
+        if config.bias:
+            is_drawn = config.init == "torch"
+            self.bias = draw.uniform(n_out, bound=scale * bound) if is_drawn else draw.constant(n_out, value=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)

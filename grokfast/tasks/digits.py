@@ -1,0 +1,69 @@
+"""scikit-learn's bundled 8×8 images of handwritten digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from grokfast import checks, parts
+from grokfast.seeds import MAX_SEED, generator
+from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.split import corrupt_labels
+
+N_IMAGES = 1797
+
+
+@parts.register("digits")
+@dataclass(frozen=True, kw_only=True)
+class DigitsTask(Task):
+    """1,797 images as features [N, 64], pixels in 0..1, and their digits. Needs scikit-learn (the extra `data`).
+
+    Args:
+        n_train: images for training, drawn at random.
+        n_test: others for testing; both together at most 1,797.
+        split_seed: chooses them; None: the experiment's seed.
+        label_noise: share of training labels replaced by a wrong digit, in [0, 1].
+        noise_seed: chooses these and their digits; None: the experiment's seed.
+
+    With large initial weights generalising comes late, as Liu et al. (2022, arXiv 2210.01117) have it for MNIST.
+    Raises TypeError or ValueError where an argument has the wrong type or is out of range, ImportError when it is built
+    without scikit-learn.
+    """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"n_train", "split_seed", "label_noise", "noise_seed"})
+
+    n_train: int = 200
+    n_test: int = 797
+    split_seed: int | None = None
+    label_noise: float = 0.0
+    noise_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        fields = checks.Fields(self)
+        fields.integer("n_train", "n_test", minimum=1, maximum=N_IMAGES)
+        if self.n_train + self.n_test > N_IMAGES:
+            raise ValueError(
+                f"n_train and n_test must be at most {N_IMAGES:,} together, got {self.n_train + self.n_test:,}"
+            )
+        fields.integer("split_seed", "noise_seed", minimum=0, maximum=MAX_SEED, optional=True)
+        fields.real("label_noise", minimum=0, maximum=1)
+
+    def n_rows(self) -> int:
+        return self.n_train
+
+    def build(self, *, seed: int = 0) -> Data:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError("the task digits needs scikit-learn: pip install 'grokfast[data]'") from error
+        found = load_digits()
+        images, digits = torch.from_numpy(found.data).float() / 16, torch.from_numpy(found.target).long()
+        own = seed if self.split_seed is None else self.split_seed
+        order = torch.randperm(N_IMAGES, generator=generator(own, "split"))
+        train, test = order[: self.n_train], order[self.n_train : self.n_train + self.n_test]
+        noise = generator(seed if self.noise_seed is None else self.noise_seed, "label_noise")
+        targets, corrupted = corrupt_labels(digits[train], self.label_noise, 10, noise)
+        splits = {"train": Split(images[train], targets), "test": Split(images[test], digits[test])}
+        return Data(splits=splits, n_tokens=0, n_answers=10, corrupted=corrupted)
