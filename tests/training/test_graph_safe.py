@@ -94,6 +94,23 @@ def test_dropout_can_be_captured(batch, models, change):
 
 @pytest.mark.parametrize("batch", [{}, BATCH])
 @pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize(
+    "base",
+    [
+        Experiment.preset("a5").override({"task.group": "S3", "model.width": 8, "model.embed": 4}),
+        Experiment.preset("parity").override(
+            {"task.n": 6, "task.n_train": 20, "task.n_test": 9, "model.width": 8, "model.dropout": 0.1}
+        ),
+        MLP.override({"loss": "stablemax"}),
+        MLP.override({"loss": "hinge", "task.operation": "a^2+3*a*b+1"}),
+    ],
+)
+def test_new_models_and_losses_can_be_captured(base, batch, models):
+    perform([base.override({**batch, "seed": i, "schedule.eval_every": 3}) for i in range(models)])
+
+
+@pytest.mark.parametrize("batch", [{}, BATCH])
+@pytest.mark.parametrize("models", [1, 3])
 def test_evaluations_with_probes_and_further_splits_can_be_captured(batch, models):
     changes = {"task": Three(p=7), "probes": "spread", "criteria.generalize": "few", **batch}
     perform([MLP.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
