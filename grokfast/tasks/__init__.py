@@ -5,6 +5,10 @@ from grokfast.tasks.digits import DigitsTask
 from grokfast.tasks.group import GroupTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
 from grokfast.tasks.parity import ParityTask
+from grokfast.tasks.sequence import SequenceTask
 from grokfast.tasks.tensors import Tensors
 
-__all__ = ["OPERATIONS", "Data", "DigitsTask", "GroupTask", "ModularTask", "ParityTask", "Split", "Task", "Tensors"]
+__all__ = [
+    "OPERATIONS", "Data", "DigitsTask", "GroupTask", "ModularTask", "ParityTask", "SequenceTask", "Split", "Task",
+    "Tensors",
+]  # fmt: skip

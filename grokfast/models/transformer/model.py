@@ -89,16 +89,16 @@ class TransformerConfig(Model):
 
     def why_not(self, data: Data) -> str:
         x, y = data.train.inputs, data.train.targets
-        if data.n_tokens and y.ndim == 1 and not data.is_real:
+        if data.n_tokens and not data.is_real and (data.n_positions or 1) <= data.seq_len:
             return ""
         return (
-            "a transformer takes inputs [N, T] of tokens and targets [N], the data have "
+            "a transformer takes inputs [N, T] of tokens and targets [N], or [N, S] with S at most T, the data have "
             f"{list(x.shape)} {x.dtype} and {list(y.shape)} {y.dtype}"
         )
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> GrokTransformer:
         sizes = {"n_tokens": data.n_tokens, "n_answers": data.n_answers, "seq_len": data.seq_len}
-        return GrokTransformer(self, **sizes, seeds=seeds, dtype=dtype)
+        return GrokTransformer(self, **sizes, n_answered=data.n_positions, seeds=seeds, dtype=dtype)
 
     def n_outputs(self, data: Data) -> int:
         """The logits of a row."""
@@ -114,7 +114,7 @@ class TransformerConfig(Model):
 
 
 class GrokTransformer(EnsembleModule):
-    """E = len(seeds) decoders: tokens in, the last position's logits out.
+    """E = len(seeds) decoders: tokens in, the last position's logits out, or those of the last `n_answered`.
 
     With x = embedding[tokens] + positions, each layer does, by `norm`:
 
@@ -133,6 +133,7 @@ class GrokTransformer(EnsembleModule):
     Args:
         n_tokens: vocabulary size.
         n_answers: answers are 0..n_answers-1.
+        n_answered: positions that have an answer, the last ones; None: the last one.
         seq_len: T, tokens per input.
         seeds: one initialisation seed per model.
         dtype: floating-point type of the parameters, which are drawn in fp32.
@@ -151,6 +152,7 @@ class GrokTransformer(EnsembleModule):
         n_tokens: int,
         n_answers: int,
         seq_len: int,
+        n_answered: int | None = None,
         seeds: Sequence[int] = (0,),
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -160,9 +162,10 @@ class GrokTransformer(EnsembleModule):
         for name, value in (("n_tokens", n_tokens), ("n_answers", n_answers), ("seq_len", seq_len)):
             checks.integer(name, value, minimum=1)
         n_outputs = n_answers if config.outputs == "answers" else n_tokens
-        n_positions = seq_len if config.n_positions is None else config.n_positions
-        if n_positions < seq_len:
-            raise ValueError(f"n_positions must be at least seq_len={seq_len}, got {n_positions}")
+        longest = seq_len if config.n_positions is None else config.n_positions
+        if longest < seq_len:
+            raise ValueError(f"n_positions must be at least seq_len={seq_len}, got {longest}")
+        self.n_answered = n_answered
         if config.tied and n_outputs > n_tokens:
             raise ValueError(f"n_answers must be at most n_tokens={n_tokens} where tied, got {n_answers}")
         self.config, self.n_outputs = config, n_outputs
@@ -170,15 +173,15 @@ class GrokTransformer(EnsembleModule):
         draw = _Weights(config, self.seeds, dtype)
         self.embedding = draw.table(n_tokens)  # [E, n_tokens, d]
         if config.positions == "learned":
-            self.positions = draw.table(n_positions)  # [E, n_positions, d]
+            self.positions = draw.table(longest)  # [E, longest, d]
         else:
-            self.register_buffer("positions", sinusoids(n_positions, config.d_model, dtype), persistent=False)
+            self.register_buffer("positions", sinusoids(longest, config.d_model, dtype), persistent=False)
         self.blocks = nn.ModuleList(Block(config, draw) for _ in range(config.n_layers))
         self.final_norm = draw.norm() if config.norm in ("pre", "replace") else nn.Identity()
         self.unembedding = None if config.tied else draw.matrix(n_outputs, config.d_model, std=n_tokens**-0.5)
 
     def forward(self, tokens: Tensor, masks: Masks | Sequence[torch.Generator] | None = None) -> Tensor:
-        """Logits of the last position.
+        """Logits of the last position, or positions.
 
         Args:
             tokens: [N, T], the same for every model, or [E, N, T]; int64 below n_tokens, which is left to the lookup to
@@ -187,13 +190,14 @@ class GrokTransformer(EnsembleModule):
                 None: torch's global stream.
 
         Returns:
-            [E, N, n_outputs].
+            [E, N, n_outputs], or [E, N, n_answered, n_outputs].
 
         Raises:
             TypeError: tokens is no int64 tensor.
             ValueError: tokens has another shape, or there are not masks for each model.
         """
-        x = self.hidden(tokens, masks)[:, :, -1]  # [E, N, d]
+        x = self.hidden(tokens, masks)
+        x = x[:, :, -1] if self.n_answered is None else x[:, :, -self.n_answered :]  # [E, N, d] or [E, N, S, d]
         unembedding = self.embedding[:, : self.n_outputs] if self.unembedding is None else self.unembedding
         return linear(self.final_norm(x), unembedding)
 

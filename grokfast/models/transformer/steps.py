@@ -18,6 +18,8 @@ from grokfast.models.transformer.plan import Plan
 from grokfast.models.transformer.planned import logits_of
 from grokfast.models.transformer.planned_step import TransformerStep
 
+SEVERAL = "several answers a row: every position counts"
+
 
 class Kernels(PerSplit):
     """Triton's kernels: the planned step of a whole ensemble."""
@@ -46,6 +48,8 @@ class Kernels(PerSplit):
             return "the loss is not in the kernels"
         if spec.has_dropout:
             return "dropout has other masks for equal prefixes"
+        if spec.data.n_positions:
+            return SEVERAL
         return TransformerStep.fits(config, seq_len=spec.data.seq_len, device=spec.device, dtype=spec.dtype)
 
     @classmethod
@@ -85,6 +89,8 @@ class Planned(Autograd):
             return "plain PyTorch is asked for"
         if spec.device.type != "cpu":
             return "plans without kernels are a CPU's"
+        if spec.data.n_positions:
+            return SEVERAL
         if not spec.why_no_extension:
             return ""
         config: Any = spec.model

@@ -1,0 +1,106 @@
+"""Sequences: answers by definition, no row in both splits, and a transformer that has an answer at every position."""
+
+import pytest
+import torch
+
+from grokfast import Experiment, train
+from grokfast.models import TransformerConfig
+from grokfast.models.base import PLAIN
+from grokfast.tasks import SequenceTask
+from grokfast.training.ensemble import Ensemble
+from tests.training.common import same_result
+from tests.training.conftest import how, replayed  # noqa: F401
+
+TASK = SequenceTask(length=3, n_symbols=6, n_train=60, n_test=40)
+SMALL = Experiment.preset("nanda").override(
+    {
+        "task": TASK, "model.d_model": 16, "model.d_mlp": 32, "model.n_heads": 2, "schedule.steps": 12,
+        "schedule.eval_every": 4, "device": "cpu",
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["sort", "reverse", "copy"])
+@pytest.mark.parametrize(("length", "n_symbols", "n_train", "n_test"), [(3, 6, 60, 40), (1, 5, 3, 2), (8, 30, 50, 70)])
+def test_rows_and_answers(operation, length, n_symbols, n_train, n_test):
+    task = SequenceTask(operation=operation, length=length, n_symbols=n_symbols, n_train=n_train, n_test=n_test)
+    data = task.build(seed=3)
+    assert (len(data.train), len(data.test), data.n_tokens, data.n_answers) == (
+        n_train,
+        n_test,
+        n_symbols + 1,
+        n_symbols,
+    )
+    assert (data.seq_len, data.n_positions or 1) == (task.seq_len, length) == (2 * length, length)
+    seen = set()
+    for split in data.splits.values():
+        for tokens, answers in zip(split.inputs.tolist(), split.targets.tolist()):
+            x, rest = tokens[:length], tokens[length:]
+            y = {"sort": sorted(x), "reverse": x[::-1], "copy": x}[operation]
+            assert rest == [n_symbols, *y[:-1]]
+            assert answers == y
+            seen.add(tuple(x))
+    assert len(seen) == n_train + n_test
+    again, other = task.build(seed=3), task.build(seed=4)
+    assert torch.equal(again.train.inputs, data.train.inputs)
+    assert not torch.equal(other.test.inputs, data.test.inputs) or n_symbols**length < 10
+
+
+def test_all_sequences_can_be_used():
+    data = SequenceTask(length=2, n_symbols=4, n_train=10, n_test=6).build()
+    rows = torch.cat([data.train.inputs, data.test.inputs])[:, :2]
+    assert sorted(map(tuple, rows.tolist())) == [(a, b) for a in range(4) for b in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"length": 2, "n_symbols": 3}, "at most the 9 sequences of 2 out of 3 symbols together, got 2,000"),
+        ({"length": 0}, "length must be between 1 and 32, got 0"),
+        ({"length": 33}, "length must be between 1 and 32, got 33"),
+        ({"operation": "shuffle"}, "operation must be one of 'sort', 'reverse', 'copy', got 'shuffle'"),
+        ({"n_train": 0}, "n_train must be between 1"),
+    ],
+)
+def test_bad_sequences_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceTask(**arguments)
+
+
+def test_each_position_sees_what_stands_before_it():
+    """The logits of every answered position are the last position's of the row cut there."""
+    data = TASK.build()
+    config = TransformerConfig(d_model=16, n_heads=2, d_mlp=24, n_positions=6, norm="pre")
+    model = config.build(data, seeds=(0, 1), dtype=torch.float64)
+    x = data.train.inputs[:7]
+    out = model(x)
+    assert out.shape == (2, 7, 3, 6)
+    model.n_answered = None
+    for i in range(3):
+        torch.testing.assert_close(out[:, :, i], model(x[:, : 4 + i]))
+
+
+def test_it_is_computed_at_every_position_of_every_row():
+    choice = Ensemble([SMALL]).choice
+    assert choice.name == PLAIN
+    assert "several answers a row" in choice.reason
+
+
+def test_in_company_as_alone(how):  # noqa: F811
+    experiments = [SMALL.override({"seed": seed}) for seed in (0, 1)]
+    for together, experiment in zip(train(experiments), experiments):
+        same_result(together, train(experiment))
+        assert {f"test_accuracy_{i}" for i in (1, 2, 3)} <= together.curves.keys()
+
+
+def test_reversing_is_learned():
+    run = train(
+        SMALL.override(
+            {
+                "task": SequenceTask(operation="reverse", length=3, n_symbols=5, n_train=90, n_test=30),
+                "optimizer.lr": 5e-3, "schedule.steps": 300, "schedule.eval_every": 50, "model.d_model": 32,
+            }
+        )
+    )  # fmt: skip
+    assert run.final["train_accuracy"] > 0.95
+    assert run.final["test_accuracy"] > 0.5
