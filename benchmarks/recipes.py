@@ -86,8 +86,8 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Recipes and what became of them",
         "",
-        "Made by `python -m benchmarks.recipes`; figures: benchmarks/results/recipes.json. Steps are the first of three",
-        "evaluations in a row at the threshold, memorised / generalised.",
+        "Made by `python -m benchmarks.recipes`; figures: benchmarks/results/recipes.json. Steps are the first of",
+        "three evaluations in a row at the threshold, memorised / generalised.",
         "",
         f"| {' | '.join(names)} |",
         f"|{'---|' * len(names)}",
