@@ -31,7 +31,7 @@ from grokfast import Experiment, backend, train
 from grokfast.models import TransformerConfig
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
-from grokfast.training.replay import Replay, Window
+from grokfast.training.replay import Replay, Stretch
 
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 WARM = 3  # stretches: the first is followed by another kind, which is called and then captured
@@ -62,7 +62,7 @@ def replayed(experiments: list[Experiment], engine: str) -> Callable[[], Any]:
     with backend.using(engine):
         replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
 
-    before: list[Window] = []
+    before: list[Stretch] = []
 
     def run() -> None:
         """As in training, the next stretch is launched before the last is read."""

@@ -73,7 +73,7 @@ def test_an_evaluation_that_works_for_the_next_step_changes_no_bit(case, engine,
         for i in range(8):
             if i % 3 == 0:
                 assert saving.evaluate(goes_on=True) == plain.evaluate()
-                assert (saving._ahead is None) == (saving.compute.dropout > 0 or saving.schedule.batch_size is not None)
+                assert (saving._ahead is None) == (saving.compute.is_random or saving.schedule.batch_size is not None)
             saving.step()
             plain.step()
         assert saving.evaluate() == plain.evaluate()
