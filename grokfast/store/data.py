@@ -37,10 +37,6 @@ class DataSets:
         else:
             save_tensors(path, tensors)
 
-    def load(self, sha256: str) -> dict[str, Tensor]:
-        """A data set. Raises CheckpointError where it is not there, or damaged."""
-        return load_tensors(self._places.data(sha256))[0]
-
     def tidy(self) -> None:
         """Delete those that no run has any more."""
         folder = self._places.data_folder
@@ -58,6 +54,6 @@ class DataSets:
         return bool(self._db.execute("SELECT 1 FROM runs WHERE config LIKE ? LIMIT 1", (f"%{found[1]}%",)))
 
 
-def data_file(root: Path, sha256: str) -> Path:
-    """Where the store at `root` has a data set."""
-    return Places(root).data(sha256)
+def load_data(root: Path, sha256: str) -> dict[str, Tensor]:
+    """A data set of the store at `root`. Raises CheckpointError where it is not there, or damaged."""
+    return load_tensors(Places(root).data(sha256))[0]

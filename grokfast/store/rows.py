@@ -126,7 +126,7 @@ class RunRows:
         query = f'SELECT run_id, config FROM runs WHERE config LIKE \'%"origin":"%\' AND status NOT IN {DONE}'
         for run_id, config in self._db.execute(query):
             with suppress(ValueError, AttributeError):  # a damaged one needs nothing
-                parent = str(json.loads(config).get("origin")).rpartition("@")[0]
+                parent = str(json.loads(config).get("origin")).rpartition("@")[0]  # RUN@STEP
                 if parent in gone and run_id not in gone | self._removal.ids():
                     raise StoreError(f"{what} is needed: run {run_id}, a fork of {parent}, has not ended")
 

@@ -59,7 +59,7 @@ def plan_branch(
     store: RunStore | str | Path | None = None,
     **options: Any,
 ) -> PlannedSweep:
-    """`branch` up to the training: everything is checked, then stored."""
+    """`branch` up to the training: everything is checked, then stored, but for a checkpoint that becomes a snapshot."""
     if not isinstance(run, (RunResult, str)):
         raise TypeError(f"run must be a RunResult or the id of a run, got {checks.shown(run)}")
     if isinstance(run, str):

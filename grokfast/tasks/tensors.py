@@ -168,11 +168,10 @@ class Tensors(Task):
             if (root := _PLACES.get(self.sha256)) is None:
                 said = f"the tensors {self.sha256[:12]} ({self.source or 'given in Python'})"
                 raise ValueError(f"{said} are not here: path must name their file")
-            from grokfast.store.data import data_file  # this and SQLite only where it is wanted
+            from grokfast.store.data import load_data  # this and SQLite only where it is wanted
             from grokfast.store.errors import StoreError
-            from grokfast.store.files import load_tensors
 
-            contents = Contents(load_tensors(data_file(root, self.sha256))[0])
+            contents = Contents(load_data(root, self.sha256))
             if contents.sha256 != self.sha256:
                 raise StoreError(f"the tensors {self.sha256} in {root} are damaged: their SHA-256 is {contents.sha256}")
             self._take(contents)

@@ -91,12 +91,9 @@ class Replay:
         self.graphs = Graphs(ensemble.device)
         self.table: Tensor | None = None  # of all columns, where they are not the report's
         criteria = ensemble.experiments[0].criteria
-        self._splits = {name: i for i, name in enumerate(ensemble.splits)}
-        self._judged = self._splits[criteria.memorize], self._splits[criteria.generalize]
+        self._judged = tuple(map(ensemble.splits.index, (criteria.memorize, criteria.generalize)))
         if ensemble.columns != STANDARD or self._judged != (0, 1):
-            self.table = torch.zeros(
-                len(ensemble.flat), len(ensemble.columns), dtype=torch.float64, device=ensemble.device
-            )
+            self.table = self.watch.report.new_zeros(len(ensemble.flat), len(ensemble.columns))
         self._reports = [(_host_copy(self.watch.report), _host_copy(self.table)) for _ in range(2)]
 
     def evaluate(self) -> Stretch:

@@ -1,7 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from grokfast import RunStore
+from grokfast.cli import main
 from grokfast.tasks import DigitsTask, ParityTask
 
 
@@ -74,3 +78,11 @@ def test_digits_are_scikit_learns():
     targets = torch.cat([data.train.targets, data.test.targets]).tolist()
     wrong = [i for i, (one, other) in enumerate(zip(targets, right)) if one != other]
     assert wrong == data.corrupted.nonzero()[:, 0].tolist()
+
+
+def test_without_scikit_learn_it_is_said_and_nothing_is_stored(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["run", "digits", "--steps", "1", "--out", str(tmp_path)]) == 2
+    assert "the task digits needs scikit-learn: pip install 'grokfast[data]'" in capsys.readouterr().err
+    with RunStore(tmp_path) as store:
+        assert store.list() == []
