@@ -30,8 +30,8 @@ class Loss(Part):
     def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss [E], differentiable, and accuracy [E]: logits [E, N, C], target [E, N].
 
-        With S answers a row logits are [E, N, S, C], target [E, N, S], and accuracy is the share of rows whose answers
-        are all right; of real targets both are [E, N, R], and accuracy is R².
+        With S answers a row logits are [E, N, S, C], target [E, N, S], -1 where none is asked, and accuracy is the
+        share of rows whose asked answers are all right; of real targets both are [E, N, R], and accuracy is R².
         exists: bool [E, N], which rows count; None: all. Fields in `scheduled` are keywords, too: their values [E],
         where they change with the step.
         """
@@ -68,9 +68,7 @@ class CrossEntropy(Loss):
         share = self.label_smoothing if label_smoothing is None else label_smoothing.to(logits.dtype)
         if label_smoothing is not None or self.label_smoothing:
             spread = -logits.log_softmax(-1).mean(-1)  # [E, N], or [E, N, S]
-            spread = spread.mean(-1) if spread.ndim == 3 else spread
-            rows = spread.mean(-1) if exists is None else (spread * exists).sum(-1) / exists.sum(-1)
-            value = (1 - share) * value + share * rows
+            value = (1 - share) * value + share * _mean(spread, _asked(logits, target, exists))
         return value, accuracy
 
     def why_not(self, data: Data) -> str:
@@ -113,9 +111,9 @@ class Hinge(Loss):
             rows, right = (1 - margins).clamp(min=0), (margins > 0).to(logits.dtype)
             return _mean(rows, exists), _mean(right, exists)
         _, accuracy = classify(logits.detach(), target, exists=exists)
-        own = logits.gather(-1, target[..., None])
+        own = logits.gather(-1, target.clamp(min=0)[..., None])
         rows = ((1 - own + logits).clamp(min=0).sum(-1) - 1) / logits.shape[-1]  # j = y adds 1
-        return _mean(rows, exists), accuracy
+        return _mean(rows, _asked(logits, target, exists)), accuracy
 
     def why_not(self, data: Data) -> str:
         y = data.train.targets
@@ -136,9 +134,8 @@ class StableMax(Loss):
         _, accuracy = classify(logits.detach(), target, exists=exists)
         x = logits.double()
         logs = (1 + x.clamp(min=0)).log() - (1 - x.clamp(max=0)).log()  # log s(x)
-        rows = logs.logsumexp(-1) - logs.gather(-1, target[..., None])[..., 0]  # [E, N], or [E, N, S]
-        rows = rows.mean(-1) if rows.ndim == 3 else rows
-        return _mean(rows, exists).to(logits.dtype), accuracy
+        rows = logs.logsumexp(-1) - logs.gather(-1, target.clamp(min=0)[..., None])[..., 0]  # [E, N], or [E, N, S]
+        return _mean(rows, _asked(logits, target, exists)).to(logits.dtype), accuracy
 
     def why_not(self, data: Data) -> str:
         if not data.is_real:
@@ -146,9 +143,18 @@ class StableMax(Loss):
         return f"loss stablemax takes classes as targets, not the real numbers {list(data.train.targets.shape)}"
 
 
+def _asked(logits: Tensor, target: Tensor, exists: Tensor | None) -> Tensor | None:
+    """Which rows [E, N], or answers [E, N, S], count; None: all."""
+    from grokfast.ops.classify import check_positions
+
+    return exists if logits.ndim == 3 else check_positions(logits, target, exists)
+
+
 def _mean(rows: Tensor, exists: Tensor | None) -> Tensor:
-    """[E] over the rows [E, N] that exist."""
-    return rows.mean(1) if exists is None else rows.where(exists, 0).sum(1) / exists.sum(1)
+    """[E] over the rows [E, N], or answers [E, N, S], that exist."""
+    if exists is None:
+        return rows.flatten(1).mean(1)
+    return rows.where(exists, 0).flatten(1).sum(1) / exists.flatten(1).sum(1)
 
 
 def regress(outputs: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:

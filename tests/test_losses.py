@@ -51,6 +51,47 @@ def test_rows_that_do_not_exist_do_not_count(loss):
     )
 
 
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.2), MSE(), Hinge(), StableMax()], ids=str
+)
+@pytest.mark.parametrize("some_rows", [False, True])
+def test_answers_that_are_not_asked_do_not_count(loss, some_rows):
+    logits, target = _positions()
+    target[:, 1, 0] = target[:, 4:6, 1] = target[0, 6, :2] = -1
+    exists = torch.arange(N) < torch.tensor([[N], [5]]) if some_rows else None
+    value, accuracy = loss(logits, target, exists)
+    counts = (target >= 0) if exists is None else (target >= 0) & exists[..., None]
+    for e in range(E):
+        one = loss(logits[e][counts[e]][None], target[e][counts[e]][None])[0]
+        torch.testing.assert_close(value[e : e + 1], one)
+        rows = [r for r in range(N) if exists is None or exists[e, r]]
+        right = [all(logits[e, r, s].argmax() == t for s, t in enumerate(target[e, r]) if t >= 0) for r in rows]
+        assert accuracy[e] == pytest.approx(sum(right) / len(rows))
+    at = position_accuracy(logits, target, exists)
+    own = (logits.argmax(-1) == target) & counts
+    torch.testing.assert_close(at, own.sum(1).double() / counts.sum(1))
+    value.sum().backward()
+    assert torch.equal(logits.grad.flatten(3).abs().sum(-1) > 0, counts.expand(E, N, S)) or isinstance(loss, Hinge)
+
+
+def test_cross_entropy_passes_over_them_as_torch_does():
+    logits, target = _positions()
+    target[:, 1, 0] = target[:, 4:6, 1] = -1
+    loss, _ = CrossEntropy()(logits, target)
+    for e in range(E):
+        torch.testing.assert_close(
+            loss[e], F.cross_entropy(logits[e].flatten(0, 1), target[e].flatten(), ignore_index=-1)
+        )
+
+
+@pytest.mark.parametrize("answer", [-2, C])
+def test_no_other_answer_is_passed_over(answer):
+    logits, target = _positions()
+    target[0, 0, 0] = answer
+    with pytest.raises(IndexError, match="target"):
+        CrossEntropy()(logits, target)
+
+
 def test_real_targets_are_judged_by_r_squared():
     g = torch.Generator().manual_seed(1)
     y = torch.randn(E, N, R, generator=g, dtype=torch.float64)

@@ -6,9 +6,11 @@ memory plan say.
 
 from __future__ import annotations
 
+import fnmatch
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -41,10 +43,13 @@ class Model(Part):
     """Base of the models. One of one's own is a frozen dataclass with a `build`.
 
     ways: the Steps that may compute it, the fastest first, one that takes everything last; by default autograd alone.
+    init_scales: multiplies initial parameters by their names, "embedding=0.5,blocks.*=2"; "": none.
     """
 
     family: ClassVar[str] = "model"
     ways: ClassVar[tuple[type[Step], ...]]
+
+    init_scales: str = field(default="", kw_only=True, metadata={"added": True})
 
     def why_not_task(self, task: Task) -> str:
         """Why the model does not take the task's data, where that can be said before they are made; empty otherwise."""
@@ -58,6 +63,23 @@ class Model(Part):
         """E = len(seeds) models as a nn.ensemble.EnsembleModule: parameters [E, ...] and
         forward(inputs [E, B, ...], masks=None) -> [E, B, n_outputs]."""
         raise NotImplementedError
+
+    def initial(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
+        """`build`, and what `init_scales` says. ValueError where it names no parameter, or no factor."""
+        module = self.build(data, seeds=seeds, dtype=dtype)
+        named = dict(module.named_parameters())
+        for said in self.init_scales.split(",") if self.init_scales else ():
+            pattern, _, factor = said.partition("=")
+            names = fnmatch.filter(named, pattern.strip())
+            if not names or not _is_factor(factor):
+                raise ValueError(
+                    f"model.init_scales must be NAME=FACTOR with commas between, of {', '.join(map(repr, named))}, "
+                    f"got {said!r}"
+                )
+            with torch.no_grad():
+                for name in names:
+                    named[name].mul_(float(factor))
+        return module
 
     def activations(self, data: Data, *, backward: bool) -> int:
         """Numbers per row of data that are in memory together at most, in plain PyTorch.
@@ -243,6 +265,13 @@ def choose(spec: Spec, why_no_graph: str = "") -> Choice:
     else:
         why_no_graph = step.why_no_graph(spec) or why_no_graph
     return Choice(step, name, reason, wish if step.has_products else "ieee", why_no_graph)
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -62,10 +62,10 @@ class Runs:
             )
             for split in spec.data.splits
         }
-        self.module = spec.model.build(spec.data, seeds=seeds, dtype=spec.dtype)
+        self.module = spec.model.initial(spec.data, seeds=seeds, dtype=spec.dtype)
         for i, model in enumerate(models):
             if model != spec.model:  # in what may vary: its initial scale
-                own = model.build(spec.data, seeds=seeds[i : i + 1], dtype=spec.dtype)
+                own = model.initial(spec.data, seeds=seeds[i : i + 1], dtype=spec.dtype)
                 for p, of_one in zip(self.module.parameters(), own.parameters()):
                     p.data[i] = of_one.data[0]
         self._single = self.module  # the form of one model

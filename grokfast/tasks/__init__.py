@@ -4,11 +4,12 @@ from grokfast.tasks.data import Data, Split, Task
 from grokfast.tasks.digits import DigitsTask
 from grokfast.tasks.group import GroupTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
+from grokfast.tasks.multihop import MultihopTask
 from grokfast.tasks.parity import ParityTask
 from grokfast.tasks.sequence import SequenceTask
 from grokfast.tasks.tensors import Tensors
 
 __all__ = [
-    "OPERATIONS", "Data", "DigitsTask", "GroupTask", "ModularTask", "ParityTask", "SequenceTask", "Split", "Task",
-    "Tensors",
+    "OPERATIONS", "Data", "DigitsTask", "GroupTask", "ModularTask", "MultihopTask", "ParityTask", "SequenceTask",
+    "Split", "Task", "Tensors",
 ]  # fmt: skip

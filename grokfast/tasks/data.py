@@ -47,7 +47,8 @@ class Split:
     """Rows of a data set.
 
     inputs: int64 [N, T], token ids; or float [N, D], features.
-    targets: int64 [N], a class each; int64 [N, S], the answers at S positions; or float [N, R], real numbers.
+    targets: int64 [N], a class each; int64 [N, S], the answers at S positions, -1 where none is asked (one is, at
+    least, in every row); or float [N, R], real numbers.
     """
 
     inputs: Tensor
@@ -109,6 +110,12 @@ class Data:
             raise ValueError(f"{name} must have rows like those of train, got {list(x.shape)} and {list(y.shape)}")
         if y.is_floating_point() and (y.ndim != 2 or y.shape[1] != self.n_answers):
             raise ValueError(f"{name} must have real targets [N, {self.n_answers}], got {list(y.shape)}")
+        if not y.is_floating_point() and y.ndim == 2:
+            if bool((y < 0).all(1).any()):
+                raise ValueError(
+                    f"{name} must have an answer to every row, row {int((y < 0).all(1).nonzero()[0])} has none"
+                )
+            y = torch.where(y == -1, 0, y)
         for what, values, end in (("token ids", x, self.n_tokens), ("classes", y, self.n_answers)):
             if values.is_floating_point():
                 if not torch.isfinite(values).all():

@@ -64,7 +64,8 @@ def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choic
     """The Step that computes the experiment, and why. Raises ValueError where none can."""
     spec = spec_of(experiment, device, data)
     with backend.using("reference") if spec.is_reference else nullcontext():
-        return choose(spec, why_no_graph(experiment.filter, device, spec.dtype) or _why_no_replay(experiment, data))
+        why_no_replay = why_no_graph(experiment.optimizer, experiment.filter, device, spec.dtype)
+        return choose(spec, why_no_replay or _why_no_replay(experiment, data))
 
 
 def _why_no_replay(experiment: Experiment, data: Data) -> str:

@@ -74,7 +74,7 @@ class FlatOptimizer:
     def _set(self, configs: Sequence[Optimizer], filters: Sequence[Transform | None], like: Tensor) -> None:
         """All that follows from the models' configurations and filters alone."""
         self.configs, self.filters = list(configs), list(filters)
-        self.fused = [in_pass(filter) for filter in filters]
+        self.fused = [in_pass(config, filter) for config, filter in zip(configs, filters)]
         self._before: list[Operation] = []
         self._after: list[Operation] = []
         for i, one in enumerate(elements(filters[0])):
@@ -84,6 +84,8 @@ class FlatOptimizer:
         self._rates: list[float] = []
         self._hyper = array("d")
         self._is_warm = False  # rates and rows are those of every further step
+        self._decayed = [] if configs[0].decayed == "all" else configs[0].decayed_ranges(self.layout)
+        self._decay = torch.tensor([c.weight_decay for c in configs], dtype=torch.float64, device=like.device)
         self.clock = Clock(self.configs, self.fused, like.device)
         self.begin(self.begun)
 
@@ -142,6 +144,8 @@ class FlatOptimizer:
         if place.element >= 0 and elements(self.filters[0])[place.element] is not self.fused[0]:
             (own,) = (one for one in (*self._before, *self._after) if one.place == place.element)
             return own.hyper[place.field][:, 0]
+        if place == (-1, "weight_decay") and self._decayed:
+            return self._decay
         return self.clock.hyper[:, COLUMNS[place.field]]
 
     def change(self) -> None:
@@ -161,7 +165,7 @@ class FlatOptimizer:
 
     def why_no_graph(self) -> str:
         """What of a step needs the host, which a graph cannot ask; empty where nothing does."""
-        return why_no_graph(self.filters[0], self.clock.device, self._unwatched[0].dtype)
+        return why_no_graph(self.configs[0], self.filters[0], self.clock.device, self._unwatched[0].dtype)
 
     def step(self, flat: Tensor, grad: Tensor, loss: Tensor | None = None, diverged_at: Tensor | None = None) -> None:
         """One step of every model: flat and grad [E, P], or grad [S, E, P], partial gradients, of which the first is
@@ -176,11 +180,13 @@ class FlatOptimizer:
             if loss is not None and diverged_at is not None:
                 finite = torch.isfinite(loss + grad.sum(1))
                 diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
-            if self._before or self._after or self.tables is not None:
+            if self._before or self._after or self._decayed or self.tables is not None:
                 step = torch.full((len(flat), 1), self.steps)
                 self._change(step[:, 0])
                 self.is_torn = True
                 self._operate(self._before, flat, grad, step)
+                if self._decayed:
+                    self._decay_some(flat, grad, torch.tensor(self._rates_of(self.steps), dtype=torch.float64))
                 self._one_pass(flat, grad)
                 self._operate(self._after, flat, grad, step)
                 self.is_torn = False
@@ -196,6 +202,8 @@ class FlatOptimizer:
         self.is_torn = True
         step = self.clock.steps[:, None] - 1 if self._before or self._after else self.clock.steps
         self._operate(self._before, flat, grad, step)
+        if self._decayed:
+            self._decay_some(flat, grad, self.clock.hyper[:, 0])
         if is_launched:
             self._launch(flat, grad)
         else:
@@ -209,6 +217,17 @@ class FlatOptimizer:
             begun = self.begun.get(operation.name)
             operation.apply(grad, flat, self.state, step if begun is None else step - begun)
 
+    def _decay_some(self, flat: Tensor, grad: Tensor, rates: Tensor) -> None:
+        """The weight decay of a step with these rates, fp64 [E], where not all parameters have it: what the update does
+        to all of them otherwise, just before it."""
+        is_decoupled = self.configs[0].is_decoupled
+        amount = (1 - rates * self._decay if is_decoupled else self._decay).to(flat.dtype)[:, None]
+        for own in self._decayed:
+            if is_decoupled:
+                flat[:, own].mul_(amount)
+            else:
+                grad[:, own].addcmul_(flat[:, own], amount)
+
     def set_host(self, steps: int) -> None:
         """So many steps have been taken on the device, whatever was counted here while a graph was made of them."""
         self.steps = self.clock.at = steps
@@ -216,9 +235,7 @@ class FlatOptimizer:
 
     def _set_rates(self) -> None:
         """The learning rates of this step, and the models' rows of csrc/update_rules.h's `Hyper`."""
-        t = self.steps - 1
-        rates = [c.lr for c in self.configs] if self.tables is None else self.clock.lr.tolist()
-        self._rates = [lr * (min(1.0, t / c.warmup) if c.warmup else 1.0) for lr, c in zip(rates, self.configs)]
+        self._rates = self._rates_of(self.steps - 1)
         self._hyper = array("d")
         if self.tables is not None:
             for row, rate in zip(self.clock.hyper.tolist(), self._rates):
@@ -226,6 +243,10 @@ class FlatOptimizer:
             return
         for config, own, rate in zip(self.configs, self.fused, self._rates):
             self._hyper.extend(model_row(config, own, rate))
+
+    def _rates_of(self, step: int) -> list[float]:
+        rates = [c.lr for c in self.configs] if self.tables is None else self.clock.lr.tolist()
+        return [lr * (min(1.0, step / c.warmup) if c.warmup else 1.0) for lr, c in zip(rates, self.configs)]
 
     def _one_pass(self, flat: Tensor, grad: Tensor) -> None:
         self.steps += 1
@@ -329,7 +350,7 @@ def state_slots(
     """What optimizer and transforms keep of a model whose row has `width` numbers of `dtype`, by name."""
     row = Slot((width,), dtype)
     slots = dict.fromkeys(config.moments, row)
-    fused = in_pass(filter)
+    fused = in_pass(config, filter)
     for i, one in enumerate(elements(filter)):
         if one is not fused:
             shapes = one.state(layout)
@@ -345,7 +366,7 @@ def state_slots(
 def state_names(config: Optimizer, filter: Transform | None, layout: Layout) -> dict[str, dict[str, str]]:
     """Of each part, "optimizer" and transforms by their names in dotted paths, the names of what it keeps, and for each
     the name that it has in a FlatOptimizer's state."""
-    fused = in_pass(filter)
+    fused = in_pass(config, filter)
     found = {"optimizer": {name: name for name in config.moments}}
     for i, (part, one) in enumerate(named(filter).items()):
         if one is fused:
@@ -355,15 +376,18 @@ def state_names(config: Optimizer, filter: Transform | None, layout: Layout) -> 
     return found
 
 
-def in_pass(filter: Transform | None) -> Filter | None:
-    """The EMA or MA that is computed with the update, in one pass: the last transform before it, or None."""
+def in_pass(config: Optimizer, filter: Transform | None) -> Filter | None:
+    """The EMA or MA that is computed with the update, in one pass: the last transform before it, or None. Where some
+    parameters have L2, which comes after a filter and is not the update's, there is none."""
+    if config.decayed != "all" and not config.is_decoupled:
+        return None
     last = next((one for one in reversed(elements(filter)) if one.when == "before"), None)
     return last if isinstance(last, (EMA, MA)) else None
 
 
-def why_no_graph(filter: Transform | None, device: torch.device, dtype: torch.dtype) -> str:
+def why_no_graph(config: Optimizer, filter: Transform | None, device: torch.device, dtype: torch.dtype) -> str:
     """What of a step with these transforms needs the host, which a graph cannot ask; empty where nothing does."""
-    fused = in_pass(filter)
+    fused = in_pass(config, filter)
     for one in elements(filter):
         if one.needs_host:
             return f"{type(one).__name__} needs the host"

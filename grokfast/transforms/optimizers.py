@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from grokfast import checks, parts
 from grokfast.parts import Part
+
+if TYPE_CHECKING:
+    from grokfast.transforms.base import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +23,49 @@ class Optimizer(Part):
         lr: learning rate.
         weight_decay: decoupled for AdamW and Lion, L2 for the others.
         warmup: the rate is multiplied by min(1, step/warmup), so that the first step has rate 0.
+        decayed: the parameters that weight decay acts on: "all"; "matrices", those of two axes or more, no biases and
+            no LayerNorm; or patterns of their names with commas between, as "embedding,blocks.*.w_*".
     """
 
     family: ClassVar[str] = "optimizer"
-    keeps: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay", "warmup", "betas", "eps"})
+    keeps: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay", "warmup", "decayed", "betas", "eps"})
     varies: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay"})
     rule: ClassVar[str]
 
     lr: float = 1e-3
     weight_decay: float = 0.0
     warmup: int = 0
+    decayed: str = parts.added("all")
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "optimizer.")
         fields.real("lr", "weight_decay", minimum=0, maximum=checks.LARGEST_REAL)
         fields.integer("warmup", minimum=0)
+        fields.text("decayed")
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether weight decay shrinks the weights themselves; else it is L2, a part of the gradient."""
+        return self.rule in ("adamw", "lion")
+
+    def decayed_ranges(self, layout: Layout) -> list[slice]:
+        """Where decayed parameters lie in a row of flat [E, P]. ValueError where a pattern is no parameter's."""
+        chosen = set()
+        for pattern in self.decayed.split(","):
+            if pattern == "matrices":
+                names = [name for name, shape in zip(layout.names, layout.shapes) if len(shape) > 1]
+            else:
+                names = fnmatch.filter(layout.names, pattern.strip())
+            if not names:
+                known = ", ".join(map(repr, layout.names))
+                raise ValueError(f"optimizer.decayed must be of parameters' names, {known}, got {pattern!r}")
+            chosen |= {*names}
+        found: list[slice] = []
+        for name, at, shape in zip(layout.names, layout.offsets, layout.shapes):
+            if name in chosen:
+                begin = found.pop().start if found and found[-1].stop == at else at
+                found.append(slice(begin, at + shape.numel()))
+        return found
 
     @property
     def moments(self) -> list[str]:
@@ -42,10 +74,11 @@ class Optimizer(Part):
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """What stands in a model's row of csrc/update_rules.h's `Hyper`; see optim.slots.hyper_row."""
+        """What stands in a model's row of csrc/update_rules.h's `Hyper`; see transforms.rows.hyper_row. Where only some
+        parameters are decayed, it is not the update that decays them."""
         return {
             "lr": self.lr, "betas": getattr(self, "betas", (0.9, 0.999)), "eps": getattr(self, "eps", 1e-8),
-            "weight_decay": self.weight_decay, "decoupled": self.rule == "adamw",
+            "weight_decay": self.weight_decay if self.decayed == "all" else 0.0, "decoupled": self.rule == "adamw",
             "momentum": getattr(self, "momentum", 0.0), "nesterov": getattr(self, "nesterov", False),
         }  # fmt: skip
 

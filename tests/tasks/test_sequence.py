@@ -1,11 +1,12 @@
 """Sequences: answers by definition, no row in both splits, and a transformer that has an answer at every position."""
 
+import numpy as np
 import pytest
 import torch
 
-from grokfast import Experiment, train
+from grokfast import Experiment, backend, train
 from grokfast.models import TransformerConfig
-from grokfast.models.base import PLAIN
+from grokfast.models.base import OPERATIONS, PLAIN
 from grokfast.tasks import SequenceTask
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import same_result
@@ -80,10 +81,21 @@ def test_each_position_sees_what_stands_before_it():
         torch.testing.assert_close(out[:, :, i], model(x[:, : 4 + i]))
 
 
-def test_it_is_computed_at_every_position_of_every_row():
+def test_answered_positions_are_computed_once():
     choice = Ensemble([SMALL]).choice
-    assert choice.name == PLAIN
-    assert "several answers a row" in choice.reason
+    if backend.extension() is None:
+        assert choice.name == PLAIN
+    else:
+        assert (choice.name, choice.reason) == (OPERATIONS, "C++ extension, each distinct prefix once")
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("batch_size", [None, 17])
+def test_what_is_computed_once_is_the_model(n_layers, batch_size):
+    experiment = SMALL.override({"model.n_layers": n_layers, "schedule.batch_size": batch_size, "precision": "float64"})
+    fast, reference = train(experiment), train(experiment.override({"engine": "reference"}))
+    for name, values in fast.curves.items():
+        np.testing.assert_allclose(values, reference.curves[name], rtol=1e-9, err_msg=name)
 
 
 def test_in_company_as_alone(how):  # noqa: F811

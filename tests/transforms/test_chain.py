@@ -174,9 +174,9 @@ def test_a_chain_checks_and_names_its_elements():
 
 
 def test_what_needs_the_host_is_never_captured():
-    assert why_no_graph(Chain(Host(), EMA()), DEVICE, torch.float32) == "Host needs the host"
+    assert why_no_graph(CONFIGS[0], Chain(Host(), EMA()), DEVICE, torch.float32) == "Host needs the host"
     assert FlatOptimizer(rows(0), CONFIGS, [Host()] * 3, LAYOUT).why_no_graph() == "Host needs the host"
-    assert why_no_graph(chains()[0], DEVICE, torch.float32) == ""
+    assert why_no_graph(CONFIGS[0], chains()[0], DEVICE, torch.float32) == ""
 
 
 CHANGES = (

@@ -8,6 +8,7 @@ from grokfast.optim import Lion
 from grokfast.optim.reference import filter_gradient
 from grokfast.parts import find
 from grokfast.transforms import sizes
+from grokfast.transforms.base import Layout
 from grokfast.transforms.flat import FlatOptimizer
 from grokfast.transforms.optimizers import AdamW
 
@@ -84,6 +85,44 @@ def test_every_model_follows_torch(case, filter, engine):
         torchs = by_torch(*args, start, gradients(torch.float32), model)
         allowed = 2 * (torchs - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
         assert (ours[model] - exact).abs().max() <= allowed
+
+
+LAYOUT = Layout.of({"table": (7, 50), "bias": (203,), "out": (9, 50)})
+
+
+@pytest.mark.parametrize("filter", ["none", "ema", "ma"])
+@pytest.mark.parametrize("case", ["adamw", "adam", "sgd", "momentum", "lion"])
+@pytest.mark.parametrize("engine", ["auto", "reference", "triton"])
+@pytest.mark.parametrize("decayed", ["matrices", "bias", "ta*, out"])
+def test_weight_decay_is_that_of_the_parameters_it_is_said_of(case, filter, engine, decayed):
+    name = "sgd" if case == "momentum" else case
+    settings = [{"weight_decay": 0.3, **s} for s in (MOMENTUM if case == "momentum" else CONFIGS[case])]
+    start = torch.randn(3, P, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    flat, configs = start.clone(), [find("optimizer", name)(decayed=decayed, **s) for s in settings]
+    with backend.using(engine):
+        optimizer = FlatOptimizer(flat, configs, FILTERS[filter], LAYOUT)
+        for grad in gradients(torch.float32):
+            optimizer.step(flat, grad)
+    is_bias = (torch.arange(P, device=DEVICE) >= 350) & (torch.arange(P, device=DEVICE) < 553)
+    own = is_bias if decayed == "bias" else ~is_bias
+    for model in range(3):
+        with_it, without = settings[model], {**settings[model], "weight_decay": 0.0}
+
+        def exactly(dtype, model=model, with_it=with_it, without=without):
+            both = (
+                by_torch(name, s, FILTERS[filter][model], start.to(dtype), gradients(dtype), model)
+                for s in (with_it, without)
+            )
+            return torch.where(own, *both)
+
+        exact, torchs = exactly(torch.float64), exactly(torch.float32)
+        allowed = 2 * (torchs - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
+        assert (flat[model] - exact).abs().max() <= allowed
+
+
+def test_weight_decay_of_no_parameter_is_refused():
+    with pytest.raises(ValueError, match="'table', 'bias', 'out', got 'head'"):
+        FlatOptimizer(torch.zeros(1, P), [AdamW(decayed="head")], [None], LAYOUT)
 
 
 @pytest.mark.parametrize("filter", FILTERS)

@@ -41,7 +41,8 @@ class PlannedRows:
     Attributes:
         pairs: [R, 2], token and position of each row that enters the first layer.
         layers: one for each layer.
-        output: [B], the computed row of each row of the batch; None: the r-th.
+        output: [B], the computed row of each row of the batch, or [B·S] of each of its S positions, any row for one
+            that is not asked; None: the r-th.
     """
 
     pairs: Tensor
@@ -52,23 +53,33 @@ class PlannedRows:
 class Plan:
     """The plan of a data set tokens [N, T] for models of one config; `rows` gives that of a batch of it.
 
+    asked: bool [N, S], at which of the last S positions of a row the model is asked; None: at the last one.
+
     It is made once; a batch then costs a few look-ups. A position whose tokens (in the first layer) or prefixes (after
     it) are hardly fewer than the rows of a batch is computed row by row, so that data which share nothing cost what
     they ordinarily do. Where config.causal is False, prefixes share nothing. Dropout is not planned for: equal prefixes
     have different masks.
 
     Raises:
-        TypeError, ValueError: config is no TransformerConfig, or tokens is not an int64 tensor [N, T], not empty.
+        TypeError, ValueError: config is no TransformerConfig, or tokens is not an int64 tensor [N, T], not empty, or
+            asked no bool [N, S], S from 1 to T.
     """
 
-    def __init__(self, config: TransformerConfig, tokens: Tensor) -> None:
+    def __init__(self, config: TransformerConfig, tokens: Tensor, asked: Tensor | None = None) -> None:
         if not isinstance(config, TransformerConfig):
             raise TypeError(f"config must be a TransformerConfig, got {config!r} ({type(config).__name__})")
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
             raise TypeError(f"tokens must be an int64 tensor, got {getattr(tokens, 'dtype', type(tokens).__name__)}")
         if tokens.ndim != 2 or tokens.numel() == 0:
             raise ValueError(f"tokens must be [N, T], not empty, got {list(tokens.shape)}")
-        self.config = config
+        if asked is not None and (
+            asked.dtype is not torch.bool
+            or asked.ndim != 2
+            or len(asked) != len(tokens)
+            or not 1 <= asked.shape[1] <= tokens.shape[1]
+        ):
+            raise ValueError(f"asked must be bool [{len(tokens)}, S], got {asked.dtype} {list(asked.shape)}")
+        self.config, self.asked = config, None if asked is None else asked.cpu().clone()
         self.tokens = tokens.cpu().clone()
         values, token_ids = zip(*(column.unique(return_inverse=True) for column in self.tokens.unbind(1)))
         self.token_values: list[Tensor] = list(values)  # [V_t] each
@@ -132,7 +143,7 @@ class _Layout:
         enough = WORTHWHILE * size
         tokens = [len(values) <= enough for values in plan.token_values]
         prefixes = [plan.config.causal and len(rows) <= enough for rows in plan.some_rows]
-        self.shares_last = prefixes[-1]
+        self.shares_last = prefixes[-1] and plan.asked is None
         self.n_tables = sum(prefixes)  # the first ones: there are never fewer prefixes at a later position
         seq_len = plan.tokens.shape[1]
         columns = torch.arange(seq_len)
@@ -155,7 +166,9 @@ class _Layout:
 
     def rows(self, batch: Tensor) -> PlannedRows:
         plan, n_layers = self.plan, self.config.n_layers
-        if self.last_table is None:
+        if plan.asked is not None:
+            last, output = self._asked(batch, plan.asked[batch])
+        elif self.last_table is None:
             last, output = self._last(batch), None
         else:
             last, output = self.last_table, RowIndex.trusted(plan.prefix_ids[batch, -1], len(plan.some_rows[-1]))
@@ -194,6 +207,23 @@ class _Layout:
         if self.config.n_layers == 1:
             query = RowIndex.trusted(keys[:, -1] - first, sources.n_rows - first)
         return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=query)
+
+    def _asked(self, batch: Tensor, asked: Tensor) -> tuple[LayerRows, RowIndex | None]:
+        """The layer that computes the positions that are `asked`, [B, S], of these rows, and where each of them is."""
+        sources = self.before if self.config.n_layers == 1 else self.after
+        begin = self.plan.tokens.shape[1] - asked.shape[1]
+        row, position = asked.nonzero(as_tuple=True)
+        position = position + begin
+        keys = sources.rows(batch)[row]  # [M, T]
+        query = keys.gather(1, position[:, None])[:, 0] - sources.offsets[begin]
+        if self.config.causal:
+            keys = keys.masked_fill(torch.arange(keys.shape[1]) > position[:, None], -1)
+        output = None
+        if len(row) < asked.numel():
+            output = RowIndex.trusted((asked.flatten().cumsum(0) - 1).clamp(min=0), len(row))
+        first = sources.offsets[begin]
+        at = RowIndex.trusted(query, sources.n_rows - first)
+        return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=at), output
 
 
 class _Sources:

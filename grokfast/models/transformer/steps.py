@@ -17,6 +17,7 @@ from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan
 from grokfast.models.transformer.planned import logits_of
 from grokfast.models.transformer.planned_step import TransformerStep
+from grokfast.ops.classify import UNASKED
 
 SEVERAL = "several answers a row: every position counts"
 
@@ -76,7 +77,9 @@ class Planned(Autograd):
         super().__init__(runs)
         config: Any = runs.spec.model
         self.plans = plans or {
-            split: [Plan(config, rows.inputs[e, :n].cpu()) for e, n in enumerate(rows.counts)]
+            split: [
+                Plan(config, rows.inputs[e, :n].cpu(), asked(rows.targets[e, :n])) for e, n in enumerate(rows.counts)
+            ]
             for split, rows in runs.rows.items()
         }
 
@@ -89,13 +92,13 @@ class Planned(Autograd):
             return "plain PyTorch is asked for"
         if spec.device.type != "cpu":
             return "plans without kernels are a CPU's"
-        if spec.data.n_positions:
-            return SEVERAL
         if not spec.why_no_extension:
             return ""
         config: Any = spec.model
         n = len(spec.data.train)
-        shares = Plan(config, spec.data.train.inputs).shares(min(spec.batch_size or n, n))
+        shares = Plan(config, spec.data.train.inputs, asked(spec.data.train.targets)).shares(
+            min(spec.batch_size or n, n)
+        )
         return "" if shares else f"{spec.why_no_extension}; no two rows have a prefix in common"
 
     @classmethod
@@ -113,8 +116,14 @@ class Planned(Autograd):
             return super().of_model(e, split, batch, grad)
         _, targets, own = runs.chosen_of(e, split, batch)
         weights = runs.own[e]
-        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))[None]
+        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))
+        logits = logits.view(1, *targets.shape, -1)
         return self._backward(e, logits, targets, list(weights.values()), grad)
+
+
+def asked(targets: Tensor) -> Tensor | None:
+    """Of targets [N, S] which are asked for; None where they are one class each."""
+    return targets != UNASKED if targets.ndim == 2 else None
 
 
 class Plain(Autograd):

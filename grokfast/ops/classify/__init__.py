@@ -14,14 +14,16 @@ from grokfast.ops.classify.reference import classify as reference
 from grokfast.ops.dispatch import outside_autocast
 from grokfast.ops.indices import check_indices
 
+UNASKED = -1  # in the place of a target: nothing is asked there
+
 
 def classify(
     logits: Tensor, target: Tensor, *, loss: str = "cross_entropy", exists: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of each model: logits [E, N, C], target [E, N] int64 -> (loss [E], accuracy [E]).
 
-    With S answers a row, logits [E, N, S, C] and target [E, N, S]: the loss is the mean over rows and answers, and a
-    row is right when all its answers are (`position_accuracy` has each one's).
+    With S answers a row, logits [E, N, S, C] and target [E, N, S], -1 where none is asked: the loss is the mean over
+    all answers that are, and a row is right when all its own are (`position_accuracy` has each one's).
 
     loss: "cross_entropy" (softmax), or "mse" against the one-hot target (mean over N and C, as torch's `mean`).
     exists: bool [E, N], which rows count, one at least of each model; None: all. With it, this is plain PyTorch.
@@ -53,21 +55,43 @@ def classify(
 
 def _positions(logits: Tensor, target: Tensor, loss: str, exists: Tensor | None) -> tuple[Tensor, Tensor]:
     """`classify` of every answer as a row of its own, then which rows are all right."""
-    if target.shape != logits.shape[:3]:
-        raise ValueError(f"target must be {tuple(logits.shape[:3])} torch.int64, got {tuple(target.shape)}")
+    asked = check_positions(logits, target, exists)
+    value, _ = classify(
+        logits.flatten(1, 2), target.where(target != UNASKED, 0).flatten(1, 2), loss=loss,
+        exists=None if asked is None else asked.flatten(1, 2),
+    )  # fmt: skip
+    return value, all_right(logits, target, exists)
+
+
+def check_positions(logits: Tensor, target: Tensor, exists: Tensor | None = None) -> Tensor | None:
+    """Which answers count, bool [E, N, S]: those that are asked, target not -1, of the rows that exist; None: all.
+
+    logits [E, N, S, C], target [E, N, S], exists [E, N]; ValueError where shapes are others. On a GPU, which is not
+    asked whether all are, never None.
+    """
+    if logits.ndim != 4 or target.shape != logits.shape[:3] or target.dtype != torch.int64:
+        accepted = f"{tuple(logits.shape[:3])} torch.int64" if logits.ndim == 4 else "of logits [E, N, S, C]"
+        raise ValueError(f"target must be {accepted}, got {tuple(target.shape)} {target.dtype}")
     if exists is not None and exists.shape != target.shape[:2]:
         raise ValueError(f"exists must be {tuple(target.shape[:2])} torch.bool, got {tuple(exists.shape)}")
-    each = None if exists is None else exists.repeat_interleave(target.shape[2], 1)
-    value, _ = classify(logits.flatten(1, 2), target.flatten(1, 2), loss=loss, exists=each)
-    return value, _share((logits.detach().argmax(-1) == target).all(-1).to(logits.dtype), exists)
+    asked = target != UNASKED
+    if exists is not None:
+        return asked & exists[..., None]
+    return None if target.is_cpu and bool(asked.all()) else asked
+
+
+def all_right(logits: Tensor, target: Tensor, exists: Tensor | None = None) -> Tensor:
+    """Share of rows whose asked answers are all right: logits [E, N, S, C], target [E, N, S] -> [E]."""
+    right = (logits.detach().argmax(-1) == target) | (target == UNASKED)
+    return _share(right.all(-1).to(logits.dtype), exists)
 
 
 def position_accuracy(logits: Tensor, target: Tensor, exists: Tensor | None = None) -> Tensor:
-    """Share of right answers at each position: logits [E, N, S, C], target [E, N, S], exists [E, N] -> [E, S]."""
-    if logits.ndim != 4 or target.shape != logits.shape[:3]:
-        raise ValueError(f"target must be [E, N, S] of logits [E, N, S, C], got {[*target.shape]}, {[*logits.shape]}")
+    """Share of right answers at each position, of those asked there (NaN: none is): logits [E, N, S, C], target
+    [E, N, S], exists [E, N] -> [E, S]."""
+    asked = check_positions(logits, target, exists)
     right = (logits.detach().argmax(-1) == target).to(logits.dtype)
-    return torch.stack([_share(of_one, exists) for of_one in right.unbind(2)], 1)
+    return right.mean(1) if asked is None else (right * asked).sum(1) / asked.sum(1)
 
 
 def _share(right: Tensor, exists: Tensor | None) -> Tensor:

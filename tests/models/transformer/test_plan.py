@@ -33,14 +33,18 @@ def what_is_computed(rows):
 
 
 def what_should_be(config, tokens):
-    """The same by the definition of a decoder."""
+    """The same of the last position, by the definition of a decoder."""
+    return [values[-1] for values in every_position(config, tokens)]
+
+
+def every_position(config, tokens):
     results = []
     for row in tokens.tolist():
         values = [(token, t) for t, token in enumerate(row)]
         for _ in range(config.n_layers):
             seen = [values[: t + 1] if config.causal else values for t in range(len(row))]
             values = [(value, tuple(s)) for value, s in zip(values, seen)]
-        results.append(values[-1])
+        results.append(values)
     return results
 
 
@@ -66,6 +70,33 @@ def test_a_plan_computes_the_decoder(data, n_layers, causal):
     for size in (1, 5, len(tokens), 2 * len(tokens)):
         batch = torch.randint(len(tokens), (size,), generator=g)
         assert what_is_computed(plan.rows(batch)) == what_should_be(config, tokens[batch])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_it_computes_the_positions_that_are_asked(data, n_layers, causal, share):
+    config, tokens = replace(SMALL, n_layers=n_layers, causal=causal), DATA[data]
+    g = torch.Generator().manual_seed(1)
+    n_answers = min(3, tokens.shape[1])
+    asked = torch.rand(len(tokens), n_answers, generator=g) < share
+    asked[:, -1] |= ~asked.any(1)
+    plan = Plan(config, tokens, asked)
+    for batch in (None, *(torch.randint(len(tokens), (size,), generator=g) for size in (1, 5, 2 * len(tokens)))):
+        found = what_is_computed(plan.rows(batch))
+        expected = every_position(config, tokens if batch is None else tokens[batch])
+        its = asked if batch is None else asked[batch]
+        for r, of_row in enumerate(its.tolist()):
+            for s, is_asked in enumerate(of_row):
+                if is_asked:
+                    assert found[r * n_answers + s] == expected[r][len(expected[r]) - n_answers + s]
+
+
+@pytest.mark.parametrize("asked", [torch.ones(4, 1), torch.ones(3, 1) > 0, torch.ones(4, 4) > 0, torch.ones(4) > 0])
+def test_asked_must_fit(asked):
+    with pytest.raises(ValueError, match=r"asked must be bool \[4, S\]"):
+        Plan(SMALL, random_tokens(4, 3, 5), asked)
 
 
 def sizes(rows):
