@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grokfast import checks, parts
 from grokfast.models.base import Model
 from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
+from grokfast.nn.masks import dropout
 from grokfast.ops import pair_embed
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
 from grokfast.tasks.data import Data, Task
@@ -31,6 +32,8 @@ class PairMLPConfig(Model):
         depth: hidden layers.
         activation: "relu", "square" (x², Gromov 2023, arXiv 2301.02679), "gelu" (with erf) or "abs".
         bias: biases of every layer.
+        residual: whether hidden layers but the first add their input to what they compute.
+        dropout: probability in [0, 1) with which a hidden unit is dropped in training.
         embed: dimensions of an embedding of each operand's own; the first layer is then of their concatenation
             (Chughtai et al. 2023, arXiv 2302.03025). None: of two one-hot vectors.
         init: "torch" is nn.Linear's U(±1/√fan_in), with fan_in = 2·n_tokens in the first layer, or 2·embed; "gromov"
@@ -43,6 +46,7 @@ class PairMLPConfig(Model):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+    scheduled: ClassVar[frozenset[str]] = frozenset({"dropout"})
 
     width: int = 256
     depth: int = 1
@@ -51,14 +55,17 @@ class PairMLPConfig(Model):
     init: Init = "torch"
     init_scale: float = 1.0
     embed: int | None = parts.added(None)
+    residual: bool = parts.added(False)
+    dropout: float = parts.added(0.0)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
         fields.integer("width", minimum=1)
         fields.integer("depth", minimum=1, maximum=MAX_DEPTH)
         fields.choice(activation=get_args(Activation), init=get_args(Init))
-        fields.boolean("bias")
+        fields.boolean("bias", "residual")
         fields.integer("embed", minimum=1, optional=True)
+        fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
         fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
     def why_not_task(self, task: Task) -> str:
@@ -145,14 +152,16 @@ class PairMLP(EnsembleModule):
     def forward(self, tokens: Tensor, masks: Any = None) -> Tensor:
         """Logits [E, N, n_answers] of pairs [N, 2], the same for every model, or [E, N, 2]; int64 below n_tokens.
 
-        `masks` is taken for the sake of one signature for all models; there is no dropout here.
-        Raises ValueError for another shape or dtype.
+        `masks` as for GrokTransformer. Raises ValueError for another shape or dtype.
         """
         if tokens.ndim == 2:
             tokens = tokens.expand(self.n_models, *tokens.shape)
-        h = pair_embed(*self.tables(), tokens, self.b_in, activation=self.config.activation)
+        config, act = self.config, ACTIVATIONS[self.config.activation]
+        h = pair_embed(*self.tables(), tokens, self.b_in, activation=config.activation)
+        h = dropout(h, config.dropout, self.training, masks)
         for layer in self.hidden:
-            h = ACTIVATIONS[self.config.activation](layer(h))
+            y = dropout(act(layer(h)), config.dropout, self.training, masks)
+            h = h + y if config.residual else y
         return self.out(h)
 
 

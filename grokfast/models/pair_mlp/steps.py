@@ -42,6 +42,8 @@ class Kernels(PerSplit):
             return "rows are changed before they are shown"
         if spec.model.embed and not spec.why_no_triton:  # type: ignore[attr-defined]
             return "embeddings are not in the kernels"
+        if (spec.has_dropout or spec.model.residual) and not spec.why_no_triton:  # type: ignore[attr-defined]
+            return "dropout and skip connections are not in the kernels"
         if spec.loss_op is None and not spec.why_no_triton:
             return "the loss is not in the kernels"
         return spec.why_no_triton or PairStep.fits(spec.model, spec.loss_op or "", **sizes, dtype=spec.dtype)
@@ -70,8 +72,9 @@ class Pieces(Autograd):
             return why
         if spec.changes_rows:
             return "rows are changed before they are shown"
-        if config.depth != 1 or spec.loss_op is None:
-            return f"depth {config.depth}" if config.depth != 1 else "the loss is not in the extension"
+        if config.depth != 1 or spec.loss_op is None or spec.has_dropout:
+            what = "dropout" if spec.has_dropout else "the loss"
+            return f"depth {config.depth}" if config.depth != 1 else f"{what} is not in the extension"
         is_active = pair_rows.only_active(config.activation, spec.data.n_answers)
         is_alone = torch.get_num_threads() == 1 and config.activation in pair_rows.ACTIVATIONS
         return "" if is_active or is_alone else f"{config.activation} in pieces is for one thread"

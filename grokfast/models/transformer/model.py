@@ -42,6 +42,8 @@ class TransformerConfig(Model):
         dropout: probability in [0, 1); acts in training mode, see GrokTransformer.
         residual: False drops the skip connections.
         causal: position t sees positions 0..t only.
+        attention_rate: α; heads weigh what they see by α·softmax + (1 − α): at 0 all positions alike, each by 1
+            (Zhong et al. 2023, arXiv 2306.17844, section 4).
         outputs: one logit per answer ("answers") or per token of the vocabulary ("tokens").
         init: "nanda" draws every matrix from N(0, 1/d_model), the unembedding from N(0, 1/n_tokens), biases 0;
             "torch" has the defaults of nn.Embedding, nn.MultiheadAttention and nn.Linear. LayerNorm starts at 1 and 0.
@@ -71,6 +73,7 @@ class TransformerConfig(Model):
     outputs: Outputs = "answers"
     init: Init = "nanda"
     init_scale: float = 1.0
+    attention_rate: float = parts.added(1.0)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
@@ -85,6 +88,7 @@ class TransformerConfig(Model):
         fields.integer("n_positions", minimum=1, optional=True)
         fields.boolean("tied", "attention_bias", "mlp_bias", "residual", "causal")
         fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
+        fields.real("attention_rate", minimum=0, maximum=1)
         fields.real("init_scale", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
     def why_not(self, data: Data) -> str:
@@ -255,15 +259,20 @@ class Block(nn.Module):
         return self._add(x, self.mlp(self.ln2(x), masks))
 
     def attention(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
-        """[E, N, T, d] -> [E, N, T, d], softmax(q kᵀ / √d_head) v in each head."""
+        """[E, N, T, d] -> [E, N, T, d], (α·softmax(q kᵀ / √d_head) + (1 − α)) v in each head; α is usually 1."""
         seq_len, n_heads, d_head = x.shape[2], self.config.n_heads, self.config.d_model // self.config.n_heads
         qkv = linear(x, self.w_qkv, self.b_qkv).unflatten(-1, (3, n_heads, d_head))  # [E, N, T, 3, H, d_head]
         q, k, v = qkv.transpose(2, 4).unbind(3)  # [E, N, H, T, d_head]
         scores = q @ k.mT / math.sqrt(d_head)  # [E, N, H, T, T]
+        future = None
         if self.config.causal:
             future = torch.ones(seq_len, seq_len, dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(future, -math.inf)
-        weights = dropout(scores.softmax(-1), self.config.dropout, self.training, masks)
+        weights = scores.softmax(-1)
+        if (rate := self.config.attention_rate) != 1:
+            weights = rate * weights + (1 - rate)
+            weights = weights if future is None else weights.masked_fill(future, 0)
+        weights = dropout(weights, self.config.dropout, self.training, masks)
         heads = (weights @ v).transpose(2, 3).flatten(3)  # [E, N, T, d]
         return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, masks)
 

@@ -20,6 +20,7 @@ from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.classify import UNASKED
 
 SEVERAL = "several answers a row: every position counts"
+ATTENTION = "an attention rate below 1"
 
 
 class Kernels(PerSplit):
@@ -51,6 +52,8 @@ class Kernels(PerSplit):
             return "dropout has other masks for equal prefixes"
         if spec.data.n_positions:
             return SEVERAL
+        if config.attention_rate != 1:
+            return ATTENTION
         return TransformerStep.fits(config, seq_len=spec.data.seq_len, device=spec.device, dtype=spec.dtype)
 
     @classmethod
@@ -92,6 +95,8 @@ class Planned(Autograd):
             return "plain PyTorch is asked for"
         if spec.device.type != "cpu":
             return "plans without kernels are a CPU's"
+        if spec.model.attention_rate != 1:  # type: ignore[attr-defined]
+            return ATTENTION
         if not spec.why_no_extension:
             return ""
         config: Any = spec.model

@@ -392,3 +392,22 @@ def test_bad_tokens_are_refused(tokens, error, message):
 def test_generators_are_one_per_model():
     with pytest.raises(ValueError, match="masks must be one per model, 2, got 1"):
         build(SMALL, seeds=(0, 1))(some_tokens(5, 4), [torch.Generator()])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_attention_rate_mixes_in_attention_that_is_alike(rate, causal):
+    config = TransformerConfig(d_model=12, n_heads=3, d_mlp=8, attention_rate=rate, causal=causal)
+    model = GrokTransformer(config, n_tokens=5, n_answers=5, seq_len=4, dtype=torch.float64)
+    block, x = model.blocks[0], torch.randn(1, 6, 4, 12, dtype=torch.float64)
+    q, k, v = (x[0] @ block.w_qkv[0].T).view(6, 4, 3, 3, 4).permute(2, 0, 3, 1, 4)  # [N, H, T, d_head]
+    allowed = torch.ones(4, 4).tril() if causal else torch.ones(4, 4)
+    scores = (q @ k.mT / 2).masked_fill(allowed == 0, -torch.inf)
+    heads = (rate * scores.softmax(-1) + (1 - rate) * allowed) @ v
+    expected = heads.transpose(1, 2).flatten(2) @ block.w_o[0].T
+    torch.testing.assert_close(block.attention(x, None)[0], expected)
+
+
+def test_attention_rate_is_a_share():
+    with pytest.raises(ValueError, match=r"attention_rate must be in \[0, 1\], got 1.5"):
+        TransformerConfig(attention_rate=1.5)
