@@ -16,12 +16,14 @@ from grokfast.models.transformer.model import sinusoids
 
 
 class Decoder(nn.Module):
-    """Every position of every row through every layer; the last position's logits."""
+    """Every position of every row through every layer; the last position's logits, or of several [N, S, n_outputs]."""
 
-    def __init__(self, config: TransformerConfig, n_tokens: int, n_outputs: int, seq_len: int) -> None:
+    def __init__(
+        self, config: TransformerConfig, n_tokens: int, n_outputs: int, seq_len: int, n_answered: int | None = None
+    ) -> None:
         super().__init__()
         d = config.d_model
-        self.config = config
+        self.config, self.n_answered = config, n_answered
         self.embedding = nn.Embedding(n_tokens, d)
         self.positions = nn.Embedding(config.n_positions or seq_len, d)
         if config.positions == "sinusoidal":
@@ -34,7 +36,8 @@ class Decoder(nn.Module):
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.final_norm(x)[:, -1])
+        x = self.final_norm(x)
+        return self.head(x[:, -1] if self.n_answered is None else x[:, -self.n_answered :])
 
 
 class DecoderLayer(nn.Module):
@@ -85,12 +88,16 @@ def eager_step(
     data, config, o = experiment.task.build(), experiment.model, experiment.optimizer
     assert isinstance(config, TransformerConfig)
     n_outputs = data.n_answers if config.outputs == "answers" else data.n_tokens
-    model = Decoder(config, data.n_tokens, n_outputs, data.seq_len).to(device)
+    model = Decoder(config, data.n_tokens, n_outputs, data.seq_len, data.n_positions).to(device)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     parameters = [p for p in model.parameters() if p.requires_grad]
     how = "foreach" if compiled else "fused"
     style = {} if device == "cpu" else {how: True, "capturable": capturable}
-    optimizer = kinds[o.rule](parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
+    groups: Any = parameters
+    if o.decayed == "matrices":
+        groups = [{"params": [p for p in parameters if p.ndim > 1]}]
+        groups.append({"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0})
+    optimizer = kinds[o.rule](groups, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, **style)
     x, y, size = data.train.inputs.to(device), data.train.targets.to(device), experiment.schedule.batch_size
     if size is not None and capturable:
         x, y, size = x[:size], y[:size], None
@@ -98,7 +105,7 @@ def eager_step(
     averages: dict[Tensor, Tensor] = {}
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(model(x), y)
+        return F.cross_entropy(model(x).flatten(0, -2), y.flatten(), ignore_index=-1)
 
     mode = "default" if device == "cpu" else "max-autotune"  # with CUDA graphs
     loss_of_batch = torch.compile(loss_of, mode=mode) if compiled else loss_of

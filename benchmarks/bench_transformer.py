@@ -1,6 +1,6 @@
 """One training step of the transformer recipes, against the same recipes as anybody would write them; peak memory.
 
-python -m benchmarks.bench_transformer [--out FILE]     # interleaved: the ratios to quote
+python -m benchmarks.bench_transformer [--presets nanda,...] [--out FILE]     # interleaved: the ratios to quote
 pytest benchmarks/bench_transformer.py                   # the same steps under pytest-benchmark
 
 Eager PyTorch, torch.compile of it (where it can compile) and JAX (where it is installed: it is no dependency) compute
@@ -27,11 +27,12 @@ from grokfast import Experiment, backend
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.memory import keep_freed_memory
 
-ROUNDS = {"nanda": 40, "power": 60, "grokfast": 60}
+ROUNDS = {"nanda": 40, "power": 60, "grokfast": 60, "multihop": 60}
 SECTIONS = {
     "nanda": "nanda: p 113, 3,830 rows × 3 tokens, 1 layer, full batch",
     "power": "power: p 97, 4 tokens, 2 post-norm layers, batch 512",
     "grokfast": "grokfast: p 97, 4 tokens, 2 layers, EMA filter, batch 512",
+    "multihop": "multihop: 3 tokens, 2 pre-norm layers of 64, batch 1,024",
 }
 
 
@@ -109,6 +110,7 @@ def test_training_step(benchmark, name, preset):  # type: ignore[no-untyped-def]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", default=",".join(SECTIONS), help="default: all")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     parser.add_argument("--memory-of", nargs=2, metavar=("PRESET", "CONTENDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -117,7 +119,8 @@ def main() -> None:
         return
     keep_freed_memory()
     sections = {}
-    for preset, title in SECTIONS.items():
+    for preset in arguments.presets.split(","):
+        title = SECTIONS[preset]
         sections[title] = interleave(contenders(preset), baseline="eager PyTorch", rounds=ROUNDS[preset])
         for row in sections[title]:
             if row["name"] in IN_MEMORY_TABLE:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from grokfast.losses import MSE, Hinge
 from grokfast.models import MLPConfig, PairMLPConfig, TransformerConfig
-from grokfast.tasks import DigitsTask, GroupTask, ModularTask, ParityTask
+from grokfast.tasks import DigitsTask, GroupTask, ModularTask, MultihopTask, ParityTask, SequenceTask
 from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.transforms.filters import EMA
 from grokfast.transforms.optimizers import SGD, Adam, AdamW
+
+SMALL_DECODER = TransformerConfig(
+    n_layers=2, d_model=64, d_mlp=256, activation="gelu", norm="pre", attention_bias=True, init="torch",
+    init_scales="embedding=0.125,positions=0.02",
+)  # fmt: skip
 
 PRESETS: dict[str, Experiment] = {
     # Seconds on a CPU. Trained at lr 1e-2, ten times Liu et al.'s, so their gap of 10³ steps becomes 10².
@@ -115,6 +121,32 @@ PRESETS: dict[str, Experiment] = {
         optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98)),
         schedule=Schedule(steps=250_000, eval_every=100, stop_after=5000),
     ),
+    "d59": Experiment(
+        name="d59",
+        task=GroupTask(group="D59", train_fraction=0.3),
+        model=PairMLPConfig(width=128, embed=256, bias=False, init="normal"),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=100_000, eval_every=100, stop_after=2000),
+    ),
+    # Zhong et al. 2023, arXiv 2306.17844: no mask, and heads that weigh both operands alike; their W_in is drawn at
+    # 1/√d_mlp.
+    "pizza": Experiment(
+        name="pizza",
+        task=ModularTask(operation="add", p=59, train_fraction=0.8),
+        model=TransformerConfig(causal=False, attention_rate=0.0, init_scales="blocks.0.w_in=0.5"),
+        optimizer=AdamW(lr=1e-3, weight_decay=2.0, betas=(0.9, 0.98), warmup=10),
+        schedule=Schedule(steps=20_000, eval_every=100, stop_after=2000),
+    ),
+    # Doshi et al. 2024, arXiv 2310.13061: wrong labels among the training set's; with dropout the network ends up
+    # giving the right answers to these, too.
+    "doshi": Experiment(
+        name="doshi",
+        task=ModularTask(operation="add", p=97, train_fraction=0.5, label_noise=0.2),
+        model=PairMLPConfig(width=500, activation="square", bias=False, init="gromov", dropout=0.3),
+        loss=MSE(),
+        optimizer=AdamW(lr=1e-2, betas=(0.9, 0.98)),
+        schedule=Schedule(steps=2000, eval_every=20),
+    ),
     # Barak et al. 2022, arXiv 2207.08799, and Merrill et al. 2023, arXiv 2303.11873: sparse parity.
     "parity": Experiment(
         name="parity",
@@ -123,6 +155,31 @@ PRESETS: dict[str, Experiment] = {
         loss=Hinge(),
         optimizer=SGD(lr=0.1, weight_decay=0.01),
         schedule=Schedule(steps=9000, batch_size=32, eval_every=100, stop_after=500),
+    ),
+    "merrill": Experiment(  # 300 epochs, 100 rows to test
+        name="merrill",
+        task=ParityTask(n=40, k=3, n_test=100),
+        model=MLPConfig(width=1000),
+        loss=Hinge(),
+        optimizer=SGD(lr=0.1, weight_decay=0.01),
+        schedule=Schedule(steps=9600, batch_size=32, eval_every=32),
+    ),
+    # Wang et al. 2024, arXiv 2405.15071: facts of two hops, in little.
+    "multihop": Experiment(
+        name="multihop",
+        task=MultihopTask(),
+        model=SMALL_DECODER,
+        optimizer=AdamW(lr=1e-3, weight_decay=0.5, betas=(0.9, 0.98), warmup=50, decayed="matrices"),
+        schedule=Schedule(steps=12_500, batch_size=1024, eval_every=250),
+        criteria=Criteria(threshold=0.85, sustain=1, memorize="inferred"),
+    ),
+    "sort": Experiment(
+        name="sort",
+        task=SequenceTask(operation="sort", length=4, n_symbols=10, n_train=300),
+        model=replace(SMALL_DECODER, n_layers=1),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=50, decayed="matrices"),
+        schedule=Schedule(steps=3000, eval_every=20, stop_after=300),
+        criteria=Criteria(grok_gap=100),
     ),
     # Liu et al. 2022, arXiv 2210.01117 (Omnigrok): large initial weights delay generalising; here on 8×8 images.
     "digits": Experiment(
@@ -164,6 +221,19 @@ ABOUT = {
     "chughtai-s5": About(
         "S5, 40%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 94,000", 99_000
     ),
+    "d59": About("D59, 30%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 20,000", 22_000),
+    "pizza": About("a + b mod 59, attention alike", "Zhong et al., arXiv 2306.17844", "TODO", 20_000),
+    "doshi": About(
+        "a + b mod 97, 20% wrong labels",
+        "Doshi et al., arXiv 2310.13061",
+        "test 100%, train 80%: all answers right",
+        2000,
+    ),
     "parity": About("3 of 40 signs, hinge loss", "Merrill et al., arXiv 2303.11873", "both within 9,000", 5000),
+    "merrill": About("3 of 40 signs, 300 epochs", "Merrill et al., arXiv 2303.11873", "both, with a gap", 9600),
+    "multihop": About(
+        "facts of two hops", "after Wang et al., arXiv 2405.15071", "85% in, under 10% out of distribution", 12_500
+    ),
+    "sort": About("4 of 10 symbols, sorted", "", "memorises near 120, generalises by 1,000", 1140),
     "digits": About("8×8 digits, weights × 8", "after Liu et al., arXiv 2210.01117", "85% test by 5,500", 6000),
 }

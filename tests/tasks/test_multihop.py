@@ -114,7 +114,8 @@ SMALL = Experiment.preset("nanda").override(
     {
         "task": MultihopTask(n_entities=10, n_relations=4, phi=1.5), "model.n_layers": 2, "model.d_model": 16,
         "model.d_mlp": 24, "model.n_heads": 2, "model.norm": "pre", "optimizer.decayed": "matrices",
-        "criteria.memorize": "inferred", "schedule.steps": 12, "schedule.batch_size": 20, "schedule.eval_every": 4, "device": "cpu",
+        "criteria.memorize": "inferred", "schedule.steps": 12, "schedule.batch_size": 20, "schedule.eval_every": 4,
+        "device": "cpu",
     }
 )  # fmt: skip
 
