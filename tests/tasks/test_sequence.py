@@ -47,6 +47,41 @@ def test_rows_and_answers(operation, length, n_symbols, n_train, n_test):
     assert not torch.equal(other.test.inputs, data.test.inputs) or n_symbols**length < 10
 
 
+@pytest.mark.parametrize(("length", "n_symbols", "n_train", "n_test"), [(3, 6, 60, 40), (8, 3, 50, 70), (1, 5, 3, 2)])
+def test_how_often_the_first_symbol_occurs(length, n_symbols, n_train, n_test):
+    task = SequenceTask(operation="count", length=length, n_symbols=n_symbols, n_train=n_train, n_test=n_test)
+    data = task.build(seed=1)
+    assert (data.n_tokens, data.n_answers, data.n_positions) == (n_symbols + 1, length + 1, None)
+    assert data.seq_len == task.seq_len == length + 1
+    seen = set()
+    for split, rows in zip(data.splits.values(), (n_train, n_test)):
+        assert len(split) == rows
+        for (*x, equals), answer in zip(split.inputs.tolist(), split.targets.tolist()):
+            assert (equals, answer) == (n_symbols, x.count(0))
+            seen.add(tuple(x))
+    assert len(seen) == n_train + n_test
+
+
+@pytest.mark.parametrize(("length", "n_symbols"), [(2, 7), (5, 6)])
+def test_all_progressions_and_what_comes_next(length, n_symbols):
+    task = SequenceTask(operation="next", length=length, n_symbols=n_symbols, n_train=n_symbols**2 - 9, n_test=9)
+    data = task.build(seed=2)
+    assert (data.n_tokens, data.n_answers, data.seq_len, task.seq_len) == (
+        n_symbols + 1,
+        n_symbols,
+        length + 1,
+        length + 1,
+    )
+    seen = set()
+    for split in data.splits.values():
+        for (*x, equals), answer in zip(split.inputs.tolist(), split.targets.tolist()):
+            assert equals == n_symbols
+            steps = {(b - a) % n_symbols for a, b in zip(x, [*x[1:], answer])}
+            assert len(steps) == 1
+            seen.add((x[0], steps.pop()))
+    assert len(seen) == n_symbols**2
+
+
 def test_all_sequences_can_be_used():
     data = SequenceTask(length=2, n_symbols=4, n_train=10, n_test=6).build()
     rows = torch.cat([data.train.inputs, data.test.inputs])[:, :2]
@@ -59,7 +94,12 @@ def test_all_sequences_can_be_used():
         ({"length": 2, "n_symbols": 3}, "at most the 9 sequences of 2 out of 3 symbols together, got 2,000"),
         ({"length": 0}, "length must be between 1 and 32, got 0"),
         ({"length": 33}, "length must be between 1 and 32, got 33"),
-        ({"operation": "shuffle"}, "operation must be one of 'sort', 'reverse', 'copy', got 'shuffle'"),
+        (
+            {"operation": "shuffle"},
+            "operation must be one of 'sort', 'reverse', 'copy', 'count', 'next', got 'shuffle'",
+        ),
+        ({"operation": "next", "length": 1}, "length must be at least 2 for 'next', as one element tells no step"),
+        ({"operation": "next"}, "at most the 100 progressions mod 10 symbols together, got 2,000"),
         ({"n_train": 0}, "n_train must be between 1"),
     ],
 )
