@@ -4,6 +4,7 @@ from grokfast.tasks.data import Data, Split, Task
 from grokfast.tasks.digits import DigitsTask
 from grokfast.tasks.dyck import DyckTask
 from grokfast.tasks.group import GroupTask
+from grokfast.tasks.images import ImagesTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
 from grokfast.tasks.multihop import MultihopTask
 from grokfast.tasks.parity import ParityTask
@@ -12,6 +13,6 @@ from grokfast.tasks.sequence import SequenceTask
 from grokfast.tasks.tensors import Tensors
 
 __all__ = [
-    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ModularTask", "MultihopTask", "ParityTask",
-    "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors",
+    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "ModularTask", "MultihopTask",
+    "ParityTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 
@@ -12,6 +12,7 @@ from grokfast.seeds import MAX_SEED, generator
 from grokfast.tasks.data import Data, Split, Task
 from grokfast.tasks.split import corrupt_labels
 
+Targets = Literal["class", "real"]
 N_IMAGES = 1797
 
 
@@ -26,6 +27,7 @@ class DigitsTask(Task):
         split_seed: chooses them; None: the experiment's seed.
         label_noise: share of training labels replaced by a wrong digit, in [0, 1].
         noise_seed: chooses these and their digits; None: the experiment's seed.
+        targets: "class", or "real": the digit as a number, see `with_targets`.
 
     With large initial weights generalising comes late, as Liu et al. (2022, arXiv 2210.01117) have it for MNIST.
     Raises TypeError or ValueError where an argument has the wrong type or is out of range, ImportError when it is built
@@ -39,6 +41,7 @@ class DigitsTask(Task):
     split_seed: int | None = None
     label_noise: float = 0.0
     noise_seed: int | None = None
+    targets: Literal["class", "real"] = parts.added("class")
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
@@ -49,6 +52,7 @@ class DigitsTask(Task):
             )
         fields.integer("split_seed", "noise_seed", minimum=0, maximum=MAX_SEED, optional=True)
         fields.real("label_noise", minimum=0, maximum=1)
+        fields.choice(targets=get_args(Targets))
 
     def n_rows(self) -> int:
         return self.n_train
@@ -64,6 +68,25 @@ class DigitsTask(Task):
         order = torch.randperm(N_IMAGES, generator=generator(own, "split"))
         train, test = order[: self.n_train], order[self.n_train : self.n_train + self.n_test]
         noise = generator(seed if self.noise_seed is None else self.noise_seed, "label_noise")
-        targets, corrupted = corrupt_labels(digits[train], self.label_noise, 10, noise)
-        splits = {"train": Split(images[train], targets), "test": Split(images[test], digits[test])}
-        return Data(splits=splits, n_tokens=0, n_answers=10, corrupted=corrupted)
+        splits = {"train": Split(images[train], digits[train]), "test": Split(images[test], digits[test])}
+        return with_targets(splits, 10, self.targets, self.label_noise, noise)
+
+
+def with_targets(
+    splits: dict[str, Split], n_classes: int, targets: Targets, share: float, noise: torch.Generator
+) -> Data:
+    """Splits of features and classes as Data, a share of the training labels wrong.
+
+    "real" makes of class y the number (y - (C - 1)/2) / sqrt((C² - 1)/12), targets [N, 1]: of C classes that are all as
+    frequent, mean 0 and variance 1.
+    """
+    train = splits["train"]
+    labels, corrupted = corrupt_labels(train.targets, share, n_classes, noise)
+    splits = {**splits, "train": Split(train.inputs, labels)}
+    if targets == "class":
+        return Data(splits=splits, n_tokens=0, n_answers=n_classes, corrupted=corrupted)
+    middle, deviation = (n_classes - 1) / 2, ((n_classes**2 - 1) / 12) ** 0.5
+    real = {
+        name: Split(own.inputs, (own.targets[:, None].float() - middle) / deviation) for name, own in splits.items()
+    }
+    return Data(splits=real, n_tokens=0, n_answers=1, corrupted=corrupted)

@@ -1,4 +1,4 @@
-"""`Tensors`: a data set of one's own, from Python or from a file."""
+"""`Tensors`: a data set of one's own, from Python or a file; and `Stored`, for all tasks that are read from files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,9 +42,64 @@ class Contents:
         return {name[2:] or "train": Split(self.tensors[name], self.tensors[f"y{name[1:]}"]) for name in names}
 
 
+class Stored(Task):
+    """Base of the tasks whose data are no fields but contents, read from `path` and stored with the runs by `sha256`.
+
+    Such a kind has the fields path, sha256 and source, a remark; where it is made it calls `keep`.
+    wanted: what `path` must name.
+    """
+
+    consumed: ClassVar[frozenset[str]] = frozenset({"path"})
+    wanted: ClassVar[str]
+
+    path: str
+    sha256: str
+    source: str
+
+    def keep(self, contents: Contents | None) -> None:
+        """These are the contents; None: those with the SHA-256, if this process has them."""
+        if contents is not None:
+            object.__setattr__(self, "sha256", contents.sha256)
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, got {checks.shown(self.sha256)}")
+        self._take(_KNOWN.get(self.sha256) if contents is None else contents)
+
+    def attachments(self) -> Mapping[str, Mapping[str, Tensor]]:
+        return {self.sha256: self._loaded().tensors}
+
+    def attach(self, root: Path) -> None:
+        if self.sha256:
+            _PLACES[self.sha256] = root
+
+    def _loaded(self) -> Contents:
+        """The contents, from the store if this process does not have them."""
+        if self._contents is None:
+            if not self.sha256:
+                raise ValueError(f"path must name {self.wanted}, got ''")
+            if (root := _PLACES.get(self.sha256)) is None:
+                said = f"the tensors {self.sha256[:12]} ({self.source or 'given in Python'})"
+                raise ValueError(f"{said} are not here: path must name their file")
+            from grokfast.store.data import load_data  # this and SQLite only where it is wanted
+            from grokfast.store.errors import StoreError
+
+            contents = Contents(load_data(root, self.sha256))
+            if contents.sha256 != self.sha256:
+                raise StoreError(f"the tensors {self.sha256} in {root} are damaged: their SHA-256 is {contents.sha256}")
+            self._take(contents)
+            return contents
+        return self._contents
+
+    def _take(self, contents: Contents | None) -> None:
+        object.__setattr__(self, "_contents", contents)
+        if contents is not None:
+            _KNOWN[contents.sha256] = contents
+
+    _contents: ClassVar[Contents | None] = None
+
+
 @parts.register("tensors")
 @dataclass(frozen=True, init=False)
-class Tensors(Task):
+class Tensors(Stored):
     """Tensors of one's own, stored with the runs that learn them, by their SHA-256.
 
     `Tensors(x, y, x_test, y_test)`, tensors or arrays; or path, a file (.npz or .safetensors) with arrays of these
@@ -66,7 +121,7 @@ class Tensors(Task):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"train_fraction", "split_seed", "source"})
-    consumed: ClassVar[frozenset[str]] = frozenset({"path"})
+    wanted: ClassVar[str] = "a file, .npz or .safetensors, with x, y, x_test and y_test"
 
     path: str = ""
     sha256: str = ""
@@ -97,25 +152,20 @@ class Tensors(Task):
         if given and path:
             raise ValueError(f"path must be empty where arrays are given, got {checks.shown(str(path))}")
         if path:
-            given, source = _read(path), str(path)
-        contents = Contents(_checked(given)) if given else None
+            given, source = read(path), str(path)
         values = {
-            "path": "", "sha256": sha256 if contents is None else contents.sha256, "n_tokens": n_tokens,
-            "n_answers": n_answers, "train_fraction": train_fraction, "split_seed": split_seed, "source": source,
+            "path": "", "sha256": sha256, "n_tokens": n_tokens, "n_answers": n_answers,
+            "train_fraction": train_fraction, "split_seed": split_seed, "source": source,
         }  # fmt: skip
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"sha256 must be 64 hexadecimal digits, got {checks.shown(self.sha256)}")
+        self.keep(Contents(checked(given)) if given else None)
         fields = checks.Fields(self)
         fields.integer("n_tokens", "n_answers", minimum=1, optional=True)
         fields.integer("split_seed", minimum=0, maximum=MAX_SEED, optional=True)
         if self.train_fraction is not None:
             fields.real("train_fraction", minimum=0, maximum=1, open_minimum=True, open_maximum=True)
-        if contents is None:
-            contents = _KNOWN.get(self.sha256)
-        self._take(contents)
-        if contents is not None:
+        if self._contents is not None:
             self.build()
 
     def __repr__(self) -> str:
@@ -153,40 +203,8 @@ class Tensors(Task):
         }
         return Data(splits=ordered, n_tokens=n_tokens, n_answers=n_answers)
 
-    def attachments(self) -> Mapping[str, Mapping[str, Tensor]]:
-        return {self.sha256: self._loaded().tensors}
 
-    def attach(self, root: Path) -> None:
-        if self.sha256:
-            _PLACES[self.sha256] = root
-
-    def _loaded(self) -> Contents:
-        """The contents, from the store if this process does not have them."""
-        if self._contents is None:
-            if not self.sha256:
-                raise ValueError("path must name a file, .npz or .safetensors, with x, y, x_test and y_test, got ''")
-            if (root := _PLACES.get(self.sha256)) is None:
-                said = f"the tensors {self.sha256[:12]} ({self.source or 'given in Python'})"
-                raise ValueError(f"{said} are not here: path must name their file")
-            from grokfast.store.data import load_data  # this and SQLite only where it is wanted
-            from grokfast.store.errors import StoreError
-
-            contents = Contents(load_data(root, self.sha256))
-            if contents.sha256 != self.sha256:
-                raise StoreError(f"the tensors {self.sha256} in {root} are damaged: their SHA-256 is {contents.sha256}")
-            self._take(contents)
-            return contents
-        return self._contents
-
-    def _take(self, contents: Contents | None) -> None:
-        object.__setattr__(self, "_contents", contents)
-        if contents is not None:
-            _KNOWN[contents.sha256] = contents
-
-    _contents: ClassVar[Contents | None] = None
-
-
-def _read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> dict[str, Any]:
     """The arrays of a file. Pickled objects are never opened."""
     said = f"path {checks.shown(str(path))}"
     if str(path).endswith(".safetensors"):
@@ -210,34 +228,8 @@ def _read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{said} is refused: {why}") from error
 
 
-def _checked(given: Mapping[str, Any]) -> dict[str, Tensor]:
-    """As tensors on the CPU: int64, float32 or float64. Raises TypeError or ValueError naming the array."""
-    found: dict[str, Tensor] = {}
-    for name, array in given.items():
-        at, _, split = name.partition("_")
-        if at not in ("x", "y") or (split == "" and name != at):
-            raise ValueError(
-                f"arrays must be called x, y, x_test, y_test, or x_NAME and y_NAME, got {checks.shown(name)}"
-            )
-        own = at if split in ("", "train") else name
-        if own in found:
-            raise ValueError(f"{own} must be given once, got {own} and {name}")
-        found[own] = _tensor(name, array)
-    for name in found if found else ("x",):
-        other = {"x": "y", "y": "x"}[name[0]] + name[1:]
-        if other not in found or "x" not in found:
-            missing = "x" if "x" not in found else other
-            raise ValueError(f"{missing} is missing: there are {', '.join(sorted(found)) or 'no arrays'}")
-        if found[other].shape[:1] != found[name].shape[:1]:
-            shapes = (f"{one} {[*found[one].shape]}" for one in (name, other))
-            raise ValueError(f"{name} and {other} must have as many rows, got {' and '.join(shapes)}")
-    for name, tensor in found.items():
-        if name[0] == "y" and tensor.is_floating_point() and tensor.ndim == 1:
-            found[name] = tensor[:, None]
-    return found
-
-
-def _tensor(name: str, array: Any) -> Tensor:
+def tensor(name: str, array: Any) -> Tensor:
+    """On the CPU, int64, float32 or float64. Raises TypeError naming the array."""
     if isinstance(array, Tensor):
         if array.layout is not torch.strided or array.is_complex():
             raise TypeError(
@@ -254,6 +246,34 @@ def _tensor(name: str, array: Any) -> Tensor:
     if not own.is_floating_point():
         return own.to(torch.int64, copy=True)
     return own.to(torch.float64 if own.dtype is torch.float64 else torch.float32, copy=True).contiguous()
+
+
+def checked(given: Mapping[str, Any], convert: Callable[[str, Any], Tensor] = tensor) -> dict[str, Tensor]:
+    """As x, y, x_test, y_test, ..., each what `convert` makes of its name and array. Raises ValueError naming an array
+    without its other, or of another length."""
+    found: dict[str, Tensor] = {}
+    for name, array in given.items():
+        at, _, split = name.partition("_")
+        if at not in ("x", "y") or (split == "" and name != at):
+            raise ValueError(
+                f"arrays must be called x, y, x_test, y_test, or x_NAME and y_NAME, got {checks.shown(name)}"
+            )
+        own = at if split in ("", "train") else name
+        if own in found:
+            raise ValueError(f"{own} must be given once, got {own} and {name}")
+        found[own] = convert(name, array)
+    for name in found if found else ("x",):
+        other = {"x": "y", "y": "x"}[name[0]] + name[1:]
+        if other not in found or "x" not in found:
+            missing = "x" if "x" not in found else other
+            raise ValueError(f"{missing} is missing: there are {', '.join(sorted(found)) or 'no arrays'}")
+        if found[other].shape[:1] != found[name].shape[:1]:
+            shapes = (f"{one} {[*found[one].shape]}" for one in (name, other))
+            raise ValueError(f"{name} and {other} must have as many rows, got {' and '.join(shapes)}")
+    for name, t in found.items():
+        if name[0] == "y" and t.is_floating_point() and t.ndim == 1:
+            found[name] = t[:, None]
+    return found
 
 
 def _count(several: list[Tensor]) -> int:
