@@ -29,7 +29,7 @@ class MLPConfig(Model):
 
     Args:
         width: units of a hidden layer, 1 to 4,096.
-        depth: hidden layers, 1 to 8.
+        depth: hidden layers, 0 to 8; 0 is a linear model, to which width, activation, dropout and residual are nothing.
         activation: "relu", "square", "gelu" (with erf) or "abs".
         bias: biases of every layer.
         residual: whether hidden layers but the first add their input to what they compute.
@@ -56,7 +56,7 @@ class MLPConfig(Model):
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
         fields.integer("width", minimum=1, maximum=MAX_WIDTH)
-        fields.integer("depth", minimum=1, maximum=MAX_DEPTH)
+        fields.integer("depth", minimum=0, maximum=MAX_DEPTH)
         fields.choice(activation=get_args(Activation), init=get_args(Init))
         fields.boolean("bias", "residual")
         fields.real("dropout", minimum=0, maximum=1, open_maximum=True)

@@ -8,11 +8,13 @@ from grokfast.tasks.images import ImagesTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
 from grokfast.tasks.multihop import MultihopTask
 from grokfast.tasks.parity import ParityTask
+from grokfast.tasks.random_features import RandomFeaturesTask
 from grokfast.tasks.recurrence import RecurrenceTask
 from grokfast.tasks.sequence import SequenceTask
 from grokfast.tasks.tensors import Tensors
+from grokfast.tasks.two_scale import TwoScaleTask
 
 __all__ = [
     "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "ModularTask", "MultihopTask",
-    "ParityTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors",
+    "ParityTask", "RandomFeaturesTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors", "TwoScaleTask",
 ]  # fmt: skip

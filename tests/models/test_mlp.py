@@ -32,7 +32,9 @@ def by_torch(model, e):
     return nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("options", [{}, {"depth": 3}, {"bias": False, "init": "normal"}, {"init_scale": 3.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"depth": 3}, {"depth": 0}, {"bias": False, "init": "normal"}, {"init_scale": 3.0}]
+)
 def test_it_is_torchs_network(options):
     data = CLASSES.build()
     model = MLPConfig(width=7, **options).build(data, seeds=(0, 5), dtype=torch.float64)
@@ -64,7 +66,9 @@ def test_residual_layers_add_their_input():
     torch.testing.assert_close(residual(x), residual.layers[2](first + second))
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.dropout": 0.2, "model.depth": 2}, {"precision": "float64"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"model.dropout": 0.2, "model.depth": 2}, {"precision": "float64"}, {"model.depth": 0}]
+)
 def test_runs_in_company_have_the_bits_that_they_have_alone(how, changes):
     experiments = [SMALL.override({**changes, "seed": seed, "optimizer.lr": lr}) for seed, lr in ((0, 0.1), (1, 0.05))]
     for together, experiment in zip(train(experiments), experiments):
@@ -86,7 +90,7 @@ def test_losses_and_targets_that_fit():
     ("options", "message"),
     [
         ({"width": 4097}, "width must be between 1 and 4096, got 4097"),
-        ({"depth": 9}, "depth must be between 1 and 8, got 9"),
+        ({"depth": 9}, "depth must be between 0 and 8, got 9"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"activation": "tanh"}, "activation must be one of"),
         ({"init_scale": 0}, "init_scale must be in"),
