@@ -6,6 +6,7 @@ from grokfast.models.mlp import MLP, MLPConfig
 from grokfast.models.module import Module
 from grokfast.models.pair_mlp import steps as _pair_mlp
 from grokfast.models.pair_mlp.model import PairMLP, PairMLPConfig
+from grokfast.models.token_mlp import TokenMLP, TokenMLPConfig
 from grokfast.models.transformer import steps as _transformer
 from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.plan import Plan
@@ -15,5 +16,5 @@ WAYS = (autograd, _pair_mlp, _transformer)
 
 __all__ = [
     "MLP", "GrokTransformer", "MLPConfig", "Model", "Module", "PairMLP", "PairMLPConfig", "Plan", "Step",
-    "TransformerConfig",
+    "TokenMLP", "TokenMLPConfig", "TransformerConfig",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -43,6 +43,7 @@ class MLPConfig(Model):
 
     varies: ClassVar[frozenset[str]] = frozenset({"init_scale"})
     scheduled: ClassVar[frozenset[str]] = frozenset({"dropout"})
+    least_depth: ClassVar[int] = 0
 
     width: int = 256
     depth: int = 1
@@ -56,7 +57,7 @@ class MLPConfig(Model):
     def __post_init__(self) -> None:
         fields = checks.Fields(self)
         fields.integer("width", minimum=1, maximum=MAX_WIDTH)
-        fields.integer("depth", minimum=0, maximum=MAX_DEPTH)
+        fields.integer("depth", minimum=self.least_depth, maximum=MAX_DEPTH)
         fields.choice(activation=get_args(Activation), init=get_args(Init))
         fields.boolean("bias", "residual")
         fields.real("dropout", minimum=0, maximum=1, open_maximum=True)
@@ -88,32 +89,49 @@ class MLP(EnsembleModule):
         super().__init__(seeds)
         self.config = config
         draw, sizes = Initializer(self.seeds, dtype), [n_features, *[config.width] * config.depth, n_outputs]
-        self.layers = nn.ModuleList(_Layer(config, draw, n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.layers = nn.ModuleList(Layer(config, draw, n_in, n_out) for n_in, n_out in pairwise(sizes))
 
     def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
         """[N, D], the same for every model, or [E, N, D] -> [E, N, n_outputs]; `masks` as for GrokTransformer."""
-        config, act = self.config, ACTIVATIONS[self.config.activation]
         x = inputs.expand(self.n_models, *inputs.shape) if inputs.ndim == 2 else inputs
-        *hidden, last = self.layers
-        for i, layer in enumerate(hidden):
-            y = dropout(act(layer(x)), config.dropout, self.training, masks)
-            x = x + y if config.residual and i > 0 else y
-        out: Tensor = last(x)
-        return out
+        first, *others = self.layers
+        z: Tensor = first(x)
+        return onward(self.config, z, others, self.training, masks) if others else z
 
 
-class _Layer(nn.Module):
+def onward(config: MLPConfig, z: Tensor, layers: Iterable[nn.Module], training: bool, masks: Any) -> Tensor:
+    """Outputs of what the first layer computed, z [E, N, width]: through the other hidden layers and the last one."""
+    act, (*hidden, last) = ACTIVATIONS[config.activation], layers
+    x = dropout(act(z), config.dropout, training, masks)
+    for layer in hidden:
+        y = dropout(act(layer(x)), config.dropout, training, masks)
+        x = x + y if config.residual else y
+    out: Tensor = last(x)
+    return out
+
+
+class Layer(nn.Module):
+    """weight [E, n_out, n_in] and bias [E, n_out] or None, as config.init and config.init_scale ask for."""
+
     def __init__(self, config: MLPConfig, draw: Initializer, n_in: int, n_out: int) -> None:
         super().__init__()
-        bound, scale = n_in**-0.5, config.init_scale
-        if config.init == "torch":
-            self.weight = draw.uniform(n_out, n_in, bound=scale * bound)
-        else:
-            self.weight = draw.normal(n_out, n_in, std=scale * bound)
-        self.bias = None
-        if config.bias:
-            is_drawn = config.init == "torch"
-            self.bias = draw.uniform(n_out, bound=scale * bound) if is_drawn else draw.constant(n_out, value=0)
+        self.weight = drawn_weight(config, draw, n_out, n_in, fan_in=n_in)
+        self.bias = drawn_bias(config, draw, n_out, fan_in=n_in)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def drawn_weight(config: MLPConfig, draw: Initializer, *shape: int, fan_in: int) -> nn.Parameter:
+    """[E, *shape]."""
+    size = config.init_scale * fan_in**-0.5
+    return draw.uniform(*shape, bound=size) if config.init == "torch" else draw.normal(*shape, std=size)
+
+
+def drawn_bias(config: MLPConfig, draw: Initializer, n_out: int, fan_in: int) -> nn.Parameter | None:
+    """[E, n_out]; None where there is none."""
+    if not config.bias:
+        return None
+    if config.init == "torch":
+        return draw.uniform(n_out, bound=config.init_scale * fan_in**-0.5)
+    return draw.constant(n_out, value=0)
