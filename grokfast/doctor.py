@@ -86,10 +86,8 @@ def training_steps() -> list[tuple[str, str, str]]:
     """(grokfast run PRESET, where, which training step and why) on the device that it would run on."""
     device, rows = resolve_device("auto"), []
     for name, experiment in PRESETS.items():
-        try:
-            said = str(choice_of(experiment, device, experiment.task.build(seed=experiment.seed)))
-        except ImportError as error:  # of an optional package
-            said = str(error)
+        said = f"needs {missing}" if (missing := experiment.task.missing()) else ""
+        said = said or str(choice_of(experiment, device, experiment.task.build(seed=experiment.seed)))
         rows.append((f"grokfast run {name}", str(device), said))
     return rows
 

@@ -97,11 +97,10 @@ def _list() -> int:
         for name, about in ABOUT.items():
             experiment = PRESETS[name]
             device = resolve_device(experiment.device).type
-            try:
+            here = f"needs {missing}" if (missing := experiment.task.missing()) else ""
+            if not here:
                 step = estimate([experiment.override({"device": device})], device).seconds_per_step
                 here = duration(about.steps * step)
-            except ImportError as error:
-                here = str(error).partition(": ")[2]
             table.add_row(name, about.what, about.paper, here, about.outcome)
     screen.print(table)
     return 0

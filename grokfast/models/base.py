@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from grokfast import backend
+from grokfast import backend, checks
 from grokfast.losses import Loss
 from grokfast.parts import Part
 from grokfast.tasks.data import Data, Task
@@ -43,13 +43,29 @@ class Model(Part):
     """Base of the models. One of one's own is a frozen dataclass with a `build`.
 
     ways: the Steps that may compute it, the fastest first, one that takes everything last; by default autograd alone.
-    init_scales: multiplies initial parameters by their names, "embedding=0.5,blocks.*=2"; "": none.
+    init_scales: multiplies initial parameters by their names, "embedding=0.5,blocks.*=2"; None: none.
     """
 
     family: ClassVar[str] = "model"
     ways: ClassVar[tuple[type[Step], ...]]
 
-    init_scales: str = field(default="", kw_only=True, metadata={"added": True})
+    init_scales: str | None = field(default=None, kw_only=True, metadata={"added": True})
+
+    def __post_init__(self) -> None:
+        self._scales()
+
+    def _scales(self) -> list[tuple[str, float]]:
+        """Patterns of names and their factors."""
+        found = []
+        for said in [] if self.init_scales is None else checks.text("model.init_scales", self.init_scales).split(","):
+            pattern, _, factor = said.partition("=")
+            try:
+                found.append((pattern.strip(), float(factor)))
+            except ValueError:
+                factor = "nan"
+            if not math.isfinite(float(factor)):
+                raise ValueError(f"model.init_scales must be NAME=FACTOR with commas between, got {said!r}")
+        return found
 
     def why_not_task(self, task: Task) -> str:
         """Why the model does not take the task's data, where that can be said before they are made; empty otherwise."""
@@ -65,20 +81,17 @@ class Model(Part):
         raise NotImplementedError
 
     def initial(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
-        """`build`, and what `init_scales` says. ValueError where it names no parameter, or no factor."""
+        """`build`, and what `init_scales` says. ValueError where it names no parameter."""
         module = self.build(data, seeds=seeds, dtype=dtype)
         named = dict(module.named_parameters())
-        for said in self.init_scales.split(",") if self.init_scales else ():
-            pattern, _, factor = said.partition("=")
-            names = fnmatch.filter(named, pattern.strip())
-            if not names or not _is_factor(factor):
-                raise ValueError(
-                    f"model.init_scales must be NAME=FACTOR with commas between, of {', '.join(map(repr, named))}, "
-                    f"got {said!r}"
-                )
+        for pattern, factor in self._scales():
+            names = fnmatch.filter(named, pattern)
+            if not names:
+                known = ", ".join(map(repr, named))
+                raise ValueError(f"model.init_scales must be of the parameters {known}, got {pattern!r}")
             with torch.no_grad():
                 for name in names:
-                    named[name].mul_(float(factor))
+                    named[name].mul_(factor)
         return module
 
     def activations(self, data: Data, *, backward: bool) -> int:
@@ -265,13 +278,6 @@ def choose(spec: Spec, why_no_graph: str = "") -> Choice:
     else:
         why_no_graph = step.why_no_graph(spec) or why_no_graph
     return Choice(step, name, reason, wish if step.has_products else "ieee", why_no_graph)
-
-
-def _is_factor(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -55,6 +55,7 @@ class MLPConfig(Model):
     init_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fields = checks.Fields(self)
         fields.integer("width", minimum=1, maximum=MAX_WIDTH)
         fields.integer("depth", minimum=self.least_depth, maximum=MAX_DEPTH)

@@ -42,6 +42,7 @@ class Module(Model):
     factory: Any = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.factory, str):
             if ":" not in self.factory:
                 raise ValueError(f"model.factory must be 'package.module:Name', got {checks.shown(self.factory)}")

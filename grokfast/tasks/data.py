@@ -30,6 +30,10 @@ class Task(Part):
         """Training rows, where that is known before the data are made; 0: it is not."""
         return 0
 
+    def missing(self) -> str:
+        """What `build` needs and is not there, and how it is had; empty where nothing is."""
+        return ""
+
     def build(self, *, seed: int = 0) -> Data:
         """The data set. `seed` is the experiment's, for what the task itself names no seed for."""
         raise NotImplementedError

@@ -57,11 +57,18 @@ class DigitsTask(Task):
     def n_rows(self) -> int:
         return self.n_train
 
-    def build(self, *, seed: int = 0) -> Data:
+    def missing(self) -> str:
         try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError("the task digits needs scikit-learn: pip install 'grokfast[data]'") from error
+            import sklearn.datasets  # noqa: F401
+        except ImportError:
+            return "scikit-learn: pip install 'grokfast[data]'"
+        return ""
+
+    def build(self, *, seed: int = 0) -> Data:
+        if missing := self.missing():
+            raise ImportError(f"the task {parts.name_of(self)} needs {missing}")
+        from sklearn.datasets import load_digits
+
         found = load_digits()
         images, digits = torch.from_numpy(found.data).float() / 16, torch.from_numpy(found.target).long()
         own = seed if self.split_seed is None else self.split_seed

@@ -79,6 +79,9 @@ class ImagesTask(Stored):
         if self._contents is not None:
             self._sizes(self._contents.tensors)
 
+    def missing(self) -> str:
+        return "" if self._contents or self.sha256 else "a file of yours: --task.path FILE"
+
     def n_rows(self) -> int:
         return self.n_train
 

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from grokfast.losses import MSE, Hinge
 from grokfast.models import MLPConfig, PairMLPConfig, TransformerConfig
-from grokfast.tasks import DigitsTask, GroupTask, ModularTask, MultihopTask, ParityTask, SequenceTask
+from grokfast.tasks import (
+    DigitsTask,
+    GroupTask,
+    ImagesTask,
+    ModularTask,
+    MultihopTask,
+    ParityTask,
+    RecurrenceTask,
+    SequenceTask,
+)
 from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.transforms.filters import EMA
 from grokfast.transforms.optimizers import SGD, Adam, AdamW
@@ -181,6 +190,13 @@ PRESETS: dict[str, Experiment] = {
         schedule=Schedule(steps=3000, eval_every=20, stop_after=300),
         criteria=Criteria(grok_gap=100),
     ),
+    "recurrence": Experiment(  # every window of a Fibonacci sequence mod 31
+        name="recurrence",
+        task=RecurrenceTask(p=31),
+        model=replace(SMALL_DECODER, n_layers=1),
+        optimizer=AdamW(lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warmup=50, decayed="matrices"),
+        schedule=Schedule(steps=6000, eval_every=50, stop_after=500),
+    ),
     # Liu et al. 2022, arXiv 2210.01117 (Omnigrok): large initial weights delay generalising; here on 8×8 images.
     "digits": Experiment(
         name="digits",
@@ -189,6 +205,15 @@ PRESETS: dict[str, Experiment] = {
         loss=MSE(),
         optimizer=AdamW(lr=1e-3, weight_decay=0.3),
         schedule=Schedule(steps=6000, eval_every=100),
+        criteria=Criteria(threshold=0.85),
+    ),
+    "omnigrok": Experiment(  # as they have it, on MNIST: --task.path FILE
+        name="omnigrok",
+        task=ImagesTask(n_train=1000),
+        model=MLPConfig(width=200, depth=2, init_scale=8.0),
+        loss=MSE(),
+        optimizer=AdamW(lr=1e-3, weight_decay=0.01),
+        schedule=Schedule(steps=100_000, batch_size=200, eval_every=500),
         criteria=Criteria(threshold=0.85),
     ),
 }
@@ -235,5 +260,7 @@ ABOUT = {
         "facts of two hops", "after Wang et al., arXiv 2405.15071", "85% in, under 10% out of distribution", 12_500
     ),
     "sort": About("4 of 10 symbols, sorted", "", "memorises near 120, generalises by 1,000", 1140),
+    "recurrence": About("x + y → next, mod 31", "", "generalises by 5,000", 2900),
     "digits": About("8×8 digits, weights × 8", "after Liu et al., arXiv 2210.01117", "85% test by 5,500", 6000),
+    "omnigrok": About("MNIST of yours, weights × 8", "Liu et al., arXiv 2210.01117", "delayed generalisation", 100_000),
 }

@@ -131,8 +131,8 @@ SMALLER = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_a_step(preset, out, capsys):
-    if preset == "digits":
-        pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'grokfast[data]'")
+    if missing := PRESETS[preset].task.missing():
+        pytest.skip(f"needs {missing}")
     there = PRESETS[preset].flat()
     options = [f"--{key}={value}" for key, value in SMALLER.items() if key in there]
     assert main(["run", preset, "--steps", "1", *options, "--out", str(out)]) == 0

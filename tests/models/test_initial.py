@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grokfast import Experiment
+from grokfast import Experiment, parts
 from grokfast.training.ensemble import Ensemble
 
 SMALL = Experiment.preset("nanda").override(
@@ -17,19 +17,22 @@ def parameters(init_scales):
 
 def test_named_parameters_are_scaled_and_no_others():
     factors = {"embedding": 0.5, "blocks.0.w_in": 3.0, "blocks.0.w_out": 3.0}
-    for plain, scaled in zip(parameters(""), parameters("embedding=0.5, blocks.*.w_[io][nu]*=3")):
+    for plain, scaled in zip(parameters(None), parameters("embedding=0.5, blocks.*.w_[io][nu]*=3")):
         assert plain.keys() == scaled.keys()
         for name, weights in plain.items():
             assert torch.equal(scaled[name], weights * factors.get(name, 1.0)), name
 
 
-@pytest.mark.parametrize(
-    "said", ["head=2", "embedding", "embedding=", "embedding=x", "embedding=inf", "embedding=nan", ","]
-)
-def test_what_is_none_is_refused(said):
-    with pytest.raises(ValueError, match=r"model.init_scales must be NAME=FACTOR .* 'embedding', .* got"):
-        parameters(said)
+@pytest.mark.parametrize("said", ["embedding", "embedding=", "embedding=x", "embedding=inf", "embedding=nan", ","])
+def test_what_is_no_factor_is_refused(said):
+    with pytest.raises(ValueError, match=r"model.init_scales must be NAME=FACTOR .* got"):
+        SMALL.override({"model.init_scales": said})
+
+
+def test_what_is_no_parameter_is_refused():
+    with pytest.raises(ValueError, match=r"model.init_scales must be of the parameters 'embedding', .* got 'head'"):
+        parameters("head=2")
 
 
 def test_runs_without_it_are_known_again():
-    assert "init_scales" not in str(__import__("grokfast.parts").parts.identity(SMALL.model))
+    assert "init_scales" not in parts.identity(SMALL.model)

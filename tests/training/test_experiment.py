@@ -14,12 +14,11 @@ from grokfast.transforms.optimizers import SGD, AdamW
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build_and_survive_json(name):
-    if name == "digits":
-        pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'grokfast[data]'")
     experiment = Experiment.preset(name)
     assert experiment.name == name
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
-    assert len(experiment.task.build().train.targets) > 0
+    if not experiment.task.missing():
+        assert len(experiment.task.build().train.targets) > 0
 
 
 @pytest.mark.parametrize("filter", [None, EMA(0.9, 1.0), MA(7, 2.0, "sum", False)])

@@ -59,6 +59,7 @@ class PairMLPConfig(Model):
     dropout: float = parts.added(0.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fields = checks.Fields(self)
         fields.integer("width", minimum=1)
         fields.integer("depth", minimum=1, maximum=MAX_DEPTH)

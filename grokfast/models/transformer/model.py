@@ -76,6 +76,7 @@ class TransformerConfig(Model):
     attention_rate: float = parts.added(1.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fields = checks.Fields(self)
         fields.integer("n_layers", minimum=1, maximum=MAX_LAYERS)
         fields.integer("d_model", "n_heads", "d_mlp", minimum=1)
