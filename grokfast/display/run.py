@@ -45,9 +45,11 @@ class Display(Observer):
         self.total, self.first, self.steps = experiment.schedule.steps, ensemble.steps, ensemble.steps
         self.begun = self._spoken = time.monotonic()
         train, test = (ensemble.rows[split].targets.shape[1] for split in ("train", "test"))
+        share = ensemble.coverage
+        coverage = "" if share is None else f" (rows by augmentation: coverage {share:.1%})"
         self._say(
-            f"{self.title}: {train:,} training and {test:,} test rows, {ensemble.model.n_parameters:,} parameters, "
-            f"{ensemble.device}, up to {self.total:,} steps"
+            f"{self.title}: {train:,} training and {test:,} test rows{coverage}, {ensemble.model.n_parameters:,} "
+            f"parameters, {ensemble.device}, up to {self.total:,} steps"
         )
         self._say(f"Step: {ensemble.choice}")
         if experiment.engine == "auto" and backend.extension() is None:

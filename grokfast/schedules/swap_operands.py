@@ -19,7 +19,8 @@ from grokfast.tasks.data import Data
 class SwapOperands(Change):
     """Of every batch, `share` of the rows are shown as b, a instead of a, b: other ones at every step.
 
-    For tokens a b, a b = and a ∘ b =, and tasks whose answer does not depend on the order.
+    For tokens a b, a b = and a ∘ b =, and tasks whose answer does not depend on the order. What it shows must be no row
+    of another split: task.augment="swap" takes these out of the test set.
     """
 
     varies: ClassVar[frozenset[str]] = frozenset()
@@ -45,19 +46,30 @@ class SwapOperands(Change):
                 f"swap_operands takes rows of 2 to 4 tokens, a b, a b = or a ∘ b =, got {inputs.dtype} "
                 f"{list(inputs.shape)}"
             )
-        a, b = inputs[:, 0], inputs[:, _second(inputs.shape[1])]
-        clean = torch.ones(len(a), dtype=torch.bool) if data.corrupted is None else ~data.corrupted
-        own: dict[int, int] = {}
-        n = max(int(a.max()), int(b.max())) + 1
-        for pair, swapped, answer in zip(
-            (a * n + b)[clean].tolist(), (b * n + a)[clean].tolist(), targets[clean].tolist()
-        ):
-            if own.get(swapped, answer) != answer:
+        own = dict(zip(map(tuple, inputs.tolist()), targets.tolist()))
+        wrong = set() if data.corrupted is None else set(map(tuple, inputs[data.corrupted].tolist()))
+        swapped = {row: self._swapped(row) for row in own}
+        for row, other in swapped.items():
+            if other in own and own[other] != own[row] and not {row, other} & wrong:
                 raise ValueError(
-                    f"swap_operands needs a task whose answer does not depend on the order: {pair // n}, {pair % n} is "
-                    f"{answer}, {pair % n}, {pair // n} is {own[swapped]}"
+                    f"swap_operands needs a task whose answer does not depend on the order: {_said(row)} is "
+                    f"{own[row]}, {_said(other)} is {own[other]}"
                 )
-            own[pair] = answer
+        for name, split in data.splits.items() if self.share > 0 else ():
+            if name != "train" and (found := {*swapped.values()} & {*map(tuple, split.inputs.tolist())}):
+                raise ValueError(
+                    f"swap_operands shows rows of {name!r} in training, {len(found):,} of {len(split):,}, such as "
+                    f"{_said(min(found))}: with task.augment=swap the test set has none of them"
+                )
+
+    def _swapped(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        found, second = list(row), _second(len(row))
+        found[0], found[second] = found[second], found[0]
+        return tuple(found)
+
+
+def _said(row: tuple[int, ...]) -> str:
+    return f"{row[0]}, {row[_second(len(row))]}"
 
 
 def _second(length: int) -> int:

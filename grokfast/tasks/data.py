@@ -71,6 +71,8 @@ class Data:
         n_tokens: every token id is below it; 0 where inputs are features.
         n_answers: every class is below it; where targets are real numbers, R.
         corrupted: [N] bool, which training targets are wrong on purpose; None: none.
+        coverage: share of a table's pairs in the training set, what augmentation makes included; None: it makes none.
+        difficulty: [N] real numbers, how difficult each training row is; None: no measure of it is known.
 
     Raises TypeError or ValueError naming the split, its shapes, and what is accepted.
     """
@@ -79,6 +81,8 @@ class Data:
     n_tokens: int
     n_answers: int
     corrupted: Tensor | None = None
+    coverage: float | None = None
+    difficulty: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
@@ -89,6 +93,9 @@ class Data:
         checks.integer("n_answers", self.n_answers, minimum=1)
         for name, split in self.splits.items():
             self._check(name, split)
+        if self.difficulty is not None and self.difficulty.shape != (n := len(self.train),):
+            raise ValueError(f"difficulty must have shape [{n}], one for each training row, "
+                             f"got {list(self.difficulty.shape)}")  # fmt: skip
 
     def _check(self, name: str, split: Split) -> None:
         x, y = split.inputs, split.targets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -33,7 +34,7 @@ class GroupTask(Table):
         group: "C12" cyclic, "D59" dihedral (of order 118), "S5" symmetric, "A5" alternating, "Q8" quaternions, a
             product "C2xS3", or generators in cycles, "(0 1 2);(0 1)"; of order at most 2,048.
         operation: "composition" a∘b, "conjugation" a∘b∘a⁻¹, "aba" a∘b∘a.
-        train_fraction, split_seed, stratified, label_noise, noise_seed, layout: see Table.
+        train_fraction, split_seed, stratified, label_noise, noise_seed, layout, augment: see Table.
 
     Chughtai et al. train S5 at 40%: all 50 runs generalise, after 93,556 epochs in the median.
     Raises TypeError or ValueError where an argument is out of range, or the group is none, or too large.
@@ -53,16 +54,20 @@ class GroupTask(Table):
     def n_symbols(self) -> int:
         return len(elements(self.group)[0])
 
-    def table(self) -> tuple[Tensor, Tensor]:
-        n, (permutations, _) = self.n_symbols, elements(self.group)
-        products = composition(self.group)  # [n, n]
+    def sizes(self) -> Mapping[str, int]:
+        return {self.operation: self.n_symbols**2}
+
+    def tables(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        n, products = self.n_symbols, composition(self.group)  # [n, n]
         if self.operation != "composition":
-            third = np.arange(n)
-            if self.operation == "conjugation":
-                third = np.nonzero(products == _identity(permutations))[1]  # of each a its inverse
+            third = np.arange(n) if self.operation == "aba" else inverses(self.group)
             products = products[products, third[:, None]]
         pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
-        return pairs, torch.from_numpy(products.reshape(-1).astype(np.int64))
+        return {self.operation: (pairs, torch.from_numpy(products.reshape(-1).astype(np.int64)))}
+
+    def negatives(self) -> Tensor:
+        """The inverses."""
+        return torch.from_numpy(inverses(self.group))
 
 
 @functools.lru_cache(maxsize=8)
@@ -98,8 +103,9 @@ def composition(name: str) -> np.ndarray:
     return products
 
 
-def _identity(permutations: np.ndarray) -> int:
-    return int(np.nonzero((permutations == np.arange(permutations.shape[1])).all(1))[0][0])
+def inverses(name: str) -> np.ndarray:
+    """[n], which element a⁻¹ is."""
+    return np.nonzero(composition(name) == 0)[1]  # the identity is the first in lexicographic order
 
 
 def _group(name: str) -> Any:

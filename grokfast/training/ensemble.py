@@ -80,7 +80,7 @@ class Ensemble:
     """E runs' models in flat memory, the Step that computes them, their optimizer; `steps` have been taken so far.
 
     runs: parameters and data. compute: the Step. orders: of minibatches; None: every run takes all its rows at every
-    step.
+    step. coverage: of the first run's data, see Data.
     """
 
     orders: Orders | None
@@ -94,7 +94,7 @@ class Ensemble:
         for i, of_run in enumerate(data):
             if (own := _form(of_run)) != (first := _form(data[0])):
                 raise ValueError(f"experiments[{i}].task gives data of {own}, experiments[0].task of {first}")
-        most = max(data, key=lambda d: len(d.train))
+        most, self.coverage = max(data, key=lambda d: len(d.train)), data[0].coverage
         self.choice = choice_of(common, self.device, most)
         for experiment, of_run in zip(experiments, data):
             for change in experiment.schedule.changes:

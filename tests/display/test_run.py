@@ -16,6 +16,18 @@ def test_without_a_terminal_it_prints_lines_at_turning_points():
     assert any("plateau" in line for line in lines[1:])
 
 
+def test_it_says_what_augmentation_covers():
+    console = Console(file=io.StringIO())
+    task = TINY.task.build(seed=0)
+    train(TINY.override({"schedule.steps": 1}), observers=[Display(console)])
+    assert f"{len(task.train):,} training and {len(task.test):,} test rows, " in console.file.getvalue()
+    experiment = TINY.override({"schedule.steps": 1, "task.augment": "swap"})
+    data = experiment.task.build(seed=0)
+    train(experiment, observers=[Display(console)])
+    expected = f"{len(data.test):,} test rows (rows by augmentation: coverage {len(data.train) / 169:.1%}), "
+    assert expected in console.file.getvalue()
+
+
 def test_on_a_terminal_it_shows_losses_speed_and_stage():
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     display = Display(console)

@@ -1,5 +1,6 @@
 """Which rows are shown at a step, and how."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -93,10 +94,26 @@ def test_numbers_of_counters_are_uniform_and_unlike():
 
 
 def test_swapping_needs_an_answer_that_does_not_depend_on_the_order():
-    SwapOperands().check(ModularTask(p=7, operation="mul").build())
-    SwapOperands().check(ModularTask(p=7, operation="add", label_noise=0.5).build())
+    SwapOperands().check(ModularTask(p=7, operation="mul", augment="swap").build())
+    SwapOperands().check(ModularTask(p=7, operation="add", label_noise=0.5, augment="swap").build())
+    mixed = ModularTask(p=7, operation="add,mul", layout="operator", augment="swap").build()
+    SwapOperands().check(mixed)
     with pytest.raises(ValueError, match="swap_operands needs a task whose answer does not depend on the order: "):
         SwapOperands().check(ModularTask(p=7, operation="sub", train_fraction=0.9).build())
+
+
+@pytest.mark.parametrize("layout", ["pair", "equals", "operator"])
+def test_swapping_shows_no_row_of_the_test_set(layout):
+    task = ModularTask(p=7, operation="mul", layout=layout)
+    data = task.build()
+    pairs = [{(row[0], row[2 if layout == "operator" else 1]) for row in split.inputs.tolist()}
+             for split in (data.train, data.test)]  # fmt: skip
+    met = {(b, a) for a, b in pairs[0]} & pairs[1]
+    expected = f"rows of 'test' in training, {len(met)} of {len(data.test)}, such as {min(met)[0]}, {min(met)[1]}: "
+    with pytest.raises(ValueError, match=f"swap_operands shows {expected}with task.augment=swap"):
+        SwapOperands().check(data)
+    SwapOperands(share=0).check(data)
+    SwapOperands().check(dataclasses.replace(task, augment="swap").build())
 
 
 def test_who_changes_rows_is_known():

@@ -71,7 +71,7 @@ def test_nothing_overflows_near_the_largest_p(operation):
     expected = [
         quick.get(operation, lambda a, b: oracle(operation, a, b, p))(x, y) for x, y in zip(a.tolist(), b.tolist())
     ]
-    assert answers(operation, a, b, p).tolist() == expected
+    assert answers(operation, torch.stack([a, b], 1), p).tolist() == expected
 
 
 def test_split_is_a_sorted_partition_of_the_pairs():
@@ -234,4 +234,4 @@ def test_build_refuses_bad_arguments():
     with pytest.raises(ValueError, match="seed must be between"):
         ModularTask(p=5).build(seed=-1)
     with pytest.raises(ValueError, match="operation must be a polynomial"):
-        answers("pow", torch.tensor([1]), torch.tensor([1]), 5)
+        answers("pow", torch.tensor([[1, 1]]), 5)

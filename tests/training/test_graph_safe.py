@@ -126,7 +126,7 @@ CHAIN = Chain(Orthogonal(0.5), EMA(), Clamp())
 @pytest.mark.parametrize("changes", [(), CHANGES, (SwapOperands(), Switch(of="share", to=0.1, after="generalizing"))])
 @pytest.mark.parametrize("base", [MLP, NANDA, POWER])
 def test_transforms_and_changes_of_any_kind_can_be_captured(base, change, changes):
-    base = base.override({**change, "optimizer.warmup": 0, "task.operation": "add"})
+    base = base.override({**change, "optimizer.warmup": 0, "task.operation": "add", "task.augment": "swap"})
     perform([changed(base.override({"seed": i}), changes, filter=CHAIN) for i in range(2)])
 
 
