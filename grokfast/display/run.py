@@ -46,7 +46,7 @@ class Display(Observer):
         self.begun = self._spoken = time.monotonic()
         train, test = (ensemble.rows[split].targets.shape[1] for split in ("train", "test"))
         share = ensemble.coverage
-        coverage = "" if share is None else f" (rows by augmentation: coverage {share:.1%})"
+        coverage = "" if share is None else f" (coverage {share:.1%} by augmentation)"
         self._say(
             f"{self.title}: {train:,} training and {test:,} test rows{coverage}, {ensemble.model.n_parameters:,} "
             f"parameters, {ensemble.device}, up to {self.total:,} steps"

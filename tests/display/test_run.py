@@ -24,7 +24,7 @@ def test_it_says_what_augmentation_covers():
     experiment = TINY.override({"schedule.steps": 1, "task.augment": "swap"})
     data = experiment.task.build(seed=0)
     train(experiment, observers=[Display(console)])
-    expected = f"{len(data.test):,} test rows (rows by augmentation: coverage {len(data.train) / 169:.1%}), "
+    expected = f"{len(data.test):,} test rows (coverage {len(data.train) / 169:.1%} by augmentation), "
     assert expected in console.file.getvalue()
 
 

@@ -72,8 +72,9 @@ class PairMLPConfig(Model):
     def why_not_task(self, task: Task) -> str:
         if task.seq_len in (None, 2):
             return ""
-        layout = f", got {task.layout!r}" if hasattr(task, "layout") else f": two tokens, not {task.seq_len}"
-        return f"task.layout must be 'pair' for a PairMLP{layout}"
+        layout = getattr(task, "layout", "pair")
+        got = f": two tokens, not {task.seq_len}" if layout == "pair" else f", got {layout!r}"
+        return f"task.layout must be 'pair' for a PairMLP{got}"
 
     def why_not(self, data: Data) -> str:
         x, y = data.train.inputs, data.train.targets
