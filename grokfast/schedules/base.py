@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from grokfast.parts import Part
+from grokfast.store.records import Record
 from grokfast.tasks.data import Data
 
 Moment = Literal["memorizing", "generalizing"]
@@ -18,7 +19,8 @@ Moment = Literal["memorizing", "generalizing"]
 class Change(Part):
     """Base of the changes over time (`schedule.changes`). One of one's own is a frozen dataclass with one of these.
 
-    A change is a function of the step alone, so that a resumed run sees the same. `after`, where a kind has it, begins
+    A change is a function of the step alone, so that a resumed run sees the same, or of the evaluations, see
+    `following`. `after`, where a kind has it, begins
     it at a moment of the run instead: its one value, that of step 0, holds from `delay` steps after the evaluation that
     established that the run has memorised, or generalised; the first step after that evaluation is 0 steps after it.
     """
@@ -44,5 +46,13 @@ class Change(Part):
         hold, on the device."""
         return inputs, targets
 
+    def following(self, record: Record) -> Change:
+        """The change as it is from an evaluation on, given as it was before: of the same kind. A kind that has this
+        needs the host, and steps go one at a time."""
+        return self
+
     def check(self, data: Data) -> None:
         """Raise ValueError where the change does not suit a task's data."""
+
+    def check_schedule(self, steps: int, eval_every: int) -> None:
+        """Raise ValueError where the change does not suit a run of so many steps with evaluations so often."""

@@ -36,6 +36,11 @@ def is_augmented(changes: Sequence[Change]) -> bool:
     return any(type(one).augment is not Change.augment for one in changes)
 
 
+def follows(changes: Sequence[Change]) -> list[Change]:
+    """Those that follow the evaluations."""
+    return [one for one in changes if type(one).following is not Change.following]
+
+
 def has_batches(changes: Sequence[Change]) -> bool:
     """Whether rows are named at every step, even where all of them are shown."""
     return is_augmented(changes) or any(type(one).rows is not Change.rows for one in changes)

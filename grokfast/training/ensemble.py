@@ -15,7 +15,7 @@ from grokfast.models.base import Choice, Spec, Step, choose
 from grokfast.models.runs import Runs, SplitRows
 from grokfast.parts import name_of
 from grokfast.probes import Positions, Probe
-from grokfast.schedules.batches import Shown, augmented, is_augmented, shown
+from grokfast.schedules.batches import Shown, augmented, follows, is_augmented, shown
 from grokfast.schedules.program import Program, changed
 from grokfast.store.records import Record
 from grokfast.tasks import Data
@@ -69,10 +69,12 @@ def choice_of(experiment: Experiment, device: torch.device, data: Data) -> Choic
 
 
 def _why_no_replay(experiment: Experiment, data: Data) -> str:
-    """What of an evaluation needs the host, which a graph cannot ask."""
+    """What of an evaluation needs the host, which a graph cannot ask, or what follows it there."""
     for probe in _probes(experiment, data):
         if probe.needs_host:
             return f"{name_of(probe)} needs the host"
+    for change in follows(experiment.schedule.changes):
+        return f"{name_of(change)} follows the evaluations"
     return ""
 
 
@@ -99,6 +101,8 @@ class Ensemble:
         for experiment, of_run in zip(experiments, data):
             for change in experiment.schedule.changes:
                 change.check(of_run)
+        self._changes = [e.schedule.changes for e in experiments]  # as they are now, where they follow the evaluations
+        self._data = data if follows(common.schedule.changes) else []
         self._shown = [shown(e.schedule.changes, d) for e, d in zip(experiments, data)]
         self.orders = _orders(experiments, [len(d.train) for d in data], self._shown)
         self.runs = Runs(
@@ -259,6 +263,15 @@ class Ensemble:
         losses, accuracies = ([f"{split}_{what}" for split in self.splits] for what in ("loss", "accuracy"))
         return (*losses, *accuracies, "weight_norm", *self.probes.names)
 
+    def told(self, model: int, record: Record) -> None:
+        """A run has this evaluation: let its changes that follow the evaluations go on from it."""
+        if not self._data:
+            return
+        own = tuple(one.following(record) for one in self._changes[model])
+        if own != self._changes[model]:
+            self._changes[model], self._shown[model] = own, shown(own, self._data[model])
+            self.orders = _orders(self.experiments, self.rows["train"].counts, self._shown)
+
     def keep(self, models: Sequence[int]) -> None:
         """Go on with these runs only; what they compute does not change. Where memory is short, nothing changes."""
         index = torch.tensor(models, device=self.device)
@@ -268,7 +281,8 @@ class Ensemble:
         take()
         self._share_scheduled()
         self.experiments, self.diverged_at = [self.experiments[i] for i in models], diverged_at
-        self._shown = [self._shown[i] for i in models]
+        self._shown, self._changes = [self._shown[i] for i in models], [self._changes[i] for i in models]
+        self._data = [self._data[i] for i in models] if self._data else []
         self._batch_seeds = self._batch_seeds[index]
         self.orders, self._ahead = _orders(self.experiments, self.rows["train"].counts, self._shown), None
         self.runs.largest = None if self.orders is None else self.orders.size

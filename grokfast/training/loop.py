@@ -104,6 +104,8 @@ class Loop:
             if state is not None:
                 ensemble.restore(row, state.tensors, state.steps, state.begun)
                 ensemble.diverged_at[row] = state.diverged_at
+            for record in run.records:
+                ensemble.told(row, record)
         return ensemble
 
     def _halve(self) -> None:
@@ -210,6 +212,7 @@ class Loop:
 
     def _record(self, run: Run, record: Record) -> None:
         run.record(record)
+        self.ensemble.told(run.row, record)
         for observer in self.observers:
             observer.recorded(run.number, record, run.outcome)
 

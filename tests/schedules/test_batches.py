@@ -1,15 +1,17 @@
 """Which rows are shown at a step, and how."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from grokfast.schedules import Change, Curriculum, SwapOperands
+from grokfast.schedules import Change, Curriculum, PacedCurriculum, SwapOperands
 from grokfast.schedules.batches import augmented, is_augmented, shown
 from grokfast.schedules.swap_operands import uniform
-from grokfast.tasks import ModularTask
+from grokfast.store.records import Record
+from grokfast.tasks import GroupTask, ModularTask
 from grokfast.training import Experiment
 from grokfast.training.batches import Orders
 
@@ -28,6 +30,74 @@ def test_a_curriculum_grows_from_the_smallest_operands():
         assert size[of_step].max() <= size[~of_step].min() if not of_step.all() else True
     assert torch.equal(Curriculum(steps=10, start=0.25).rows(3, 5, DATA), rows[3:5])
     assert Curriculum(steps=4, by="order").rows(0, 1, DATA)[0].tolist() == [i < -(-N // 10) for i in range(N)]
+
+
+@pytest.mark.parametrize("operation", ["add", "mul"])
+def test_a_curriculum_by_difficulty_shows_what_goes_round_least_first(operation):
+    data = ModularTask(p=7, operation=operation, train_fraction=0.8).build()
+    rounds = torch.tensor([(a + b if operation == "add" else a * b) // 7 for a, b in data.train.inputs.tolist()])
+    assert rounds.unique().tolist() == ([0, 1] if operation == "add" else [0, 1, 2, 3, 4, 5])
+    rows = Curriculum(steps=20, by="difficulty").rows(0, 20, data)
+    for of_step in rows:
+        assert rounds[of_step].max() <= rounds[~of_step].min()
+        level = (rounds == rounds[of_step].max()).nonzero()[:, 0]  # within one as the task has them
+        assert of_step[level].tolist() == sorted(of_step[level].tolist(), reverse=True)
+    with pytest.raises(ValueError, match=r"curriculum.by must be .* for a task without a difficulty of rows"):
+        Curriculum(steps=3, by="difficulty").check(GroupTask(group="C5").build())
+    with pytest.raises(ValueError, match=r"paced_curriculum.by must be"):
+        PacedCurriculum(by="difficulty").check(GroupTask(group="C5").build())
+
+
+def test_a_random_curriculum_is_of_its_seed():
+    one, same, other = (Curriculum(steps=20, by="random", seed=seed).rows(0, 20, DATA) for seed in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.equal(one[10], other[10])
+    assert one.sum(1).tolist() == other.sum(1).tolist() == Curriculum(steps=20).rows(0, 20, DATA).sum(1).tolist()
+    for before, after in itertools.pairwise(one):
+        assert not (before & ~after).any()
+    first = [Curriculum(steps=20, by="random", seed=s, start=0.5).rows(0, 1, DATA)[0] for s in range(200)]
+    share = torch.stack(first).double().mean(0)
+    assert (share - 0.5).abs().max() < 0.18  # every row as often: 5 standard deviations
+
+
+def test_a_curriculum_that_never_shows_all_rows_is_refused():
+    base = Experiment.preset("quick").override({"schedule.steps": 10, "schedule.eval_every": 3})
+    with pytest.raises(ValueError, match=r"curriculum.steps must be below schedule.steps, 10, .* got 10"):
+        base.override({"schedule.changes": (Curriculum(steps=10),)})
+    base.override({"schedule.changes": (Curriculum(steps=10, start=1.0),)})
+    fits = base.override({"schedule.changes": (Curriculum(steps=9),)})
+    assert fits.schedule.changes[0].rows(9, 10, DATA).all()
+    with pytest.raises(ValueError, match=r"curriculum.steps must be below schedule.steps, 9"):
+        fits.override({"schedule.steps": 9})
+    with pytest.raises(
+        ValueError, match=r"paced_curriculum.increment must .* got 0.2: from 0.1 on 4 evaluations .* 0.9"
+    ):
+        base.override({"schedule.changes": (PacedCurriculum(increment=0.2),)})
+    base.override({"schedule.changes": (PacedCurriculum(increment=0.225),)})
+
+
+def test_a_paced_curriculum_rises_with_accuracy_on_what_it_shows():
+    change = PacedCurriculum(start=0.2, increment=0.3, threshold=0.9)
+    shares = []
+    for accuracy in (0.17, float("nan"), 0.18, 0.44, 0.46, 0.71, 0.72, 1.0):
+        change = change.following(Record(0, {"train_accuracy": accuracy}))
+        shares.append(change.start)
+        assert int(change.rows(0, 1, DATA).sum()) == -(-round(10 * change.start) * N // 10)
+    assert shares == [0.2, 0.2, 0.5, 0.5, 0.8, 0.8, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"increment": 0.0}, r"paced_curriculum.increment must be in \(0, 1\]"),
+        ({"threshold": 1.5}, r"paced_curriculum.threshold must be in \(0, 1\]"),
+        ({"by": "ease"}, "paced_curriculum.by|by must be one of"),
+        ({"seed": -1}, "paced_curriculum.seed"),
+    ],
+)
+def test_bad_paces_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PacedCurriculum(**fields)
 
 
 @pytest.mark.parametrize("size", [5, N])

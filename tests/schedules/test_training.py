@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from grokfast import EMA, Experiment, RunStore, backend, train
-from grokfast.schedules import Cosine, Curriculum, SwapOperands, Switch, Warmup
+from grokfast.schedules import Cosine, Curriculum, PacedCurriculum, SwapOperands, Switch, Warmup
 from grokfast.training import Interrupted, Observer, resume
-from grokfast.training.ensemble import Ensemble
+from grokfast.training.ensemble import Ensemble, choice_of
 from grokfast.training.moments import established
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay
@@ -176,3 +176,65 @@ def test_an_interrupted_run_goes_on_in_the_store(tmp_path):
         train(experiment, store=RunStore(tmp_path / "parts"), observers=[StopAt(30)])
     resumed = resume(stopped.value.run_ids[0], store=RunStore(tmp_path / "parts"))
     same_result(whole, resumed)
+
+
+PACED = PacedCurriculum(start=0.25, increment=0.25, threshold=0.5)
+
+
+class Shares(Observer):
+    """Of one run the share of the rows that may be shown, as it is when the next step begins."""
+
+    def __init__(self):
+        self.found = {}
+
+    def started(self, ensemble, run_ids):
+        self.ensemble = ensemble
+
+    def stepped(self, steps):
+        rows = self.ensemble._shown[0](steps, steps + 1)[0]
+        self.found[steps] = float(rows.double().mean())
+
+
+def test_a_paced_curriculum_follows_the_recorded_evaluations():
+    run, watch = changed(QUICK, (PACED,)), Shares()
+    curves = train(run, observers=[watch]).curves
+    share, expected = 0.25, {}
+    for step, accuracy in zip(curves["step"].tolist(), curves["train_accuracy"].tolist()):
+        share = min(1.0, share + 0.25) if accuracy >= 0.5 * share else share
+        expected |= dict.fromkeys(range(step + 1, step + 4), share)
+    n = len(run.task.build(seed=0).train)
+    assert len({*expected.values()}) == 4
+    assert expected[1] == 0.25
+    assert all(watch.found[step] == -(-n * expected[step] // 1) / n for step in expected if step < 40)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_paced_runs_are_the_same_in_company_and_as_others_end(batch_size, tmp_path):
+    base = changed(QUICK, (PACED,), **{"schedule.batch_size": batch_size, "schedule.stop_after": 0})
+    base = base.override({"criteria.generalize": "train"})
+    experiments = [base.override({"seed": i, "criteria.threshold": threshold}) for i, threshold in
+                   enumerate((0.15, 0.99, 0.3, 0.99))]  # fmt: skip
+    together = train(experiments)
+    assert len({run.steps for run in together}) > 1
+    for experiment, run in zip(experiments, together):
+        same_result(run, train(experiment))
+
+
+def test_a_paced_run_goes_on_where_it_was_interrupted(tmp_path):
+    experiment = changed(QUICK, (PACED,))
+    whole = train(experiment, store=RunStore(tmp_path / "whole"))
+    for at in (8, 9, 18):
+        store = RunStore(tmp_path / str(at))
+        with pytest.raises(Interrupted) as stopped:
+            train(experiment, store=store, observers=[StopAt(at)])
+        same_result(whole, resume(stopped.value.run_ids[0], store=store))
+
+
+def test_what_follows_the_evaluations_is_not_replayed():
+    def why(change):
+        experiment = changed(QUICK.override({"device": "cuda"}), (change,))
+        return choice_of(experiment, torch.device("cuda", 0), experiment.task.build()).why_no_replay
+
+    with backend.using("reference"):
+        assert why(PACED) == "paced_curriculum follows the evaluations"
+        assert why(Curriculum(steps=9)) == ""
