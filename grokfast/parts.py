@@ -35,7 +35,6 @@ _ONCE = {"ModularTask": "modular", "PairMLPConfig": "pair_mlp", "TransformerConf
 _ONCE["MA"] = "ma"
 _OPTIONAL = ("transform",)  # families of which there may be none
 _PATH = re.compile(r"[A-Za-z_][\w./-]*")  # as data/set.npz, which Python reads as operations
-_COMMA, _PLUS = (re.compile(rf"{sign}(?![^(]*\))") for sign in (",", r"\+"))  # not inside of parentheses
 
 
 class Part:
@@ -156,7 +155,7 @@ def chosen(family: str, said: Any, current: Part | None = None, argument: str | 
             raise TypeError(f"{argument} must be a {family}, got {checks.shown(said)}")
         return said
     if isinstance(said, str):
-        if family == "transform" and len(several_texts := _PLUS.split(said)) > 1:
+        if family == "transform" and len(several_texts := apart(said, "+")) > 1:
             return made(find(family, "chain"), {"transforms": several_texts}, argument)
         name, fields = _read(said, argument)
         if family == "model" and ":" in name and not _is_kind(name):  # a module of one's own
@@ -198,7 +197,7 @@ def kind_name(plain: Mapping[str, Any]) -> str:
 
 
 def _read(text: str, argument: str) -> tuple[str, dict[str, Any]]:
-    """`name` or `name(field=value, ...)`; values are literals, or bare words and relative paths as strings."""
+    """`name` or `name(field=value, ...)`; values are literals, or bare words, relative paths and parts as strings."""
     name, opened, rest = text.strip().partition("(")
     name = name.strip()
     if not name:
@@ -219,13 +218,27 @@ def _read(text: str, argument: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+def apart(text: str, sign: str) -> list[str]:
+    """What stands between the signs that are not inside of parentheses."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == sign and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
+
+
 def _value(node: ast.expr, source: str) -> Any:
     if isinstance(node, ast.Name) and node.id not in ("True", "False", "None"):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
-    if isinstance(node, (ast.Attribute, ast.BinOp)):
-        said = ast.get_source_segment(source, node) or ""
-        if _PATH.fullmatch(said):
-            return said
+    said = ast.get_source_segment(source, node) or ""
+    if isinstance(node, (ast.Attribute, ast.BinOp)) and _PATH.fullmatch(said):
+        return said
+    called = node.func.id.lower() if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+    if called and any(called in kinds(family) for family in _HOMES):
+        return said
     return ast.literal_eval(node)
 
 
@@ -235,7 +248,7 @@ def several(family: str, said: Any, current: Sequence[Part] = (), argument: str 
     if said is None or (isinstance(said, str) and said.strip().lower() in ("", "none")):
         return ()
     if isinstance(said, str):
-        said = _COMMA.split(said)
+        said = apart(said, ",")
     if isinstance(said, (Part, Mapping)) or not isinstance(said, (list, tuple)):
         raise TypeError(f"{argument} must be a sequence of kinds of {family}, got {checks.shown(said)}")
     by_kind = {type(part): part for part in current}
@@ -309,7 +322,11 @@ def shown(part: Part | None, without: Sequence[str] = ()) -> str:
         return "none"
     if part.inline:
         return "+".join(map(shown, getattr(part, part.inline)))
-    said = ",".join(f"{name}={own!r}" for name, own in _differing(part).items() if name not in without)
+    said = ",".join(
+        f"{name}={shown(own) if isinstance(own, Part) else repr(own)}"
+        for name, own in _differing(part).items()
+        if name not in without
+    )
     return f"{name_of(part)}({said})" if said else name_of(part)
 
 

@@ -17,7 +17,6 @@ from grokfast.sweeps.grid import as_chosen, axes_of, check_count, check_key
 from grokfast.training.experiment import FAMILIES, Experiment
 
 _RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
-_COMMA = re.compile(r",(?![^(]*\))")  # not inside of parentheses
 _NOT_READ = (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError)  # literal_eval's, mostly
 _BOOLEANS = {"true": True, "false": False}
 
@@ -65,7 +64,7 @@ def _split(text: str, form: str = "a grid is written KEY=V1,V2,...") -> tuple[st
 
 
 def _parse_values(experiment: Experiment, key: str, values: str) -> list[Any]:
-    written = [one.strip() for one in _COMMA.split(values)]
+    written = [one.strip() for one in parts.apart(values, ",")]
     if key in FAMILIES:
         return axes_of(experiment, {key: written})[key]
     check_key(experiment, key)

@@ -5,6 +5,7 @@ from grokfast.tasks.digits import DigitsTask
 from grokfast.tasks.dyck import DyckTask
 from grokfast.tasks.group import GroupTask
 from grokfast.tasks.images import ImagesTask
+from grokfast.tasks.mixture import MixtureTask
 from grokfast.tasks.modular import OPERATIONS, ModularTask
 from grokfast.tasks.multihop import MultihopTask
 from grokfast.tasks.parity import ParityTask
@@ -15,6 +16,7 @@ from grokfast.tasks.tensors import Tensors
 from grokfast.tasks.two_scale import TwoScaleTask
 
 __all__ = [
-    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "ModularTask", "MultihopTask",
-    "ParityTask", "RandomFeaturesTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors", "TwoScaleTask",
+    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "MixtureTask", "ModularTask",
+    "MultihopTask", "ParityTask", "RandomFeaturesTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors",
+    "TwoScaleTask",
 ]  # fmt: skip
