@@ -73,10 +73,11 @@ class ModularTask(Table):
                 f"layout must be 'operator' for several operations, whose tokens tell them apart, got {self.layout!r}"
             )
         fields.boolean("b_nonzero")
-        rows = max(self.sizes().values())
-        if rows > MAX_ROWS:
+        if self.n_pairs > MAX_ROWS:
             raise ValueError(
-                f"n_operands must leave at most {MAX_ROWS:,} rows, got {self.n_operands}: p={self.p} has {rows:,}"
+                f"p, n_operands and operation must make at most {MAX_ROWS:,} rows, got p={self.p}, n_operands="
+                f"{self.n_operands}, {self.operation!r}: {self.n_pairs:,} rows, "
+                f"{8 * (self.n_operands + 1) * self.n_pairs / 1e9:,.3g} GB"
             )
         self.check_table()
 
