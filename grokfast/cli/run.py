@@ -87,6 +87,7 @@ def run_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 
 def _list() -> int:
     """A row for each preset, timed for a moment on this machine."""
+    from grokfast.sweeps import presets as sweeps
     from grokfast.sweeps.estimate import estimate
 
     screen, table = (
@@ -102,6 +103,8 @@ def _list() -> int:
                 step = estimate([experiment.override({"device": device})], device).seconds_per_step
                 here = duration(about.steps * step)
             table.add_row(name, about.what, about.paper, here, about.outcome)
+    for name, (what, paper, outcome) in sweeps.ABOUT.items():
+        table.add_row(name, what, paper, f"grokfast sweep {name}", outcome)
     screen.print(table)
     return 0
 

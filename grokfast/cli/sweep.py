@@ -20,6 +20,7 @@ from grokfast.parts import name_of
 from grokfast.store.words import written
 from grokfast.sweeps import PlannedSweep, Processes, Runner, SweepResult, plan, plan_stored
 from grokfast.sweeps.estimate import estimate
+from grokfast.sweeps.presets import SWEEPS
 from grokfast.sweeps.text import parse_axes
 from grokfast.sweeps.toml import SweepFile, read_sweep
 from grokfast.text import command
@@ -49,7 +50,10 @@ def merged(args: Sequence[str], option: str = "--grid") -> list[str]:
 def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
     """`sweep` with the named preset's, or the file's, values as the defaults of its options."""
     named = args[1] if len(args) > 1 and args[0] == "sweep" and not args[1].startswith("-") else "quick"
-    file = read_sweep(Path(named)) if named.endswith(".toml") else SweepFile(Experiment.preset(named), {})
+    if named.endswith(".toml"):
+        file = read_sweep(Path(named))
+    else:
+        file = SWEEPS[named] if named in SWEEPS else SweepFile(Experiment.preset(named), {})
     base = base_experiment(args, file.experiment)
 
     def sweep(
@@ -80,7 +84,7 @@ def sweep_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         The same command again does nothing twice: what is done is taken from the store, the rest is trained.
 
         Args:
-            preset: quick, nanda, s5, ... (grokfast run --list shows them all), or a TOML file; comes first.
+            preset: quick, nanda, s5, powerset, ... (grokfast run --list shows them all), or a TOML file; comes first.
             task: the kind of it: its name, name(field=value,...), or a class of yours, package.module:Name.
             model: likewise; the chosen kind's fields are then options, too.
             loss: likewise.

@@ -54,6 +54,9 @@ class MixtureTask(Task):
         if n := self.first.n_rows():
             self._n_mixed(n, self.second.n_rows() or None)
 
+    def missing(self) -> str:
+        return self.first.missing() or self.second.missing()
+
     @property
     def seq_len(self) -> int | None:
         return self.first.seq_len or self.second.seq_len
@@ -71,7 +74,10 @@ class MixtureTask(Task):
         draws = generator(seed if self.mix_seed is None else self.mix_seed, "mixture")
         drawn = torch.randperm(n, generator=draws)[:mixed].sort().values
         shifted = {
-            name: Split(split.inputs + first.n_tokens, split.targets + first.n_answers)
+            name: Split(
+                split.inputs + first.n_tokens,
+                split.targets.where(split.targets < 0, split.targets + first.n_answers),
+            )
             for name, split in second.splits.items()
         }
         own, more = first.train, shifted.pop("train")

@@ -14,6 +14,7 @@ import pytest
 import grokfast
 from grokfast.cli import COMMANDS, main
 from grokfast.store import NewRun, RunStore
+from grokfast.sweeps.presets import SWEEPS
 from grokfast.training import PRESETS, Interrupted
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import short_of_memory
@@ -443,5 +444,5 @@ def test_all_presets_are_listed(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["run", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["preset", *PRESETS]
+    assert [line.split()[0] for line in lines] == ["preset", *PRESETS, *SWEEPS]
     assert "Nanda et al., arXiv 2301.05217" in lines[1 + list(PRESETS).index("nanda")]

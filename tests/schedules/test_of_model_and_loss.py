@@ -130,7 +130,7 @@ def test_values_that_a_field_does_not_take(of, to, message):
 
 def test_a_model_that_has_no_such_field_says_so():
     quick = Experiment.preset("quick").override({"task.p": 7, "schedule.steps": 5})
-    with pytest.raises(ValueError, match="switch changes 'dropout', which is none of"):
-        train(quick.override({"schedule.changes": (Switch(of="dropout", to=0.1, at=2),)}))
+    with pytest.raises(ValueError, match="switch changes 'momentum', which is none of"):
+        train(quick.override({"schedule.changes": (Switch(of="momentum", to=0.1, at=2),)}))
     with pytest.raises(ValueError, match="switch changes 'label_smoothing', which is none of"):
         train(quick.override({"loss": "mse", "schedule.changes": (Switch(of="label_smoothing", to=0.1, at=2),)}))

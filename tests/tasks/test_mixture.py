@@ -10,7 +10,7 @@ from grokfast import Experiment, RunStore, parts, train
 from grokfast.cli import main
 from grokfast.sweeps.grid import expand, identity
 from grokfast.sweeps.text import parse_axes
-from grokfast.tasks import GroupTask, MixtureTask, ModularTask, ParityTask, SequenceTask, Tensors
+from grokfast.tasks import GroupTask, MixtureTask, ModularTask, MultihopTask, ParityTask, SequenceTask, Tensors
 from grokfast.training import resume
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import same_result
@@ -192,3 +192,12 @@ def test_bad_mixtures_are_refused(fields, error, message):
 def test_tasks_that_do_not_match_are_refused_when_built(first, second, message):
     with pytest.raises(ValueError, match=message):
         MixtureTask(first=first, second=second).build()
+
+
+def test_answers_that_are_not_asked_stay_so():
+    facts = MultihopTask(n_entities=8, n_relations=3, phi=1.0)
+    data = MixtureTask(first=facts, second=facts, ratio=0.5, mix_seed=0).build(seed=1)
+    own = len(facts.build(seed=1).train)
+    more = data.train.targets[own:]
+    assert ((more < 0).sum(1) == 1).all()
+    assert (more.max(1).values >= 8).all()
