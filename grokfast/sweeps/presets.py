@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from grokfast.sweeps.toml import SweepFile
 from grokfast.tasks import GroupTask, ModularTask
 from grokfast.training.experiment import Experiment
 
-_POWER = {"train_fraction": 0.5, "layout": "operator"}
+_POWER = ModularTask(p=97, train_fraction=0.5, layout="operator")
+_S5 = GroupTask(group="S5", train_fraction=0.5, layout="operator")
 _MODULAR = ("add", "sub", "div", "conditional", "a2+b2", "a2+ab+b2", "a2+ab+b2+a", "a3+ab", "a3+ab2+b")
 
 SWEEPS = {
@@ -15,8 +18,10 @@ SWEEPS = {
         Experiment.preset("power").override({"name": "powerset"}),
         {
             "task": [
-                *(ModularTask(operation=operation, p=97, **_POWER) for operation in _MODULAR),
-                *(GroupTask(group="S5", operation=operation, **_POWER) for operation in ("composition", "conjugation", "aba")),
+                *(replace(_POWER, operation=operation) for operation in _MODULAR),
+                _S5,
+                replace(_S5, operation="conjugation"),
+                replace(_S5, operation="aba"),
             ]
         },
     ),
