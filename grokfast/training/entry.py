@@ -64,8 +64,8 @@ def train(
 
     Runs of an ensemble may differ in seeds, lr, weight decay, betas, α, λ and a few more fields (ValueError names one
     that may not); each does what it would do alone. A run ends after `schedule.steps`, or `schedule.stop_after` steps
-    past generalising, or with status "diverged" once its loss, its gradient or, at its end, its weights are not finite;
-    the others go on.
+    past generalising, or `schedule.patience` steps past memorising without it, or with status "diverged" once its loss,
+    its gradient or, at its end, its weights are not finite; the others go on.
 
     With a store, evaluations are written about every second and a checkpoint every `checkpoint_every` seconds, so that
     a killed process loses no more than that; `resume` goes on from there. On Ctrl-C, SIGTERM or SIGHUP (in the main
@@ -123,8 +123,8 @@ def resume(
     """Go on with an interrupted or killed run from its last checkpoint, to the same bits as without the interruption.
 
     With `steps`, the steps of its schedule in all, a run that has finished goes on, too, to the bits of one that was to
-    be so long from the beginning; where `stop_after` has ended it, that no longer counts. Nothing else of an experiment
-    can be changed. The run keeps its id; its experiment in the store is the longer one from then on.
+    be so long from the beginning; where `stop_after` or `patience` has ended it, that no longer counts. Nothing else of
+    an experiment can be changed. The run keeps its id; its experiment in the store is the longer one from then on.
 
     The bits depend on the versions of grokfast and torch: a warning says where they are not those of the beginning.
     Raises ValueError where the run has ended already, or diverged, where `steps` are not more than it has taken, where
@@ -157,9 +157,11 @@ def _longer(store: RunStore, stored: StoredRun, steps: int | None) -> Experiment
                 f"{run} has finished and has no checkpoint to go on from: an older grokfast deleted it, or its sweep "
                 "did not keep it; train it anew, with more steps"
             )
-        generalized, after = result["t_generalize"], experiment.schedule.stop_after
-        if None not in (generalized, after) and result["steps"] >= generalized + after:
-            changes["schedule.stop_after"] = None
+        has_generalized = result["t_generalize"] is not None
+        moment, name = ("t_generalize", "stop_after") if has_generalized else ("t_memorize", "patience")
+        at, after = result[moment], getattr(experiment.schedule, name)
+        if None not in (at, after) and result["steps"] >= at + after:
+            changes[f"schedule.{name}"] = None
     return experiment.override(changes)
 
 

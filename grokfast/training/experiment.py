@@ -41,13 +41,14 @@ class Schedule:
         batch_seed: order of the batches; None: the experiment's seed.
         eval_every: steps between evaluations on the training and the test set.
         stop_after: stop this many steps after generalising; None: run all steps.
+        patience: stop this many steps after memorising where it has not generalised by then; None: run all steps.
         changes: what changes with the step, see grokfast.schedules; they may overlap in nothing.
         snapshots: after which steps the weights are kept in the store: "0,100,1000" or a sequence of steps;
             "every:500", from 0 on; "log:8", eight a decade, and 0; None: never.
         full_snapshots: keep all that resuming needs with them: `grokfast.branch` can begin there.
     """
 
-    varies: ClassVar[frozenset[str]] = frozenset({"batch_seed", "stop_after"})
+    varies: ClassVar[frozenset[str]] = frozenset({"batch_seed", "stop_after", "patience"})
 
     steps: int = 10_000
     batch_size: int | None = None
@@ -57,13 +58,14 @@ class Schedule:
     changes: tuple[Change, ...] = parts.added(())
     snapshots: str | None = parts.added(None)
     full_snapshots: bool = parts.added(False)
+    patience: int | None = parts.added(None)
 
     def __post_init__(self) -> None:
         fields = checks.Fields(self, "schedule.")
         fields.integer("steps", "eval_every", minimum=1)
         fields.integer("batch_size", minimum=1, optional=True)
         fields.integer("batch_seed", minimum=0, maximum=MAX_SEED, optional=True)
-        fields.integer("stop_after", minimum=0, optional=True)
+        fields.integer("stop_after", "patience", minimum=0, optional=True)
         object.__setattr__(self, "changes", parts.several("change", self.changes, argument="schedule.changes"))
         object.__setattr__(self, "snapshots", snapshots.written("schedule.snapshots", self.snapshots))
         for change in self.changes:

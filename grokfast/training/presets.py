@@ -172,6 +172,7 @@ PRESETS: dict[str, Experiment] = {
         loss=Hinge(),
         optimizer=SGD(lr=0.1, weight_decay=0.01),
         schedule=Schedule(steps=9600, batch_size=32, eval_every=32),
+        criteria=Criteria(sustain=1),
     ),
     # Wang et al. 2024, arXiv 2405.15071: facts of two hops, in little.
     "multihop": Experiment(

@@ -54,9 +54,11 @@ class Run:
 
     def is_over(self, steps: int) -> bool:
         """Whether its schedule ends at `steps`."""
-        schedule, t_generalize = self.experiment.schedule, self.outcome.t_generalize
-        early = schedule.stop_after is not None and t_generalize is not None
-        return steps >= schedule.steps or (early and steps >= t_generalize + schedule.stop_after)  # type: ignore[operator]
+        schedule, outcome = self.experiment.schedule, self.outcome
+        begun, patience = outcome.t_generalize, schedule.stop_after
+        if begun is None:
+            begun, patience = outcome.t_memorize, schedule.patience
+        return steps >= schedule.steps or (None not in (begun, patience) and steps >= begun + patience)  # type: ignore[operator]
 
     def take_up(self, ensemble: Ensemble) -> State | None:
         """The state to go on from, the one saved last; None: the beginning. Evaluations after it are forgotten, and a

@@ -1,4 +1,4 @@
-"""What an evaluation concludes, on the device: which runs have generalised, which are over, and their last weights."""
+"""What an evaluation concludes, on the device: which runs have memorised or generalised, which are over, their last weights."""
 
 from __future__ import annotations
 
@@ -33,10 +33,17 @@ class Watch:
     def __init__(self, experiments: Sequence[Experiment], outcomes: Sequence[Outcome], flat: Tensor) -> None:
         device, models = flat.device, len(experiments)
         limits = [
-            (e.criteria.threshold, e.criteria.sustain, _or_never(e.schedule.stop_after), e.schedule.steps)
+            (
+                e.criteria.threshold, e.criteria.sustain, _or_never(e.schedule.stop_after), e.schedule.steps,
+                _or_never(e.schedule.patience),
+            )
             for e in experiments
-        ]
-        state = [(o.crossing.first, o.crossing.streak, _or_never(o.crossing.moment), 0) for o in outcomes]
+        ]  # fmt: skip
+        state = [
+            (o.crossing.first, o.crossing.streak, _or_never(o.crossing.moment), 0,
+             o.memorizing.first, o.memorizing.streak, _or_never(o.memorizing.moment))
+            for o in outcomes
+        ]  # fmt: skip
         self.limits = torch.tensor(limits, dtype=torch.float64).T.contiguous().to(device)
         self._state = torch.tensor(state, dtype=torch.int64).T.contiguous().to(device)
         self.ended_at = torch.full((models,), -1, dtype=torch.int64, device=device)
@@ -54,13 +61,18 @@ class Watch:
         if backend.device_kernels(flat.device) == "triton" and flat.dtype is torch.float32:
             self._launch(flat, steps, diverged_at)
             return
-        threshold, sustain, stop_after, last = self.limits
-        first, streak, moment, ends_now = self._state
-        is_above = self.measured[3].double() >= threshold  # NaN breaks the streak, too
-        first.copy_(torch.where(is_above & (streak == 0), steps, first))
-        streak.copy_(torch.where(is_above, streak + 1, 0))
-        moment.copy_(torch.where((moment < 0) & (streak == sustain), first, moment))
+        threshold, sustain, stop_after, last, patience = self.limits
+        *test, ends_now = self._state[:4]
+        moments = []
+        for accuracy, (first, streak, moment) in ((self.measured[3], test), (self.measured[2], self._state[4:])):
+            is_above = accuracy.double() >= threshold  # NaN breaks the streak, too
+            first.copy_(torch.where(is_above & (streak == 0), steps, first))
+            streak.copy_(torch.where(is_above, streak + 1, 0))
+            moment.copy_(torch.where((moment < 0) & (streak == sustain), first, moment))
+            moments.append(moment)
+        moment, memorized = moments
         is_late = (stop_after >= 0) & (moment >= 0) & (steps >= moment + stop_after)
+        is_late |= (patience >= 0) & (moment < 0) & (memorized >= 0) & (steps >= memorized + patience)
         ends_now.copy_(((diverged_at >= 0) | (steps >= last) | is_late) & (self.ended_at < 0))
         self.ended_at.copy_(torch.where(ends_now != 0, steps, self.ended_at))
         self.report.copy_(torch.stack([steps, *self.measured, diverged_at, self.ended_at], 1))

@@ -71,6 +71,25 @@ def test_what_stop_after_has_ended_goes_on_without_it(how, store):
     assert further.experiment.schedule.stop_after is None
 
 
+# Memorises half of its rows at 25, and does not generalise.
+STAYS = TINY.override({"criteria.threshold": 0.5, "criteria.sustain": 1, "task.split_seed": 0, "schedule.steps": 50})
+
+
+def test_patience_is_counted_from_memorising_and_no_longer_counts_after_its_end(how, store):
+    whole = train(STAYS)
+    assert (whole.t_memorize, whole.t_generalize) == (25, None)
+    first = train(STAYS.override({"schedule.patience": 10}), store=store)
+    assert first.steps == 35
+    further = resume(first.run_id, store, steps=50)
+    same_result(further, whole)
+    assert further.experiment.schedule.patience is None
+
+
+def test_patience_does_not_end_what_has_generalised(how):
+    at_once = STOPS.override({"schedule.stop_after": None, "schedule.steps": 20})
+    assert train(at_once.override({"schedule.patience": 0})).steps == 20
+
+
 def test_runs_of_an_ensemble_that_end_at_different_times_go_on(how, store):
     experiments = [STOPS.override({"schedule.stop_after": after, "seed": after}) for after in (10, 15, 20, 30)]
     firsts = train(experiments, store=store)

@@ -17,6 +17,9 @@ RUNS = [
     BASE.override({"criteria.threshold": 0.5, "criteria.sustain": 1, "schedule.stop_after": 25}),
     BASE.override({"criteria.sustain": 4, "schedule.stop_after": 20}),
     BASE,  # diverges at 137
+    BASE.override({"schedule.patience": 30, "schedule.stop_after": 10}),
+    BASE.override({"schedule.patience": 0, "criteria.sustain": 3}),
+    BASE.override({"schedule.patience": 200, "schedule.stop_after": 10}),
 ]
 
 
@@ -25,15 +28,19 @@ def evaluations(seed):
     generator = torch.Generator().manual_seed(seed)
     for step in range(0, 301, 10):
         measured = torch.rand(5, len(RUNS), generator=generator)
+        measured[2, 6:] = (measured[2, 6:] * 0.2 + step / 60).clamp(max=0.995)
         measured[3] = (measured[3] * 0.2 + step / 150).clamp(max=0.99)
         measured[3, 2] = float("nan") if step in (150, 160) else measured[3, 2]
         measured[3, 0] = torch.tensor(0.99)
-        yield step, measured, torch.tensor([-1, -1, -1, -1, -1, 137 if step > 137 else -1])
+        yield step, measured, torch.tensor([*[-1] * 5, 137 if step > 137 else -1, *[-1] * 3])
 
 
 def is_over(experiment, outcome, step):
     stop_after, moment = experiment.schedule.stop_after, outcome.t_generalize
     late = stop_after is not None and moment is not None and step >= moment + stop_after
+    patience, memorized = experiment.schedule.patience, outcome.t_memorize
+    if moment is None and patience is not None and memorized is not None:
+        late = step >= memorized + patience
     return step >= experiment.schedule.steps or late
 
 
@@ -68,6 +75,7 @@ def test_crossings_ends_and_last_weights(engine, resumed_at):
     assert ended[0] == 300
     assert ended[5] == 140
     assert all(at is not None for at in ended)
+    assert ended[7] < ended[6] < ended[8] < 300 or resumed_at
     assert len(set(ended)) > 3
     for i, row in kept.items():
         assert torch.equal(watch.kept[i], row)
