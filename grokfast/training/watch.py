@@ -1,4 +1,4 @@
-"""What an evaluation concludes, on the device: which runs have memorised or generalised, which are over, their last weights."""
+"""What an evaluation concludes, on the device: which runs have memorised or generalised, which end, and with what."""
 
 from __future__ import annotations
 
