@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore as RunStore
     from grokfast.sweeps import SweepResult as SweepResult
-    from grokfast.sweeps import branch, sweep
+    from grokfast.sweeps import ablate, branch, sweep
     from grokfast.training import Experiment, train
     from grokfast.training import RunResult as RunResult
 
@@ -31,6 +31,7 @@ _LAZY = {
     "RunResult": "grokfast.training",
     "RunStore": "grokfast.store",
     "SweepResult": "grokfast.sweeps",
+    "ablate": "grokfast.sweeps",
     "branch": "grokfast.sweeps",
     "gradfilter_ema": "grokfast.optim",
     "gradfilter_ma": "grokfast.optim",
@@ -47,6 +48,7 @@ __all__ = [
     "Experiment",
     "GrokFast",
     "GrokFastAdamW",
+    "ablate",
     "branch",
     "gradfilter_ema",
     "gradfilter_ma",

@@ -19,7 +19,7 @@ from grokfast import checks
 from grokfast.analysis.table import ENDED, cells, columns, step_column
 
 PHASES = ("confusion", "memorization", "comprehension", "grokking")
-_HALF = 0.5 + 1e-9  # a survival of one half, after its rounding
+HALF = 0.5 + 1e-9  # a survival of one half, after its rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,9 @@ class MedianTime:
         return f"{self.median:,.0f} [{low}, {high}]" if self.reached else f">{self.followed:,.0f}"
 
 
-def median_time(times: Sequence[float], observed: Sequence[bool], *, confidence: float = 0.95) -> MedianTime:
+def median_time(
+    times: Sequence[float] | np.ndarray, observed: Sequence[bool] | np.ndarray, *, confidence: float = 0.95
+) -> MedianTime:
     """The Kaplan-Meier median of `times` (steps) where `observed` says which are crossings, the others being censored.
 
     At equal times crossings come before censorings. Without censoring the median is the lower middle value. Where
@@ -182,11 +184,7 @@ def _summary(
     kinds = np.where(diverged & ~generalized, "diverged", phase[rows].astype(str))
     medians = {}
     for name, crossing in crossings.items():
-        t = crossing[rows]
-        followed = steps[rows].max(initial=0.0)
-        longest = max(followed, np.nanmax(t, initial=0.0))
-        censored = np.where(diverged, longest, steps[rows])
-        medians[name] = median_time(np.where(np.isnan(t), censored, t), ~np.isnan(t), confidence=confidence)
+        medians[name] = median_time(*followed_times(crossing[rows], steps[rows], diverged), confidence=confidence)
     successes = int(generalized.sum())
     return CellSummary(
         cell=cell,
@@ -204,6 +202,15 @@ def _summary(
     )
 
 
+def followed_times(crossing: np.ndarray, steps: np.ndarray, diverged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How long each run of a cell was followed, and whether it crossed then, `crossing` being NaN where it did not.
+
+    One that diverged stays among those that have not crossed until the end of the longest run: see `summarize`."""
+    crossed = ~np.isnan(crossing)
+    longest = max(steps.max(initial=0.0), np.nanmax(crossing, initial=0.0))
+    return np.where(crossed, crossing, np.where(diverged, longest, steps)), crossed
+
+
 @lru_cache(maxsize=10_000)  # cells of a sweep have few different counts, and SciPy works a p-value out, too
 def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
     from scipy.stats import binomtest
@@ -214,5 +221,5 @@ def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
 
 def _first(steps: np.ndarray, survival: np.ndarray) -> float:
     """The first step at which at most one half survives, or infinity."""
-    below = survival <= _HALF  # NaN, where nobody has crossed yet, is not below
+    below = survival <= HALF  # NaN, where nobody has crossed yet, is not below
     return float(steps[np.argmax(below)]) if below.any() else math.inf

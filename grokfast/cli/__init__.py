@@ -1,4 +1,4 @@
-"""The command line: `grokfast run`, `sweep`, `branch`, `list`, `show`, `rm`, `export`, `bench` and `doctor`."""
+"""`grokfast run`, `sweep`, `branch`, `ablate`, `list`, `show`, `rm`, `export`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ COMMANDS = {
     "branch": Command(
         "branch", "branch",
         "Fork a run after some of its steps into many arms: same weights and state, other options from there on.",
+    ),
+    "ablate": Command(
+        "ablate", "ablate_command",
+        "Turn each technique of a preset off, on, up or down in turn, and say what that does to when it generalises.",
+        takes_arguments=True,
     ),
     "list": Command("runs", "list_runs", "List sweeps and runs, the newest first, and the size of the store."),
     "show": Command("runs", "show", "Say what a run or a sweep is, and what happened in it."),
@@ -101,12 +106,14 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="grokfast", description=description, args=args, **options
         )
-    if args[0] in ("sweep", "branch"):
+    if args[0] in ("sweep", "branch", "ablate"):
         from grokfast.cli.sweep import merged
 
         args = merged(args)
     if args[0] == "branch":
         args = merged(merged(args, "--set"), "--at")
+    if args[0] == "ablate":
+        args = merged(merged(args, "--set"), "--arms")
     _add_here()
     chosen = COMMANDS[args[0]]
     function = getattr(importlib.import_module(f"grokfast.cli.{chosen.module}"), chosen.function)

@@ -139,8 +139,13 @@ def runner_of(processes: int | None, ray: str | None) -> Runner | None:
     return OnRay(ray)
 
 
-def train(begin: Callable[[], PlannedSweep], *, as_json: bool) -> int:
-    """Train what is planned, and report it."""
+def train(
+    begin: Callable[[], PlannedSweep],
+    *,
+    as_json: bool,
+    tell: Callable[[SweepResult, Screen], dict[str, Any]] | None = None,
+) -> int:
+    """Train what is planned, and `tell` (default: `report`) what came out."""
     screen = Screen(stderr=True)
     planned = begin()
     _announce(screen, planned)
@@ -151,7 +156,7 @@ def train(begin: Callable[[], PlannedSweep], *, as_json: bool) -> int:
         display.stop()
     if planned.todo:
         print(display.line())
-    summary = report(result, output())
+    summary = (tell or report)(result, output())
     if as_json:
         print(json_module.dumps(summary))
     return 1 if result.errors else 0
@@ -204,7 +209,7 @@ def report(result: SweepResult, screen: Screen) -> dict[str, Any]:
                 "n": cell.n,
                 "generalized": cell.generalized,
                 "probability_interval": [low, high],
-                "t_generalize": [_finite(t) for t in (cell.t_generalize.median, *_interval(cell.t_generalize))],
+                "t_generalize": [finite(t) for t in (cell.t_generalize.median, *interval(cell.t_generalize))],
                 "phases": cell.phases,
                 "failed": cell.failed,
                 "unfinished": cell.unfinished,
@@ -217,9 +222,9 @@ def report(result: SweepResult, screen: Screen) -> dict[str, Any]:
     return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}
 
 
-def _interval(median: Any) -> tuple[float, float]:
+def interval(median: Any) -> tuple[float, float]:
     return median.low, median.high
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

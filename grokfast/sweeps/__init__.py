@@ -1,5 +1,7 @@
 """Sweeps: many experiments as one, grouped, trained wherever there is room, stored, resumable."""
 
+from grokfast.sweeps.ablation import Ablation, AblationResult, ablate, try_arms
+from grokfast.sweeps.arms import ARMS, Arm
 from grokfast.sweeps.branching import branch, plan_branch
 from grokfast.sweeps.engine import plan, plan_stored, sweep
 from grokfast.sweeps.in_process import InProcess
@@ -11,6 +13,10 @@ from grokfast.sweeps.runner import Event, Group, Runner
 from grokfast.sweeps.worker import give_up, train_group
 
 __all__ = [
+    "ARMS",
+    "Ablation",
+    "AblationResult",
+    "Arm",
     "Event",
     "Group",
     "InProcess",
@@ -21,6 +27,7 @@ __all__ = [
     "SweepInterrupted",
     "SweepObserver",
     "SweepResult",
+    "ablate",
     "branch",
     "give_up",
     "plan",
@@ -28,4 +35,5 @@ __all__ = [
     "plan_stored",
     "sweep",
     "train_group",
+    "try_arms",
 ]

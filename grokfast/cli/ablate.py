@@ -1,0 +1,142 @@
+"""`grokfast ablate`: what each technique of a preset does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.table import Table
+
+from grokfast.cli.common import Screen
+from grokfast.cli.pictures import attempt
+from grokfast.cli.sweep import finite, interval, runner_of, train
+from grokfast.store.words import written
+from grokfast.sweeps import ARMS, Ablation, SweepResult, try_arms
+from grokfast.sweeps.text import parse_changes
+from grokfast.text import command
+from grokfast.training import Experiment
+
+
+def ablate_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
+    """`ablate`, which knows how it was called."""
+
+    def ablate(
+        preset: tyro.conf.Positional[str] = "quick",
+        *,
+        seeds: int = 8,
+        arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME")] = (),
+        set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = (),
+        out: Path = Path("runs"),
+        processes: int | None = None,
+        json: bool = False,
+    ) -> Callable[[], int]:
+        """Turn each technique of a preset off, on, up or down in turn, and say what that does to when it generalises.
+
+        The same seeds in each arm. The same command again does nothing twice; an interrupted one goes on.
+
+        Args:
+            preset: quick, nanda, s5, ... (grokfast run --list shows them all).
+            seeds: of each arm, from the preset's on.
+            arms: names of arms, or all; default: the usual ones. It says which are left out, and why.
+            set: what all arms have otherwise than the preset, KEY=VALUE, as often as wanted; also whole parts.
+            out: directory of the run store.
+            processes: worker processes; default one per core, or one per GPU.
+            json: print the result as one JSON object on the last line.
+        """
+        named = Experiment.preset(preset)
+        experiment = named.override(parse_changes(named, set))
+        names = [name for text in arms for name in text.split(",") if name]
+        ablation = try_arms(experiment, seeds, [*ARMS] if names == ["all"] else names or None)
+        begin = partial(ablation.plan, store=out, runner=runner_of(processes, None))
+        return partial(train, begin, as_json=json, tell=partial(report, ablation, command("grokfast", *args)))
+
+    return ablate
+
+
+def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -> dict[str, Any]:
+    """Print the arms of an ablation, draw their picture, and return what was found as JSON values."""
+    from grokfast.analysis import compare_arms
+
+    experiment = ablation.experiment
+    column = f"{experiment.criteria.generalize}_accuracy"
+    runs = ablation.result(result)
+    arms = compare_arms(runs.table(), accuracy=column)
+    shown = Table(
+        "arm", "what differs", "generalised", "share, 95%", "median step, 95%", "× base, 95%", "p", "test",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    cells: list[dict[str, Any]] = []
+    for one in arms:
+        (arm, _), runs_of, differs = ablation.arms[one.arm], one.runs, ablation.differences(one.arm)
+        low, high = runs_of.probability_interval
+        words = zip(differs, written([*differs.values()]))
+        shown.add_row(
+            one.arm,
+            ", ".join(f"{key.rpartition('.')[2]}={word}" for key, word in words),
+            f"{runs_of.generalized} of {runs_of.n}",
+            f"{runs_of.probability:.0%} [{low:.0%}, {high:.0%}]" if runs_of.n else "",
+            str(runs_of.t_generalize),
+            "" if one.ratio is None else str(one.ratio),
+            "" if one.p_holm is None or one.p_holm != one.p_holm else f"{one.p_holm:.2g}",
+            "" if one.accuracy != one.accuracy else f"{one.accuracy:.1%}",
+        )
+        cells.append(
+            {
+                "arm": one.arm,
+                "group": arm.group,
+                "about": arm.about,
+                "differs": differs,
+                "n": runs_of.n,
+                "generalized": runs_of.generalized,
+                "probability_interval": [low, high],
+                "t_generalize": [finite(t) for t in (runs_of.t_generalize.median, *interval(runs_of.t_generalize))],
+                "ratio": None if one.ratio is None else {
+                    "value": finite(one.ratio.value), "interval": [finite(one.ratio.low), finite(one.ratio.high)],
+                    "text": str(one.ratio), "seeds": one.ratio.n, "both_generalized": one.ratio.pairs,
+                },
+                "p": None if one.p is None else finite(one.p),
+                "p_holm": None if one.p_holm is None else finite(one.p_holm),
+                "accuracy": finite(one.accuracy),
+                "phases": runs_of.phases,
+                "failed": runs_of.failed,
+                "unfinished": runs_of.unfinished,
+                "runs": [run_id for run_id, own in runs.arm_of.items() if own == one.arm],
+            }
+        )  # fmt: skip
+    screen.print(shown)
+    for name, why in ablation.left_out.items():
+        screen.say(f"left out: {name}: {why}")
+    schedule, seeds = experiment.schedule, [experiment.seed + i for i in range(ablation.seeds)]
+    stops = "" if schedule.stop_after is None else f", stopped {schedule.stop_after:,} after generalising"
+    for line in (
+        f"{experiment.name}, seeds {seeds[0]} to {seeds[-1]}, at most {schedule.steps:,} steps{stops}; generalised: "
+        f"{experiment.criteria.threshold:.0%} of {experiment.criteria.generalize}.",
+        "Medians are Kaplan and Meier's, of runs that did not generalise, too. × base: their quotient, bootstrap over "
+        "seeds, a seed's two runs together; >, < and ∞: the median was not reached.",
+        f"p: log-rank test against base, Holm's correction for {len(arms) - 1} arms. test: median accuracy at the end.",
+        said,
+    ):
+        screen.say(line)
+    pictures = attempt(partial(_draw, arms, result.directory, f"{experiment.name}: {len(seeds)} seeds"), screen)
+    return {
+        "sweep_id": result.sweep_id,
+        "command": said,
+        "preset": experiment.name,
+        "seeds": seeds,
+        "steps": schedule.steps,
+        "stop_after": schedule.stop_after,
+        "threshold": experiment.criteria.threshold,
+        "arms": cells,
+        "left_out": ablation.left_out,
+        "pictures": {what: str(path) for what, path in pictures.items()},
+    }
+
+
+def _draw(arms: Sequence[Any], directory: Path, title: str) -> dict[str, Path]:
+    from grokfast.plots import plot_forest
+
+    directory.mkdir(exist_ok=True)
+    return {"forest plot": plot_forest(arms, directory / "forest.png", title=title)}
