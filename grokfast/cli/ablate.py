@@ -107,6 +107,7 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
             }
         )  # fmt: skip
     screen.print(shown)
+    tests = sum(cell["p"] is not None for cell in cells)
     for name, why in ablation.left_out.items():
         screen.say(f"left out: {name}: {why}")
     schedule, seeds = experiment.schedule, [experiment.seed + i for i in range(ablation.seeds)]
@@ -116,7 +117,7 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
         f"{experiment.criteria.threshold:.0%} of {experiment.criteria.generalize}.",
         "Medians are Kaplan and Meier's, of runs that did not generalise, too. × base: their quotient, bootstrap over "
         "seeds, a seed's two runs together; >, < and ∞: the median was not reached.",
-        f"p: log-rank test against base, Holm's correction for {len(arms) - 1} arms. test: median accuracy at the end.",
+        f"p: log-rank test against base, Holm's correction for {tests} arms. test: median accuracy at the end.",
         said,
     ):
         screen.say(line)

@@ -56,11 +56,11 @@ def _value(experiment: Experiment, *keys: str) -> tuple[str, Any]:
 
 
 def _times(factor: float, *keys: str) -> Callable[[Experiment], Changes]:
-    """One of the keys, an integer or a real number, times a factor."""
+    """One of the keys, an integer or a real number to four digits, times a factor."""
 
     def changes(experiment: Experiment) -> Changes:
         key, value = _value(experiment, *keys)
-        return {key: round(factor * value) if isinstance(value, int) else float(f"{factor * value:.12g}")}
+        return {key: round(factor * value) if isinstance(value, int) else float(f"{factor * value:.4g}")}
 
     return changes
 
@@ -122,16 +122,12 @@ def _curriculum(by: str) -> Callable[[Experiment], Changes]:
     return changes
 
 
-_SWAP = _turned("task.augment", "swap", "none")
-
-
 def _swap_coverage(experiment: Experiment) -> Changes:
-    """As many different pairs as with the swap, drawn at random. Of a commuting table where each pair is shown with
-    probability f the swap shows 1 - (1 - f)² of it."""
-    swapped = experiment.override({"task.augment": "swap"})
+    """As many different pairs as with the swap, drawn at random: 1 - (1 - f)² of a table whose operands commute."""
     key, share = _value(experiment, "task.train_fraction")
-    coverage = getattr(_data(swapped), "coverage", None)
-    return {"task.augment": "none", key: float(f"{1 - (1 - share) ** 2 if coverage is None else coverage:.12g}")}
+    plain, swapped = (experiment.override({"task.augment": augment}) for augment in ("none", "swap"))
+    coverage = share * len(_data(swapped).train) / len(_data(plain).train)
+    return {"task.augment": "none", key: float(f"{coverage:.4g}")}
 
 
 def _data(experiment: Experiment) -> Data:
@@ -177,7 +173,7 @@ _ALL = (
     Arm(name="curriculum-random", group="data", about="The control of the curriculum: as many rows, at random.",
         changes=_curriculum("random")),
     Arm(name="swap", group="data", about="Training pairs also with operands swapped; where that is so, not.",
-        changes=_SWAP),
+        changes=_turned("task.augment", "swap", "none")),
     Arm(name="swap-coverage", group="data", about="The control of the swap: as many pairs, at random.",
         changes=_swap_coverage),
 )  # fmt: skip
