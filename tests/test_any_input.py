@@ -195,7 +195,7 @@ def place(tmp_path, monkeypatch, few):
         kept = {"schedule.snapshots": "1", "schedule.full_snapshots": True}
         run = train(TINY.override(kept), store=store).run_id
         sweep = plan(TINY, {"seed": [0, 1]}, store=store).sweep_id
-    for what in ("run._run", "sweep.train", "branch.train", "bench._bench", "doctor._doctor"):
+    for what in ("run._run", "sweep.train", "branch.train", "ablate.train", "bench._bench", "doctor._doctor"):
         monkeypatch.setattr(f"grokfast.cli.{what}", _pretended)
     monkeypatch.chdir(root)
     monkeypatch.setattr("rich.prompt.Confirm.ask", lambda *_, **__: False)
@@ -216,7 +216,7 @@ def _pretended(*arguments, **_):
 OPTIONS = [f"--{path}" for path in PATHS] + [f"--{path.replace('_', '-')}" for path in PATHS]
 OPTIONS += ["--seeds", "--random", "--zip", "--grid", "--steps", "--json", "--resume", "--processes", "--ensemble"]
 OPTIONS += ["--checkpoint-every", "--no-weights", "--status", "--limit", "--sweep", "--preset", "--picture", "--curves"]
-OPTIONS += ["--at", "--set"]
+OPTIONS += ["--at", "--set", "--arms"]
 OPTIONS += ["--format", "--models", "--seconds", "--help", "-h", "--filter", "--filter.x", "-", "--", "---"]
 
 
@@ -231,6 +231,7 @@ OPTION |= st.tuples(st.sampled_from(OPTIONS), WORD).map("=".join)
 FITTING = [["run"], ["run", "quick"], ["sweep", "quick"], ["sweep", "quick", "--seeds=2"], ["show", "RUN"]]
 FITTING += [["show", "SWEEP"], ["list"], ["list", "--limit=1"], ["rm", "RUN"], ["rm", "SWEEP"], ["doctor"]]
 FITTING += [["branch", "RUN", "--at=1"], ["branch", "RUN", "--at=1", "--set"], ["show", "RUN", "--at=1"]]
+FITTING += [["ablate", "quick", "--arms=l2,mse"], ["ablate", "quick", "--arms=mse", "--set"]]
 FITTING += [["show", "SWEEP", "--json"], ["export", "SWEEP"], ["export", "--curves"], ["bench"]]
 BEGIN = st.sampled_from(FITTING) | st.tuples(st.sampled_from([*COMMANDS]) | st.text(max_size=3), WORD).map(list)
 

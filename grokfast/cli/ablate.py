@@ -19,6 +19,8 @@ from grokfast.sweeps.text import parse_changes
 from grokfast.text import command
 from grokfast.training import Experiment
 
+_ARMS = f"of {', '.join(ARMS)}; or all; default: all but the expensive ones. It says which are left out, and why."
+
 
 def ablate_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
     """`ablate`, which knows how it was called."""
@@ -27,7 +29,7 @@ def ablate_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         preset: tyro.conf.Positional[str] = "quick",
         *,
         seeds: int = 8,
-        arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME")] = (),
+        arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME", help=_ARMS)] = (),
         set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = (),
         out: Path = Path("runs"),
         processes: int | None = None,
@@ -40,7 +42,6 @@ def ablate_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
         Args:
             preset: quick, nanda, s5, ... (grokfast run --list shows them all).
             seeds: of each arm, from the preset's on.
-            arms: names of arms, or all; default: the usual ones. It says which are left out, and why.
             set: what all arms have otherwise than the preset, KEY=VALUE, as often as wanted; also whole parts.
             out: directory of the run store.
             processes: worker processes; default one per core, or one per GPU.
