@@ -41,7 +41,7 @@ class Ratio:
         said = f"{self.value:.2f}"
         if not 0 < self.value < math.inf:
             said = f"{'<' if self.value == 0 else '>'}{self.bound:.2f}"
-        if math.isnan(self.low):
+        if math.isnan(self.low) or self.low == math.inf or self.high == 0:
             return said
         low, high = ("0" if t == 0 else f"{t:.2f}" if math.isfinite(t) else "∞" for t in (self.low, self.high))
         return f"{said} [{low}, {high}]"

@@ -85,11 +85,11 @@ def test_medians_that_were_not_reached_bound_the_ratio():
     found = compare_arms(ablation(base=BASE, never=[None] * 8, half=[None] * 4 + BASE[4:]))
     never, half = found[1].ratio, found[2].ratio
     assert (never.value, never.pairs, never.low, never.high) == (math.inf, 0, math.inf, math.inf)
-    assert str(never) == f">{LIMIT / 950:.2f} [∞, ∞]"
+    assert str(never) == f">{LIMIT / 950:.2f}"
     assert half.pairs == 4
     assert half.high == math.inf
     backwards = compare_arms(ablation(base=[None] * 8, fast=BASE, never=[None] * 8))
-    assert (backwards[1].ratio.value, str(backwards[1].ratio)) == (0, f"<{950 / LIMIT:.2f} [0, 0]")
+    assert (backwards[1].ratio.value, str(backwards[1].ratio)) == (0, f"<{950 / LIMIT:.2f}")
     assert backwards[1].p_holm < 0.01
     assert (str(backwards[2].ratio), math.isnan(backwards[2].p)) == ("unknown", True)
     assert backwards[1].p == backwards[1].p_holm  # the only test that could be made
