@@ -15,11 +15,12 @@ from grokfast.cli.pictures import attempt
 from grokfast.cli.sweep import finite, interval, runner_of, train
 from grokfast.store.words import written
 from grokfast.sweeps import ARMS, Ablation, SweepResult, try_arms
+from grokfast.sweeps.arms import USUAL
 from grokfast.sweeps.text import parse_changes
 from grokfast.text import command
 from grokfast.training import Experiment
 
-_ARMS = f"of {', '.join(ARMS)}; or all; default: all but the expensive ones. It says which are left out, and why."
+_ARMS = f"of {', '.join(ARMS)}; or all; default: {', '.join(USUAL)}. It says which are left out, and why."
 
 
 def ablate_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:

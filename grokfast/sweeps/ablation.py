@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grokfast import checks, parts
-from grokfast.sweeps.arms import ARMS, BASE, Arm
+from grokfast.sweeps.arms import ARMS, BASE, USUAL, Arm
 from grokfast.sweeps.engine import plan
 from grokfast.sweeps.planned import PlannedSweep, SweepObserver
 from grokfast.sweeps.result import SweepResult
@@ -84,7 +84,7 @@ def ablate(
 ) -> AblationResult:
     """Train `experiment` and each of its `arms` with the same `seeds` seeds, from the experiment's on.
 
-    `arms` are names of `sweeps.ARMS`, or arms of one's own; None: the usual ones of these. One that the experiment
+    `arms` are names of `sweeps.ARMS`, or arms of one's own; None: those of USUAL. One that the experiment
     refuses, or that changes nothing, is left out: `result.ablation.left_out` says why. The other options are those of
     `sweep`; all runs are of one sweep, so that the same call does nothing twice, and another one shares its runs.
 
@@ -122,7 +122,7 @@ def try_arms(experiment: Experiment, seeds: int = 8, arms: Sequence[str | Arm] |
 def _chosen(arms: Sequence[str | Arm] | None) -> dict[str, Arm]:
     """By name, without the base."""
     if arms is None:
-        return {name: arm for name, arm in ARMS.items() if arm.usual}
+        return {name: ARMS[name] for name in USUAL}
     if isinstance(arms, (str, Arm)) or not isinstance(arms, Sequence):
         raise TypeError(f"arms must be a sequence of names or of arms, got {checks.shown(arms)}")
     known = {BASE.name: BASE, **ARMS}
