@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.table import Table
+from rich.table import Column, Table
 
 from grokfast.cli.common import Screen
 from grokfast.cli.pictures import attempt
@@ -67,8 +67,8 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
     runs = ablation.result(result)
     arms = compare_arms(runs.table(), accuracy=column)
     shown = Table(
-        "arm", "what differs", "generalised", "share, 95%", "median step, 95%", "× base, 95%", "p", "test",
-        box=None, pad_edge=False,
+        "arm", Column("what differs", overflow="fold"), "generalised", "share, 95%", "median step, 95%", "× base, 95%",
+        "p", "test", box=None, pad_edge=False,
     )  # fmt: skip
     cells: list[dict[str, Any]] = []
     for one in arms:
