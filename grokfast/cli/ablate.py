@@ -66,10 +66,9 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
     column = f"{experiment.criteria.generalize}_accuracy"
     runs = ablation.result(result)
     arms = compare_arms(runs.table(), accuracy=column)
-    shown = Table(
-        "arm", Column("what differs", overflow="fold"), "generalised", "share, 95%", "median step, 95%", "× base, 95%",
-        "p", "test", box=None, pad_edge=False,
-    )  # fmt: skip
+    numbers = ("generalised, 95%", "median step, 95%", "× base, 95%", "p", "test")
+    wide = (Column(name, no_wrap=True) for name in numbers)
+    shown = Table("arm", Column("what differs", overflow="fold"), *wide, box=None, pad_edge=False)
     cells: list[dict[str, Any]] = []
     for one in arms:
         (arm, _), runs_of, differs = ablation.arms[one.arm], one.runs, ablation.differences(one.arm)
@@ -78,8 +77,7 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
         shown.add_row(
             one.arm,
             ", ".join(f"{key.rpartition('.')[2]}={word}" for key, word in words),
-            f"{runs_of.generalized} of {runs_of.n}",
-            f"{runs_of.probability:.0%} [{low:.0%}, {high:.0%}]" if runs_of.n else "",
+            f"{runs_of.generalized} of {runs_of.n} [{low:.0%}, {high:.0%}]",
             str(runs_of.t_generalize),
             "" if one.ratio is None else str(one.ratio),
             "" if one.p_holm is None or one.p_holm != one.p_holm else f"{one.p_holm:.2g}",
