@@ -81,6 +81,13 @@ def _turned(key: str, on: Any, off: Any) -> Callable[[Experiment], Changes]:
     return changes
 
 
+def _skips(experiment: Experiment) -> Changes:
+    key, depth = _value(experiment, *_DEPTH)
+    if key == "model.depth" and depth < 2:
+        raise ValueError("a single hidden layer has no skip connection")
+    return _turned("model.residual", True, False)(experiment)
+
+
 def _width(factor: float) -> Callable[[Experiment], Changes]:
     """Of a transformer all widths together."""
 
@@ -157,7 +164,7 @@ _ALL = (
     Arm(name="stablemax", group="loss", about="StableMax cross entropy.", changes={"loss": "stablemax"}),
     Arm(name="cross-entropy", group="loss", about="Cross entropy.", changes={"loss": "cross_entropy"}),
     Arm(name="skips", group="model", about="No skip connections; where there are none, skip connections.",
-        changes=_turned("model.residual", True, False)),
+        changes=_skips),
     Arm(name="init-third", group="model", about="Initial weights a third as large.", changes=_times(1 / 3, _INIT)),
     Arm(name="init-x3", group="model", about="Initial weights three times as large.", changes=_times(3, _INIT)),
     Arm(name="depth-less", group="model", about="One layer less.", changes=_plus(-1, *_DEPTH)),

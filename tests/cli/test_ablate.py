@@ -9,7 +9,7 @@ from grokfast import RunStore
 from grokfast.cli import main
 
 TINY = ["--set", "task.p=13", "model.width=16", "schedule.steps=30", "device=cpu"]
-FEW = ["--arms", "decay,l2", "--arms", "dropout,curriculum"]
+FEW = ["--arms", "decay,l2", "--arms", "skips,curriculum"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_it_says_all_that_a_reader_needs(ablate):
     said = ablate("quick", *TINY, *FEW, "--seeds", "2", "--json")
     found = json.loads(said.out.splitlines()[-1])
     assert [arm["arm"] for arm in found["arms"]] == ["base", "decay", "l2", "curriculum"]
-    assert found["left_out"] == {"dropout": "the experiment has no model.dropout"}
+    assert found["left_out"] == {"skips": "a single hidden layer has no skip connection"}
     assert (found["seeds"], found["steps"], found["threshold"], found["preset"]) == ([0, 1], 30, 0.99, "quick")
     base, decay, l2, _ = found["arms"]
     assert base["ratio"] is base["p"] is None
@@ -41,7 +41,7 @@ def test_it_says_all_that_a_reader_needs(ablate):
     assert all(0 <= arm["accuracy"] <= 1 for arm in found["arms"])
     assert Path(found["pictures"]["forest plot"]).read_bytes().startswith(b"\x89PNG")
     words = [
-        "left out: dropout: the experiment has no model.dropout",
+        "left out: skips: a single hidden layer has no skip connection",
         "weight_decay=0",
         "seeds 0 to 1",
         ">30",
@@ -70,7 +70,7 @@ def test_the_same_command_again_trains_nothing(ablate, tmp_path):
     ("words", "message"),
     [
         (["quick", "--arms", "decay,dropuot"], "did you mean 'dropout'?"),
-        (["quick", "--arms", "dropout"], "got none (dropout: the experiment has no model.dropout)"),
+        (["quick", "--arms", "skips"], "got none (skips: a single hidden layer has no skip connection)"),
         (["quick", "--seeds", "0"], "seeds must be at least 1, got 0"),
         (["quikc"], "did you mean 'quick'?"),
         (["quick", "--set", "task.q=3"], "unknown option 'task.q' (did you mean 'task.p'?)"),

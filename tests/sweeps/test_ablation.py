@@ -9,7 +9,9 @@ from grokfast.sweeps.arms import USUAL
 from tests.sweeps.common import TINY, Watch
 
 NAMES = ["decay", "l2", "filter", "batch-half", "mse", "width-x2", "data-more", "curriculum"]
-MLP = Experiment.preset("parity").override({"task.n": 8, "task.n_train": 40, "task.n_test": 20, "model.width": 8})
+MLP = Experiment.preset("parity").override(
+    {"task.n": 8, "task.n_train": 40, "task.n_test": 20, "model.width": 8, "model.depth": 2}
+)
 TRANSFORMER = Experiment(
     task="modular(p=7,layout=equals)", model="transformer(d_model=16,d_mlp=32,n_layers=2,dropout=0.2)",
     optimizer="adam(weight_decay=0.3)", filter="ma", schedule=TINY.schedule, device="cpu",
@@ -64,7 +66,7 @@ def test_what_an_experiment_has_is_turned_off():
     ("experiment", "name", "why"),
     [
         (TINY, "batch-full", "the experiment is so already"),
-        (TINY, "dropout", "the experiment has no model.dropout"),
+        (TINY, "skips", "a single hidden layer has no skip connection"),
         (TINY, "depth-less", "depth must be between 1"),
         (TINY.override({"optimizer.weight_decay": 0.0}), "l2", "the experiment has no weight decay"),
         (TINY.override({"optimizer.weight_decay": 0.0}), "decay-x3", "the experiment is so already"),
@@ -142,7 +144,7 @@ def test_arms_of_ones_own(tmp_path):
         ({"arms": ["decya"]}, ValueError, r"arms must be one of .*did you mean 'decay'"),
         ({"arms": "decay"}, TypeError, "arms must be a sequence of names"),
         ({"arms": []}, ValueError, "at least one that applies"),
-        ({"arms": ["base", "dropout"]}, ValueError, "got none .dropout: the experiment has no model.dropout"),
+        ({"arms": ["base", "skips"]}, ValueError, "got none .skips: a single hidden layer has no skip connection"),
         ({"arms": [Arm(name="mse", changes={"loss": "hinge"}), "mse"]}, ValueError, "two that are 'mse'"),
         ({"arms": [Arm(name="base", changes={"loss": "hinge"})]}, ValueError, "two that are 'base'"),
         ({"experiment": "quick"}, TypeError, "experiment must be an Experiment"),
