@@ -1,0 +1,77 @@
+"""What an analysis looks at: stored or trained runs, or a live model, as one ensemble with its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grokfast import checks
+from grokfast.nn.ensemble import EnsembleModule
+from grokfast.tasks.data import Data, Task
+from grokfast.training.result import RunResult
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """E models of one shape. module: forward(inputs [N, ...] or [E, N, ...]) -> [E, N, n_outputs], in eval mode.
+    data: the data set of each. weights: parameters by name, [E, ...], as views of the module's."""
+
+    module: Any
+    data: tuple[Data, ...]
+    weights: Mapping[str, Tensor]
+
+
+def subject(model: Any, task: Task | Data | None = None) -> Subject:
+    """The subject that is meant.
+
+    model: a RunResult, `RunResult.at(step)`, or several of one model; or a live EnsembleModule. task: what it learns, a
+    Task (built with each model's own seed) or its Data; None: the run's own.
+
+    Raises TypeError naming what is accepted; ValueError where a run has no weights, or a live model no task.
+    """
+    runs = [model] if isinstance(model, RunResult) else model
+    if isinstance(runs, Sequence) and len(runs) and all(isinstance(run, RunResult) for run in runs):
+        return _of_runs(runs, task)
+    if not isinstance(model, EnsembleModule):
+        raise TypeError(
+            "model must be a run's result, several of them, or a grokfast model (EnsembleModule), "
+            f"got {checks.shown(model)}"
+        )
+    if task is None:
+        raise ValueError("task must say what the model learns, a Task or its Data, got None")
+    return _subject(model, [_data(task, seed) for seed in model.seeds])
+
+
+def _of_runs(runs: Sequence[RunResult], task: Task | Data | None) -> Subject:
+    first = runs[0]
+    for i, run in enumerate(runs):
+        if not run.weights:
+            raise ValueError(f"model[{i}] must have weights, run {run.run_id or i} was stored without them")
+        if run.experiment.model != first.experiment.model:
+            raise ValueError(f"model[{i}] must be of the first one's model, {first.experiment.model}")
+    seeds = [run.experiment.seed for run in runs]
+    data = [_data(run.experiment.task if task is None else task, run.experiment.seed) for run in runs]
+    dtype = next(iter(first.weights.values())).dtype
+    module = first.experiment.model.build(data[0], seeds=seeds, dtype=dtype)
+    named = dict(module.named_parameters())
+    with torch.no_grad():
+        for e, run in enumerate(runs):
+            for name, weights in run.weights.items():
+                named[name][e].copy_(weights)
+    return _subject(module, data)
+
+
+def _subject(module: Any, data: Sequence[Data]) -> Subject:
+    return Subject(module.eval(), tuple(data), {name: p.detach() for name, p in module.named_parameters()})
+
+
+def _data(task: Task | Data, seed: int) -> Data:
+    if isinstance(task, Data):
+        return task
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a Task or its Data, got {checks.shown(task)}")
+    return task.build(seed=seed)
