@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from grokfast import EMA, MA, Experiment, backend
 from grokfast.schedules import Cosine, Curriculum, SwapOperands, Switch, Warmup
-from grokfast.training import ensemble
+from grokfast.training import PRESETS, ensemble
 from grokfast.training import replay as replay_module
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
@@ -143,3 +143,37 @@ def test_what_is_announced_indeed_cannot(monkeypatch):
     monkeypatch.setattr(flat, "_zeros", on_host)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         perform([MLP.override({"filter": MA(4, ring="host")})])
+
+
+SMALLER = {
+    "task.p": 7, "task.train_fraction": 0.5, "task.group": "S3", "task.n_train": 40, "task.n_test": 20,
+    "task.n_entities": 10, "task.n_relations": 4, "task.phi": 1.5, "model.width": 8, "model.embed": 4,
+    "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 24, "schedule.eval_every": 3,
+}  # fmt: skip
+ADDED = {
+    "attention rate": {"model.attention_rate": 0.5},
+    "dropout": {"model.dropout": 0.2},
+    "some are decayed": {"optimizer.decayed": "matrices", "optimizer.weight_decay": 0.1},
+    "L2 of some": {
+        "optimizer": "adam", "filter": EMA(), "optimizer.decayed": "*", "optimizer.weight_decay": 0.1,
+        "schedule.changes": (Switch(of="weight_decay", to=0.3, at=1),),
+    },
+}  # fmt: skip
+
+
+def smaller(name):
+    there = Experiment.preset(name)
+    if missing := there.task.missing():
+        pytest.skip(f"needs {missing}")
+    kept = {} if there.model.__dict__.get("embed", 1) else {"model.embed": None}
+    return there.override({**{key: value for key, value in SMALLER.items() if key in there.flat()}, **kept})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_captured(name):
+    perform([smaller(name).override({"seed": seed}) for seed in (0, 1)])
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_any_transformer_may_have_can_be_captured(name):
+    perform([NANDA.override({**ADDED[name], "seed": seed}) for seed in (0, 1)])
