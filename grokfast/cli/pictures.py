@@ -48,6 +48,8 @@ def draw_run(
         t_memorize=outcome.t_memorize,
         t_generalize=outcome.t_generalize,
         threshold=experiment.criteria.threshold,
+        memorize=experiment.criteria.memorize,
+        generalize=experiment.criteria.generalize,
     )
     return {"curves": path}
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from grokfast import text
-from grokfast.plots.curves import _FEW, _accuracy_axis, _columns, _step_axis
+from grokfast.plots.curves import _COLORS, _FEW, _accuracy_axis, _columns, _step_axis
 from grokfast.store.files import replacing
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
 
 
 def plot_comparison(

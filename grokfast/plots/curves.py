@@ -1,17 +1,19 @@
-"""The picture of one run: accuracy and loss of both splits against the step, and when it memorised and generalised."""
+"""The picture of one run: accuracy and loss of every split against the step, and when it memorised and generalised."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from grokfast import checks, text
 from grokfast.store.files import replacing
 
-_TRAIN, _TEST = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by everybody
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
+_LINES = ("-", ":", "--", "-.")  # of the first seven splits, the next seven, ...
 _FEW = 40  # up to so many evaluations each gets a dot
 _LABEL_WIDTH = 0.2  # more than a label of a moment takes, in widths of the panel
 
@@ -24,29 +26,40 @@ def plot_curves(
     t_memorize: int | None,
     t_generalize: int | None,
     threshold: float = 0.99,
+    memorize: str = "train",
+    generalize: str = "test",
 ) -> Path:
     """Draw the curves of a run (the columns of `RunStore.curves`) as a PNG of 1200 × 800 pixels, and return its path.
 
-    The steps are on a logarithmic axis whose first stretch is linear, so that step 0 has its place. `t_memorize` and
-    `t_generalize` are the steps to mark, or None; `threshold` is the accuracy that they refer to. Values that are not
-    finite, and losses that are not positive, leave gaps.
+    Every split has a colour: training and test, and whatever else has a column of losses and one of accuracies, in the
+    order of the columns. The steps are on a logarithmic axis whose first stretch is linear, so that step 0 has its
+    place. `t_memorize` and `t_generalize` are the steps to mark, or None, in the colours of the splits `memorize` and
+    `generalize`; `threshold` is the accuracy that they refer to. Values that are not finite, and losses that are not
+    positive, leave gaps.
 
-    Raises ValueError if a column is missing, if the columns differ in length or if there is no record, OSError if the
-    file cannot be written.
+    Raises ValueError if a column is missing, if the columns differ in length, if there is no record or no split called
+    `memorize` or `generalize`; OSError if the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = _columns(curves)
+    splits = _splits(curves)
+    for argument, name in (("memorize", memorize), ("generalize", generalize)):
+        checks.choice(argument, name, splits)
+    columns = _columns(curves, splits)
+    styles = {
+        name: (_COLORS[i % len(_COLORS)], _LINES[i // len(_COLORS) % len(_LINES)]) for i, name in enumerate(splits)
+    }
+    moments = ((t_memorize, styles[memorize][0]), (t_generalize, styles[generalize][0]))
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
         marker = "o" if len(columns["step"]) <= _FEW else ""
-        for split, color in (("train", _TRAIN), ("test", _TEST)):
-            values = columns[f"{split}_{quantity}"]
-            axes.plot(columns["step"], values, color=color, lw=2, marker=marker, ms=4, label=split, zorder=3)
-        for moment, color in ((t_memorize, _TRAIN), (t_generalize, _TEST)):
+        for split, (color, line) in styles.items():
+            style: dict[str, Any] = {"color": color, "ls": line, "lw": 2, "marker": marker, "ms": 4, "zorder": 3}
+            axes.plot(columns["step"], columns[f"{split}_{quantity}"], label=text.label(split), **style)
+        for moment, color in moments:
             if moment is not None:
                 axes.axvline(moment, color=color, lw=1.2, ls=(0, (4, 3)), zorder=2)
         axes.set_ylabel(quantity, fontsize=12)
@@ -54,18 +67,27 @@ def plot_curves(
         axes.grid(which="major", color="0.92", lw=0.8)
     _step_axis(bottom, columns["step"])
     _accuracy_axis(top, threshold)
-    _loss_axis(bottom, np.concatenate([columns["train_loss"], columns["test_loss"]]))
-    _label_moments(top, t_memorize, t_generalize)
+    _loss_axis(bottom, np.concatenate([columns[f"{split}_loss"] for split in splits]))
+    _label_moments(top, *moments)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
-    figure.legend(*top.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=12, borderpad=0)
+    legend: dict[str, Any] = {"loc": "upper right", "ncols": 2}
+    if len(splits) > 2:  # beside the title there is room for two
+        legend = {"loc": "outside lower center", "ncols": min(len(splits), len(_COLORS))}
+    figure.legend(*top.get_legend_handles_labels(), **legend, frameon=False, fontsize=12, borderpad=0)
     with replacing(Path(path)) as file:
         figure.savefig(file, format="png", dpi=100)
     return Path(path)
 
 
-def _columns(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _splits(curves: Mapping[str, np.ndarray]) -> list[str]:
+    """The splits that were measured, training and test first."""
+    own = [name.removesuffix("_loss") for name in curves if name.endswith("_loss")]
+    return list(dict.fromkeys(["train", "test", *(name for name in own if f"{name}_accuracy" in curves)]))
+
+
+def _columns(curves: Mapping[str, np.ndarray], splits: Sequence[str] = ("train", "test")) -> dict[str, np.ndarray]:
     """The columns to draw in float64, with NaN for what is not finite and for losses that are not positive."""
-    names = ("step", "train_accuracy", "test_accuracy", "train_loss", "test_loss")
+    names = ["step", *(f"{split}_{quantity}" for quantity in ("accuracy", "loss") for split in splits)]
     if missing := [name for name in names if name not in curves]:
         raise ValueError(f"curves must have the columns {', '.join(names)}; missing: {', '.join(missing)}")
     columns = {name: np.asarray(curves[name], dtype=np.float64) for name in names}
@@ -121,11 +143,10 @@ def _loss_axis(axes: Any, losses: np.ndarray) -> None:
     axes.set_yscale("log")
 
 
-def _label_moments(axes: Any, t_memorize: int | None, t_generalize: int | None) -> None:
+def _label_moments(axes: Any, memorized: tuple[int | None, str], generalized: tuple[int | None, str]) -> None:
     """Name the marked steps above the panel: outwards if there is room, one above the other if they would meet."""
     taken: float | None = None
-    moments = ((t_memorize, "memorised", "right", _TRAIN), (t_generalize, "generalised", "left", _TEST))
-    for step, verb, side, color in moments:
+    for (step, color), verb, side in ((memorized, "memorised", "right"), (generalized, "generalised", "left")):
         if step is None:
             continue
         x = axes.transAxes.inverted().transform(axes.transData.transform((step, 0)))[0]
@@ -136,5 +157,13 @@ def _label_moments(axes: Any, t_memorize: int | None, t_generalize: int | None) 
         start = x if side == "left" else x - _LABEL_WIDTH
         row = 1.02 if taken is None or abs(start - taken) > _LABEL_WIDTH else 1.08
         taken = start
-        text = f" {verb} at {step:,} "
-        axes.text(step, row, text, color=color, ha=side, va="bottom", fontsize=11, transform=axes.get_xaxis_transform())
+        axes.text(
+            step,
+            row,
+            f" {verb} at {step:,} ",
+            color=color,
+            ha=side,
+            va="bottom",
+            fontsize=11,
+            transform=axes.get_xaxis_transform(),
+        )

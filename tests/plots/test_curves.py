@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from grokfast.plots import plot_curves
+from tests.plots.drawn import figures
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -80,6 +81,45 @@ def test_extreme_losses_and_any_title_can_be_drawn(tmp_path: Path) -> None:
     curves["train_loss"][3], curves["test_loss"][4] = 5e-324, 1e308
     path = plot_curves(curves, tmp_path / "a.png", title="lr $10^{-3", t_memorize=None, t_generalize=None)
     assert size(path) == (1200, 800)
+
+
+def with_splits(*names: str) -> dict[str, np.ndarray]:
+    """Curves of more splits than train and test, each with a loss and an accuracy of its own."""
+    curves = grokking(np.arange(0, 2001, 50))
+    for i, name in enumerate(names):
+        curves |= {f"{name}_loss": np.full(41, 2.0 + i), f"{name}_accuracy": np.full(41, 0.1 + 0.01 * i)}
+    return curves
+
+
+@pytest.mark.parametrize("others", [(), ("test_ood", "atomic", "inferred"), tuple(f"test_{i}" for i in range(11))])
+def test_every_split_has_its_own_line_in_both_panels_and_in_the_legend(tmp_path, monkeypatch, others) -> None:
+    curves = with_splits(*others)
+    curves |= {"test_accuracy_1": np.ones(41), "odd_accuracy": np.ones(41), "odd": np.ones(41)}  # of no split
+    kept = figures(monkeypatch)
+    path = plot_curves(curves, tmp_path / "a.png", title="run", t_memorize=600, t_generalize=1450)
+    assert size(path) == (1200, 800)
+    figure, names = kept[-1], ["train", "test", *others]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    for axes, quantity in zip(figure.axes, ("accuracy", "loss")):
+        lines = {line.get_label(): line for line in axes.lines if line.get_label() in names}
+        assert [*lines] == names
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == len(names)
+        for name, line in lines.items():
+            assert np.array_equal(line.get_ydata(), curves[f"{name}_{quantity}"])
+
+
+def test_moments_have_the_colours_of_the_splits_that_they_are_of(tmp_path, monkeypatch) -> None:
+    kept = figures(monkeypatch)
+    plot_curves(
+        with_splits("test_ood", "inferred"), tmp_path / "a.png", title="", t_memorize=600, t_generalize=1450,
+        memorize="inferred", generalize="test_ood",
+    )  # fmt: skip
+    lines = kept[-1].axes[0].lines
+    color = {line.get_label(): line.get_color() for line in lines}
+    marked = {line.get_xdata()[0]: line.get_color() for line in lines if len(line.get_xdata()) == 2}
+    assert (marked[600], marked[1450]) == (color["inferred"], color["test_ood"])
+    with pytest.raises(ValueError, match=r"memorize must be one of 'train', 'test', got 'tran' \(did you mean"):
+        plot_curves(with_splits(), "a.png", title="", t_memorize=1, t_generalize=None, memorize="tran")
 
 
 def test_the_curves_are_not_changed(tmp_path: Path) -> None:
