@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,29 @@ def attempt(draw: Callable[[], Mapping[str, Path]], screen: Screen) -> dict[str,
     for what, path in pictures.items():
         screen.say(f"{what}: {path}")
     return pictures
+
+
+def draw_all(
+    experiment: Experiment, curves: Mapping[str, np.ndarray], directory: Path, screen: Screen, *, has_ended: bool
+) -> bool:
+    """Attempt all pictures of a run; whether each is there."""
+    pictures = (
+        partial(draw_data, experiment, directory),
+        partial(draw_run, experiment, curves, directory, has_ended=has_ended),
+    )
+    drawn = [attempt(picture, screen) for picture in pictures]  # each, whatever becomes of the others
+    return all(drawn)
+
+
+def draw_data(experiment: Experiment, directory: Path) -> dict[str, Path]:
+    """Draw what a run is shown and asked into its directory, unless it is there: it stays the same."""
+    from grokfast import parts
+    from grokfast.plots import plot_data
+
+    path, task, seed = directory / "data.png", experiment.task, experiment.seed
+    if not path.exists():
+        plot_data(task.build(seed=seed), path, title=parts.shown(task), labels=task.labels(seed=seed))
+    return {"data": path}
 
 
 def draw_run(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment, output
-from grokfast.cli.pictures import attempt, draw_run
+from grokfast.cli.pictures import draw_all
 from grokfast.display import Display
 from grokfast.parts import name_of
 from grokfast.store import RunStore
@@ -136,13 +136,10 @@ def _run(
             print(json_module.dumps(result.summary()))
         sys.stdout.flush()
     finally:
-        attempt(partial(_draw, result), screen if as_json else Screen())
+        assert result.directory is not None
+        screen = screen if as_json else Screen()
+        draw_all(result.experiment, result.curves, result.directory, screen, has_ended=True)
     return 0
-
-
-def _draw(result: RunResult) -> dict[str, Path]:
-    assert result.directory is not None
-    return draw_run(result.experiment, result.curves, result.directory, has_ended=True)
 
 
 class _Sinks(Observer):

@@ -96,7 +96,7 @@ def show(
         at: the run as it was after this step, of which there is a snapshot.
         out: directory of the run store.
         json: as one JSON object.
-        picture: draw the run's curves again, as far as they go; a sweep's pictures are drawn anyway.
+        picture: draw the run's curves again, as far as they go, and its data; a sweep's pictures are drawn anyway.
     """
     if at is not None:
         checks.integer("--at", at, minimum=0)
@@ -139,13 +139,12 @@ def _show(which: str, out: Path, as_json: bool, picture: bool) -> int:
 
 
 def _draw_run(store: RunStore, run: StoredRun, screen: Screen) -> int:
-    """Draw its picture; 1 where that cannot be."""
-    from grokfast.cli.pictures import attempt, draw_run
+    """Draw its pictures; 1 where one cannot be drawn."""
+    from grokfast.cli.pictures import draw_all
     from grokfast.training.result import stored_experiment
 
     curves = store.curves(run.run_id)
-    draw = partial(draw_run, stored_experiment(run), curves, run.directory, has_ended=run.status in DONE)
-    return 0 if attempt(draw, screen) else 1
+    return 0 if draw_all(stored_experiment(run), curves, run.directory, screen, has_ended=run.status in DONE) else 1
 
 
 def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:

@@ -1,6 +1,6 @@
 """What is to be learned: data sets as tensors, and which part of them is shown in training."""
 
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 from grokfast.tasks.digits import DigitsTask
 from grokfast.tasks.dyck import DyckTask
 from grokfast.tasks.group import GroupTask
@@ -16,7 +16,7 @@ from grokfast.tasks.tensors import Tensors
 from grokfast.tasks.two_scale import TwoScaleTask
 
 __all__ = [
-    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "MixtureTask", "ModularTask",
+    "OPERATIONS", "Data", "DigitsTask", "DyckTask", "GroupTask", "ImagesTask", "Labels", "MixtureTask", "ModularTask",
     "MultihopTask", "ParityTask", "RandomFeaturesTask", "RecurrenceTask", "SequenceTask", "Split", "Task", "Tensors",
     "TwoScaleTask",
 ]  # fmt: skip

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from grokfast import checks
 from grokfast.parts import Part
+
+
+class Labels(NamedTuple):
+    """What pictures of the data say. tokens, answers: the text of an id, where it is not the number itself. features:
+    which ones decide the answer, where only some do."""
+
+    tokens: Mapping[int, str] = MappingProxyType({})
+    answers: Mapping[int, str] = MappingProxyType({})
+    features: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,10 @@ class Task(Part):
     def build(self, *, seed: int = 0) -> Data:
         """The data set. `seed` is the experiment's, for what the task itself names no seed for."""
         raise NotImplementedError
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        """What is in the data that `build` makes of the same seed, in words."""
+        return Labels()
 
     def attachments(self) -> Mapping[str, Mapping[str, Tensor]]:
         """What a run needs beside the fields and is to be stored with it: by the SHA-256 that the fields name."""
@@ -73,6 +86,7 @@ class Data:
         corrupted: [N] bool, which training targets are wrong on purpose; None: none.
         coverage: share of a table's pairs in the training set, what augmentation makes included; None: it makes none.
         difficulty: [N] real numbers, how difficult each training row is; None: no measure of it is known.
+        made: [N] bool, which training rows augmentation made of others; None: none.
 
     Raises TypeError or ValueError naming the split, its shapes, and what is accepted.
     """
@@ -83,6 +97,7 @@ class Data:
     corrupted: Tensor | None = None
     coverage: float | None = None
     difficulty: Tensor | None = None
+    made: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 from grokfast.tasks.sequence import MAX_LENGTH, MAX_ROWS, distinct
 
 Answers = Literal["prefixes", "string"]
@@ -88,6 +88,9 @@ class DyckTask(Task):
             y = closable(x)
             splits[name] = Split(x, y if self.answers == "prefixes" else y[:, -1])
         return Data(splits=splits, n_tokens=2, n_answers=2)
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        return Labels({0: "(", 1: ")"}, {0: "no", 1: "yes"})
 
 
 def closable(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 
 Reasoning = Literal["composition", "comparison"]
 MAX_ENTITIES, MAX_INFERRED = 1 << 16, 1 << 25
@@ -146,6 +146,12 @@ class MultihopTask(Task):
             n_tokens=self.n_entities + self.n_relations + 1,
             n_answers=self.n_entities if self.operation == "composition" else self.n_values + 3,
         )  # fmt: skip
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        n = self.n_entities
+        tokens = {n + i: f"r{i}" for i in range(self.n_relations)} | {n + self.n_relations: "·"}
+        order = {self.n_values + LESS: "<", self.n_values + EQUAL: "=", self.n_values + GREATER: ">"}
+        return Labels(tokens, order if self.operation == "comparison" else {})
 
     def _atomic(self, draws: torch.Generator) -> Tensor:
         """[n_atomic, 3]: entity, relation and tail, or value; entities and their relations in ascending order."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 
 MAX_N, MAX_ROWS = 1 << 14, 1 << 22
 
@@ -52,8 +53,7 @@ class ParityTask(Task):
         return self.n_train
 
     def build(self, *, seed: int = 0) -> Data:
-        own = seed if self.split_seed is None else self.split_seed
-        counting = torch.randperm(self.n, generator=generator(own, "parity"))[: self.k]
+        own, counting = self._own(seed), self._counting(seed)
 
         def drawn(rows: int, purpose: str) -> Split:
             bits = torch.randint(0, 2, (rows, self.n), generator=generator(own, purpose))
@@ -62,3 +62,13 @@ class ParityTask(Task):
 
         splits = {"train": drawn(self.n_train, "split"), "test": drawn(self.n_test, "test")}
         return Data(splits=splits, n_tokens=0, n_answers=1)
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        return Labels(features=self._counting(seed).tolist())
+
+    def _own(self, seed: int) -> int:
+        return seed if self.split_seed is None else self.split_seed
+
+    def _counting(self, seed: int) -> Tensor:
+        """[k], which signs count."""
+        return torch.randperm(self.n, generator=generator(self._own(seed), "parity"))[: self.k]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 
 SequenceOperation = Literal["sort", "reverse", "copy", "count", "next"]
 ONE_ANSWER = ("count", "next")
@@ -86,6 +86,9 @@ class SequenceTask(Task):
         splits = {"train": Split(tokens[train], answers[train]), "test": Split(tokens[test], answers[test])}
         n_answers = self.length + 1 if self.operation == "count" else self.n_symbols
         return Data(splits=splits, n_tokens=self.n_symbols + 1, n_answers=n_answers)
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        return Labels({self.n_symbols: "="})
 
     def _answered(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Sequences [N, L] and answers [N, L] or [N] of what was drawn."""
