@@ -48,7 +48,9 @@ def test_run_says_what_happened_and_prints_json_last(out, capsys):
     assert "had not generalised after 40 steps" in lines[0] or "did not memorise in 40 steps" in lines[0]
     directory = out / result["run_id"]
     assert result["directory"] == str(directory)
-    assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("data", "curves"):
+        assert (directory / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"{picture}: {directory / picture}.png\n" in captured.err
     with RunStore(out, create=False) as store:
         assert store.get(result["run_id"]).result == result
 
@@ -56,17 +58,20 @@ def test_run_says_what_happened_and_prints_json_last(out, capsys):
 @pytest.mark.parametrize(
     "error", [ValueError("no\nbackend"), RuntimeError("odd"), PermissionError(13, "no"), MemoryError()]
 )
-def test_a_picture_that_fails_costs_nothing_else(error, out, capsys, monkeypatch):
+@pytest.mark.parametrize("which", ["data", "curves"])
+def test_a_picture_that_fails_costs_nothing_else(which, error, out, capsys, monkeypatch):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("grokfast.plots.plot_curves", fail)
+    monkeypatch.setattr(f"grokfast.plots.plot_{which}", fail)
     assert main([*QUICK, "--json", "--out", str(out)]) == 0
     captured = capsys.readouterr()
     sentence, result = captured.out.splitlines()
     assert "40 steps in" in sentence
     assert json.loads(result)["status"] == "finished"
-    assert re.fullmatch("no picture: .+", captured.err.splitlines()[-1])
+    said = sorted(captured.err.splitlines()[-2:])  # of the one, and where the other is
+    assert re.fullmatch("no picture: .+", said[1])
+    assert re.fullmatch(f"{'curves' if which == 'data' else 'data'}: .+png", said[0])
     assert main([*QUICK, "--out", str(out)]) == 0
     assert "no picture: " in capsys.readouterr().out
 

@@ -92,7 +92,9 @@ def test_show_draws_a_runs_picture_again(tmp_path, capsys):
     picture = run.directory / "curves.png"
     assert not picture.exists()  # as after a kill between the two
     assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 0
-    assert f"curves: {picture}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"curves: {picture}\n" in said
+    assert f"data: {run.directory / 'data.png'}\n" in said
     first = picture.read_bytes()
     assert main(["show", run.run_id, "--picture", "--json", "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "finished"
@@ -105,6 +107,18 @@ def test_show_draws_a_runs_picture_again(tmp_path, capsys):
     assert (tmp_path / begun / "curves.png").exists()
     assert main(["show", unknown, "--picture", "--out", str(tmp_path)]) == 1
     assert "was stored by grokfast 0" in capsys.readouterr().err
+
+
+def test_a_runs_data_are_drawn_once(tmp_path, capsys, monkeypatch):
+    with RunStore(tmp_path) as store:
+        run = train(TINY, store=store)
+    assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr("grokfast.plots.plot_data", None)
+    monkeypatch.setattr(type(TINY.task), "build", None)
+    assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(f"data: {run.directory / 'data.png'}\n") == 2
+    (run.directory / "data.png").unlink()
+    assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 1
 
 
 def test_a_number_that_was_stored_too_large_is_exported(tmp_path, capsys):

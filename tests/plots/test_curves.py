@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from grokfast.plots import plot_curves
-from tests.plots.drawn import figures
+from tests.plots.drawn import figures, size
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -25,15 +24,6 @@ def grokking(steps: np.ndarray) -> dict[str, np.ndarray]:
         "test_accuracy": test,
         "weight_norm": np.full(len(steps), 30.0),
     }
-
-
-def size(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG, after a look at its signature."""
-    data = path.read_bytes()
-    assert data.startswith(b"\x89PNG\r\n\x1a\n")
-    assert data.endswith(b"IEND\xaeB`\x82")
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
 
 
 @pytest.mark.parametrize("t_generalize", [None, 600, 2000])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grokfast import text
 from grokfast.plots.data.features import draw_heat_map, draw_images, draw_scatter, in_images, is_signs
-from grokfast.plots.data.rows import draw_rows
+from grokfast.plots.data.rows import draw_rows, short
 from grokfast.plots.data.table import draw_table, section
 from grokfast.store.files import replacing
 from grokfast.tasks.data import Data, Labels
@@ -20,8 +19,8 @@ def plot_data(data: Data, path: str | Path, *, title: str = "", labels: Labels |
     """Draw a data set as a PNG, 1200 pixels wide and at most 1200 high, and return its path.
 
     Tokens with one answer a row, where the rows fill a table of two of their columns: a map of the answers, and beside
-    it which split each cell is in, which cells augmentation made and which labels are wrong. Where more columns vary it
-    is the section with most training rows, of more than 256 symbols that of the first, as the picture says.
+    it which split each cell is in, which cells augmentation made and which labels are wrong. Where more columns vary
+    they stand at what is commonest in training, and of more than 256 symbols the first are there, as the picture says.
     Other tokens: some rows of each split, and what is asked in them; where a row is not asked, the place is empty.
     Features that are images (D is a square, and neighbours in it are alike): some of each split with their targets.
     Signs ±1, and other features with classes: some rows as lines of colours, `labels.features` marked.
@@ -45,7 +44,7 @@ def plot_data(data: Data, path: str | Path, *, title: str = "", labels: Labels |
         note = draw_scatter(figure, data)
     else:
         note = draw_heat_map(figure, data, labels)
-    lines = [_cut(text.shown(line)) for line in (title, _sizes(data), note) if line]
+    lines = [short(line, _WIDEST) for line in (title, _sizes(data), note) if line]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12, parse_math=False)
     with replacing(Path(path)) as file:
         figure.savefig(file, format="png", dpi=100)
@@ -60,7 +59,3 @@ def _sizes(data: Data) -> str:
     sizes = {name: f"{name} {len(split):,}" for name, split in data.splits.items()}
     sizes["train"] += f" ({said})" if said else ""
     return f"rows: {', '.join(sizes.values())}"
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"

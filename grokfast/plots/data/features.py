@@ -10,7 +10,7 @@ import torch
 
 from grokfast import text
 from grokfast.plots.curves import _COLORS
-from grokfast.plots.data.rows import drawn, remarks, some, targets
+from grokfast.plots.data.rows import drawn, remarks, short, some, targets
 from grokfast.tasks.data import Data, Labels
 
 _SMALLEST, _LARGEST = 5, 64  # pixels of an image's side, and those that are drawn
@@ -144,7 +144,7 @@ def draw_scatter(figure: Any, data: Data) -> str:
         c = y[name][:, 0] if is_colored else _COLORS[at]
         how: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high} if is_colored else {}
         dots = axes.scatter(*points[name].T, c=c, s=14, **how)
-        axes.set_title(text.label(name), fontsize=12, loc="left", color=_COLORS[at], fontweight="bold")
+        axes.set_title(text.label(short(name, 20)), fontsize=12, loc="left", color=_COLORS[at], fontweight="bold")
         axes.set_xlabel(names[0], fontsize=12)
         axes.spines[["top", "right"]].set_visible(False)
     grid.flat[0].set_ylabel(names[1], fontsize=12)
@@ -178,9 +178,9 @@ def _said(data: Data, name: str, rows: np.ndarray, labels: Labels) -> list[tuple
     found = []
     for own, remark in zip(targets(data.splits[name], rows, labels), remarks(data, name, rows)):
         wrong, more = "wrong" in remark, ["…"] if len(own) > 3 else []
-        found.append((text.shown(", ".join([*own[:3], *more])) + (" ✗" if wrong else ""), wrong))
+        found.append((", ".join([*own[:3], *more]) + (" ✗" if wrong else ""), wrong))
     return found
 
 
 def _name(axes: Any, name: str, at: int) -> None:
-    axes.set_ylabel(text.label(name), fontsize=12, color=_COLORS[at % len(_COLORS)], fontweight="bold")
+    axes.set_ylabel(text.label(short(name)), fontsize=11, color=_COLORS[at % len(_COLORS)], fontweight="bold")

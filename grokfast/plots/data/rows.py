@@ -26,12 +26,18 @@ class Row(NamedTuple):
     remark: str
 
 
+def short(said: str, most: int = 14) -> str:
+    """A text that is cut where it is long."""
+    own = text.shown(said)
+    return own if len(own) <= most else f"{own[: most - 1]}…"
+
+
 def token(labels: Labels, number: int) -> str:
-    return labels.tokens.get(number, str(number))
+    return short(labels.tokens.get(number, str(number)))
 
 
 def answer(labels: Labels, number: int) -> str:
-    return labels.answers.get(number, str(number))
+    return short(labels.answers.get(number, str(number)))
 
 
 def some(n: int, wanted: int) -> np.ndarray:
@@ -91,7 +97,7 @@ def draw_rows(figure: Any, data: Data, labels: Labels) -> str:
     rows, note = chosen(data, labels)
     names = list(dict.fromkeys(row.split for row in rows))
     wide = 1.0 + _widest(rows)
-    begin, gap = 3.0 + min(20, max(map(len, names))), 4.0
+    begin, gap = 3.0 + max(len(short(name)) for name in names), 4.0
     end = begin + wide * (len(rows[0].tokens) + len(rows[0].answers)) + gap
     width = max(end + 22, 110)
     figure.set_size_inches(12, 1.6 + 0.32 * (len(rows) + 0.5 * len(names)))
@@ -106,8 +112,7 @@ def draw_rows(figure: Any, data: Data, labels: Labels) -> str:
             if cell:
                 if cell != "…":
                     axes.add_artist(Rectangle((x + 0.1, y + 0.08), wide - 0.2, 0.84, fc=face, ec=edge, lw=0.8, **apart))
-                own = text.shown(cell if len(cell) <= _LONGEST else f"{cell[: _LONGEST - 1]}…")
-                axes.text(x + wide / 2, y + 0.5, own, ha="center", family="DejaVu Sans Mono", **how)
+                axes.text(x + wide / 2, y + 0.5, short(cell, _LONGEST), ha="center", family="DejaVu Sans Mono", **how)
             x += wide
 
     y, last = 1.0, ""
@@ -118,8 +123,7 @@ def draw_rows(figure: Any, data: Data, labels: Labels) -> str:
         color = _COLORS[names.index(row.split) % len(_COLORS)]
         if row.split != last:
             y += 0.5 if last else 0.0
-            name = row.split if len(row.split) <= 20 else f"{row.split[:19]}…"
-            axes.text(begin - 2, y + 0.5, text.shown(name), color=color, ha="right", fontweight="bold", **how)
+            axes.text(begin - 2, y + 0.5, short(row.split), color=color, ha="right", fontweight="bold", **how)
             last = row.split
         write(begin, row.tokens, "#F4F4F4", "0.75")
         axes.text(answers - gap / 2, y + 0.5, "→", color="0.35", ha="center", **how)

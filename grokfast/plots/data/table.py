@@ -8,7 +8,7 @@ import numpy as np
 
 from grokfast import text
 from grokfast.plots.curves import _COLORS
-from grokfast.plots.data.rows import ROWS, answer, token
+from grokfast.plots.data.rows import ROWS, answer, short, token
 from grokfast.tasks.data import Data, Labels
 
 _SYMBOLS = 256  # along an axis: of more, a cell would have no pixel of its own
@@ -99,6 +99,7 @@ def draw_table(figure: Any, data: Data, found: Section, labels: Labels) -> str:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     height, width = found.parts.shape
+    figure.get_layout_engine().set(h_pad=0.08)  # aspects of cells are not reckoned with
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     how: dict[str, Any] = {"origin": "lower", "interpolation": "nearest"}
     how["aspect"] = "equal" if max(height, width) <= 3 * min(height, width) else "auto"
@@ -126,7 +127,7 @@ def draw_table(figure: Any, data: Data, found: Section, labels: Labels) -> str:
     right.set_xlabel(f"token {found.columns[1] + 1}", fontsize=12)
     left.set_title("what is asked", fontsize=11, loc="left")
     right.set_title("what is shown", fontsize=11, loc="left")
-    handles = [Patch(color=colors[i], label=text.label(found.names[i])) for i in used]
+    handles = [Patch(color=colors[i], label=text.label(short(found.names[i], 20))) for i in used]
     figure.legend(handles=handles, loc="outside lower center", ncols=7, frameon=False, fontsize=12, borderpad=0)
     return found.note
 
