@@ -111,6 +111,16 @@ def test_a_table_shows_each_cells_answer_and_what_it_is_for(draw):
     assert "section" not in said(figure)
 
 
+def test_a_cell_of_several_splits_is_of_the_first_and_training_comes_before_all(draw):
+    whole = table(6, 6)
+    again = Split(torch.cat([whole.train.inputs, whole.test.inputs]), torch.zeros(36, dtype=torch.int64))
+    splits = {"again": again, "test": whole.test, "train": whole.train}
+    figure = draw(Data(splits=splits, n_tokens=6, n_answers=7))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "test"]
+    assert np.array_equal(image(figure.axes[0]), np.add.outer(np.arange(6), np.arange(6)) % 7)
+    assert np.array_equal(image(figure.axes[1]), np.arange(36).reshape(6, 6) % 2)
+
+
 def test_colours_of_answers_go_round_and_those_of_splits_differ(draw):
     figure = draw(ModularTask(p=50, label_noise=0.1))
     scale = figure.axes[0].images[0]
