@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 
 
 @parts.register("mixture")
@@ -89,8 +89,17 @@ class MixtureTask(Task):
             splits={**first.splits, "train": train, **others},
             n_tokens=first.n_tokens + second.n_tokens,
             n_answers=first.n_answers + second.n_answers,
-            corrupted=torch.cat([_corrupted(first), _corrupted(second)[drawn]]),
+            corrupted=torch.cat([_marked(first, "corrupted"), _marked(second, "corrupted")[drawn]]),
+            made=torch.cat([_marked(first, "made"), _marked(second, "made")[drawn]]),
             coverage=first.coverage,
+        )
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        data, first, second = self.first.build(seed=seed), self.first.labels(seed=seed), self.second.labels(seed=seed)
+        later = self.second.build(seed=seed)
+        return Labels(
+            {**first.tokens, **{data.n_tokens + i: second.tokens.get(i, str(i)) for i in range(later.n_tokens)}},
+            {**first.answers, **{data.n_answers + i: second.answers.get(i, str(i)) for i in range(later.n_answers)}},
         )
 
     def attachments(self) -> Mapping[str, Mapping[str, Tensor]]:
@@ -124,5 +133,6 @@ def _targets(data: Data) -> str:
     return "[N]" if data.n_positions is None else f"[N, {data.n_positions}]"
 
 
-def _corrupted(data: Data) -> Tensor:
-    return torch.zeros(len(data.train), dtype=torch.bool) if data.corrupted is None else data.corrupted
+def _marked(data: Data, what: str) -> Tensor:
+    rows: Tensor | None = getattr(data, what)
+    return torch.zeros(len(data.train), dtype=torch.bool) if rows is None else rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
 from grokfast.tasks.augment import AUGMENTS, augmented, check_answers
-from grokfast.tasks.data import Data, Split, Task
+from grokfast.tasks.data import Data, Labels, Split, Task
 from grokfast.tasks.split import corrupt_labels, stratified_split, train_size, train_test_split
 
 Layout = Literal["pair", "equals", "operator"]
@@ -135,9 +135,14 @@ class Table(Task):
             n_tokens=self.n_symbols + {"pair": 0, "equals": 1, "operator": 1 + len(found)}[self.layout],
             n_answers=self.n_answers,
             corrupted=torch.cat([one.corrupted for one in found]),
+            made=None if self.augment == "none" else torch.cat([one.made for one in found]),
             coverage=None if self.augment == "none" else len(splits["train"]) / self.n_pairs,
             difficulty=torch.cat(difficulty) if len(difficulty) == len(found) else None,
         )
+
+    def labels(self, *, seed: int = 0) -> Labels:
+        operators = ["∘"] if len(self.sizes()) == 1 else self.sizes()
+        return Labels({self.n_symbols: "=", **dict(enumerate(operators, self.n_symbols + 1))})
 
     def _split(self, at: int, name: str, operands: Tensor, answers: Tensor, seed: int) -> _Parts:
         """An operation's table, the `at`-th of those in the data set."""
@@ -149,12 +154,14 @@ class Table(Task):
         labels, corrupted = corrupt_labels(
             answers[train], self.label_noise, self.n_answers, generator(noise_seed, "label_noise", *number)
         )
+        is_made = torch.zeros(len(train), dtype=torch.bool)
         if self.augment != "none":
             images = self._images()
             made = augmented(train, operands, self.augment, images)
             from_train = torch.searchsorted(train, made.sources)
             labels, corrupted = labels[from_train], corrupted[from_train]
             labels = torch.where(made.is_negated, images[labels], labels)
+            is_made = made.rows != made.sources
             train, is_left = made.rows, torch.ones(len(answers), dtype=torch.bool)
             is_left[train] = False
             if not len(test := is_left.nonzero()[:, 0]):
@@ -164,7 +171,7 @@ class Table(Task):
                 )
         tokens = self._tokens(operands, self.n_symbols + 1 + at)
         return _Parts(
-            Split(tokens[train], labels), Split(tokens[test], answers[test]), corrupted,
+            Split(tokens[train], labels), Split(tokens[test], answers[test]), corrupted, is_made,
             self.difficulty(name, operands[train], answers[train]),
         )  # fmt: skip
 
@@ -183,11 +190,12 @@ class Table(Task):
 
 
 class _Parts(NamedTuple):
-    """An operation's rows. corrupted, difficulty: of the training rows."""
+    """An operation's rows. corrupted, made, difficulty: of the training rows."""
 
     train: Split
     test: Split
     corrupted: Tensor
+    made: Tensor
     difficulty: Tensor | None
 
 
