@@ -73,7 +73,9 @@ def images_task(path):
 GIVEN = {
     "images": images_task,
     "tensors": lambda _: Tensors(np.eye(6), np.arange(6) % 2, np.eye(6)[:2], np.arange(2)),
-    "mixture": lambda _: MixtureTask(first=ModularTask(p=7, augment="swap"), second=ModularTask(p=5, operation="mul")),
+    "mixture": lambda _: MixtureTask(
+        first=ModularTask(p=7, augment="swap"), second=ModularTask(p=5, operation="mul"), ratio=0.3
+    ),
 }  # of the others the defaults are drawn
 
 
