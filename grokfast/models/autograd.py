@@ -79,11 +79,17 @@ class Autograd(Step):
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss [1] and accuracy [1] of model e, which computes bit for bit what it computes alone."""
-        inputs, targets, _ = self.runs.chosen_of(e, split, batch)
-        if self.runs.augment is not None and grad is not None:
-            inputs, targets = (t[0] for t in self.runs.augment(inputs[None], targets[None], slice(e, e + 1)))
+        inputs, targets = self._shown(e, split, batch, trains=grad is not None)
         model, masks = self.runs.alone(e), self.runs.masks(slice(e, e + 1)) if self.is_random else None
         return self._backward(e, model(inputs[None], masks), targets, list(model.parameters()), grad)
+
+    def _shown(self, e: int, split: str, batch: Tensor | None, *, trains: bool) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of model e, in training as this step shows them."""
+        inputs, targets, _ = self.runs.chosen_of(e, split, batch)
+        if self.runs.augment is None or not trains:
+            return inputs, targets
+        inputs, targets = self.runs.augment(inputs[None], targets[None], slice(e, e + 1))
+        return inputs[0], targets[0]
 
     def _of_loss(self, models: slice) -> dict[str, Tensor]:
         """The fields of the loss that change with the step, of these models."""

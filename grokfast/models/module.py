@@ -175,9 +175,7 @@ class Separate(Autograd):
         return "its dropout draws its masks on the host" if is_random else ""
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-        inputs, targets, _ = self.runs.chosen_of(e, split, batch)
-        if self.runs.augment is not None and grad is not None:
-            inputs, targets = (t[0] for t in self.runs.augment(inputs[None], targets[None], slice(e, e + 1)))
+        inputs, targets = self._shown(e, split, batch, trains=grad is not None)
         for name, own in self.runs.own[e].items():
             self._parameters[name].data = own.detach()
         if self.plain.training != (grad is not None):

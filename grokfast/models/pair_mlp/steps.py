@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grokfast.models.autograd import Autograd
 from grokfast.models.base import FUSED, OPERATIONS, Need, PerSplit, Spec
+from grokfast.models.dense import Dense
 from grokfast.models.pair_mlp.model import PairMLPConfig
 from grokfast.models.runs import Runs
 from grokfast.ops.pair_step import Layout, PairStep, plan
@@ -146,4 +147,4 @@ def _sizes(spec: Spec) -> dict[str, int]:
     return {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers, "width": config.width}
 
 
-PairMLPConfig.ways = (Kernels, Pieces, Operations)
+PairMLPConfig.ways = (Kernels, Pieces, Dense, Operations)

@@ -1,0 +1,177 @@
+"""The Step of fully connected layers on a CPU: forward and backward pass written out, without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from grokfast.models.autograd import Autograd
+from grokfast.models.base import PLAIN, Spec
+from grokfast.models.mlp import MLPConfig
+from grokfast.models.runs import Runs
+
+# h of z, and the gradient of z of that of h; z may be overwritten by h where its gradient can do with it
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": (torch.relu_, lambda g, h: torch.ops.aten.threshold_backward(g, h, 0)),
+    "square": (torch.square, lambda g, z: g * (2 * z)),
+    "gelu": (F.gelu, lambda g, z: torch.ops.aten.gelu_backward(g, z)),
+    "abs": (torch.abs, lambda g, z: g * z.sign()),
+}
+
+
+class Network(NamedTuple):
+    """Parameters of one model, or their gradients, as an MLP, a TokenMLP and a PairMLP name them.
+
+    layers: weights [n_out, n_in] and biases, one after the other. A weight None is of a first layer by tables: rows of
+    `first` [n_tokens, width], or of the products of `embed` [n_tokens, d] with `first` [width, d].
+    """
+
+    embed: list[Tensor]
+    first: list[Tensor]
+    layers: list[tuple[Tensor | None, Tensor | None]]
+
+    @classmethod
+    def of(cls, named: Mapping[str, Tensor]) -> Network:
+        embed = [t for name, t in named.items() if name.startswith("embed")]
+        first = [t for name, t in named.items() if name.startswith(("w_", "in_"))]
+        layers: list[tuple[Tensor | None, Tensor | None]] = [(None, named.get("b_in"))] if first else []
+        weights = [(name, t) for name, t in named.items() if name.endswith("weight")]
+        layers += [(t, named.get(f"{name.removesuffix('weight')}bias")) for name, t in weights]
+        return cls(embed, first, layers)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Which embedding and which first matrix each table is the product of."""
+        n = max(len(self.embed), len(self.first))
+        return [(i % len(self.embed), i % len(self.first)) for i in range(n)]
+
+    def tables(self) -> Tensor:
+        """[n_tables · n_tokens, width], a view where nothing is embedded: tables lie one after the other."""
+        if self.embed:
+            return torch.cat([self.embed[i] @ self.first[j].T for i, j in self.pairs()])
+        rows, width = self.first[0].shape
+        return self.first[0].as_strided((len(self.first) * rows, width), (width, 1))
+
+
+class Dense(Autograd):
+    """One model after the other, each with the bits that it has alone; gradients are written where they belong.
+
+    Of the loss, whichever it is, autograd gives the gradient of the outputs. Dropout is left to autograd altogether.
+    """
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs)
+        config: Any = runs.spec.model
+        self.residual, (self.act, self.act_backward) = config.residual, ACTIVATIONS[config.activation]
+        self.weights = [self._network(row) for row in runs.flat]
+        self.whole = {split: [_aligned(x[:n]) for x, n in zip(rows.inputs, rows.counts)]
+                      for split, rows in runs.rows.items()}  # fmt: skip
+        net, tokens = self.weights[0], runs.spec.data.n_tokens
+        n_tables = max(len(net.embed), len(net.first))
+        self.offsets = torch.arange(runs.spec.data.seq_len) % n_tables * tokens if n_tables > 1 else None
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        if spec.is_reference:
+            return "plain PyTorch is asked for"
+        if spec.device.type != "cpu" or spec.kernels is not None:
+            return "layers without autograd are a CPU's"
+        return "dropout is left to autograd" if spec.has_dropout else ""
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        return PLAIN, "; ".join([*obstacles[-1:], "layer by layer, without autograd"])
+
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        with torch.no_grad():
+            self._losses("train", batch, grad, loss, accuracy)
+
+    def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
+        with torch.no_grad():
+            self._losses(split, None, None, loss, accuracy)
+
+    def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.of_model(e, split, batch, grad)
+        x, targets = self._shown(e, split, batch, trains=grad is not None)
+        if batch is None and x.data_ptr() == self.runs.rows[split].inputs[e].data_ptr():
+            x = self.whole[split][e]
+        if self.offsets is not None:
+            x = x + self.offsets
+        outputs, inputs, hidden = self._forward(self.weights[e], x)
+        outputs = outputs[None].requires_grad_(grad is not None)
+        with torch.set_grad_enabled(grad is not None):
+            loss, accuracy = self.loss(outputs, targets[None], **self._of_loss(slice(e, e + 1)))
+        if grad is not None:
+            (g,) = torch.autograd.grad(loss, outputs, allow_unused=True, materialize_grads=True)
+            self._backward_pass(self.weights[e], self._network(grad[e]), g[0], inputs, hidden)
+        return loss.detach(), accuracy
+
+    def _network(self, row: Tensor) -> Network:
+        return Network.of({name: t[0] for name, t in self.runs.layout.views(row[None]).items()})
+
+    def _forward(self, net: Network, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Outputs [N, C], the input of each layer, and what is kept of each hidden one for its activation."""
+        inputs, hidden = [x], list[Tensor]()
+        *others, last = net.layers
+        for i, layer in enumerate(others):
+            z = self._layer(net, layer, x)
+            hidden.append(z)
+            y = self.act(z)
+            x = x + y if self.residual and i else y
+            inputs.append(x)
+        return self._layer(net, last, x), inputs, hidden
+
+    @staticmethod
+    def _layer(net: Network, layer: tuple[Tensor | None, Tensor | None], x: Tensor) -> Tensor:
+        weight, bias = layer
+        if weight is not None:
+            return F.linear(x, weight, bias)
+        z = F.embedding_bag(x, net.tables(), mode="sum")
+        return z if bias is None else z.add_(bias)
+
+    def _backward_pass(
+        self, net: Network, to: Network, g: Tensor, inputs: Sequence[Tensor], hidden: Sequence[Tensor]
+    ) -> None:
+        """Write the gradients of parameters, `to`, of that of the outputs, g [N, C]."""
+        skip: Tensor | None = None  # of what goes past the layer
+        for i in reversed(range(len(inputs))):
+            (weight, _), (of_weight, of_bias), x = net.layers[i], to.layers[i], inputs[i]
+            if of_bias is not None:
+                torch.sum(g, 0, out=of_bias)
+            if weight is None or of_weight is None:
+                return self._to_tables(net, to, g, x)
+            torch.mm(g.T, x, out=of_weight)
+            if i:
+                of_x = g @ weight if skip is None else torch.addmm(skip, g, weight)
+                skip = of_x if self.residual else None
+                g = self.act_backward(of_x, hidden[i - 1])
+        return None
+
+    @staticmethod
+    def _to_tables(net: Network, to: Network, g: Tensor, index: Tensor) -> None:
+        """Add g [N, width] to the rows of the tables that index [N, T] names, in the order of N."""
+        n_rows = len((net.embed or net.first)[0])
+        table = g.new_empty(len(net.pairs()) * n_rows, g.shape[1]) if net.embed else to.tables()
+        table.zero_()
+        for column in index.unbind(1):
+            table.index_add_(0, column, g)
+        if net.embed:
+            for k, ((i, j), own) in enumerate(zip(net.pairs(), table.split(n_rows))):
+                embed, first = net.embed[i], net.first[j]
+                torch.addmm(to.embed[i], own, first, beta=int(k != i), out=to.embed[i])
+                torch.addmm(to.first[j], own.T, embed, beta=int(k != j), out=to.first[j])
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """A copy where a product would not read it as it would alone."""
+    return t if t.data_ptr() % 64 == 0 else t.clone()
+
+
+MLPConfig.ways = (Dense, Autograd)
