@@ -37,6 +37,16 @@ class Loss(Part):
         """
         raise NotImplementedError
 
+    def gradient(self, logits: Tensor, target: Tensor, **scheduled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and accuracy [E] and the gradient of the loss, shaped as logits; of these it needs no graph."""
+        import torch
+
+        logits = logits.detach().requires_grad_()
+        with torch.enable_grad():
+            value, accuracy = self(logits, target, **scheduled)
+            (grad,) = torch.autograd.grad(value.sum(), logits, allow_unused=True, materialize_grads=True)
+        return value.detach(), accuracy, grad
+
     def why_not(self, data: Data) -> str:
         """Why it is no loss for such targets; empty where it is one."""
         return ""
@@ -114,6 +124,13 @@ class Hinge(Loss):
         own = logits.gather(-1, target.clamp(min=0)[..., None])
         rows = ((1 - own + logits).clamp(min=0).sum(-1) - 1) / logits.shape[-1]  # j = y adds 1
         return _mean(rows, _asked(logits, target, exists)), accuracy
+
+    def gradient(self, logits: Tensor, target: Tensor, **scheduled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not target.is_floating_point():
+            return super().gradient(logits, target, **scheduled)
+        value, accuracy = self(logits, target)
+        is_short = target * logits <= 1  # at the edge as clamp's
+        return value, accuracy, target.to(logits.dtype) * is_short / -logits.shape[1]
 
     def why_not(self, data: Data) -> str:
         y = data.train.targets

@@ -19,7 +19,7 @@ class Autograd(Step):
         self.takes_padding = runs.is_ragged
         self.is_random = runs.spec.has_dropout
         self.one_by_one = runs.device.type == "cpu"
-        self.loss = runs.spec.loss
+        self.loss, self._n_parameters = runs.spec.loss, runs.layout.size
 
     @classmethod
     def why_not(cls, spec: Spec) -> str:
@@ -40,12 +40,14 @@ class Autograd(Step):
     def gradient(
         self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
     ) -> None:
-        self.runs.module.train()
+        if not self.runs.module.training:
+            self.runs.module.train()
         with torch.enable_grad():
             self._losses("train", batch, grad, loss, accuracy)
 
     def measure(self, split: str, flat: Tensor, loss: Tensor, accuracy: Tensor) -> None:
-        self.runs.module.eval()
+        if self.runs.module.training:
+            self.runs.module.eval()
         with torch.no_grad():
             self._losses(split, None, None, loss, accuracy)
 
@@ -56,17 +58,16 @@ class Autograd(Step):
         # as large as a run's own batch
         has_own_masks = self.is_random and self.runs.is_ragged and not self.runs.has_keys
         if not self.one_by_one and not has_own_masks:
-            found = self._at_once(split, batch, grad)
+            of_models = [self._at_once(split, batch, grad)]
         else:
             if grad is not None:
-                grad[:, self.runs.layout.size :].zero_()
+                grad[:, self._n_parameters :].zero_()
             of_models = [self.of_model(e, split, batch, grad) for e in range(len(self.runs.flat))]
-            found = tuple(torch.cat(column) for column in zip(*of_models))
-        loss.copy_(found[0])
-        if accuracy is not None:
-            accuracy.copy_(found[1])
+        for to, values in zip((loss, accuracy), zip(*of_models)):
+            if to is not None:
+                torch.cat(values, out=to)
 
-    def _at_once(self, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, ...]:
+    def _at_once(self, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         runs = self.runs
         x, y, exists = runs.chosen(split, batch)
         if runs.augment is not None and grad is not None:
@@ -101,7 +102,7 @@ class Autograd(Step):
         loss, accuracy = self.loss(outputs, targets[None], **self._of_loss(slice(e, e + 1)))
         if grad is not None:
             grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            torch.cat([g.flatten() for g in grads], out=grad[e, : self.runs.layout.size])
+            torch.cat([g.flatten() for g in grads], out=grad[e, : self._n_parameters])
         return loss.detach(), accuracy
 
 

@@ -14,12 +14,13 @@ from grokfast.models.base import PLAIN, Spec
 from grokfast.models.mlp import MLPConfig
 from grokfast.models.runs import Runs
 
-# h of z, and the gradient of z of that of h; z may be overwritten by h where its gradient can do with it
+_relu_backward, _gelu_backward = torch.ops.aten.threshold_backward.grad_input, torch.ops.aten.gelu_backward.grad_input
+# h of z, which a relu overwrites, and in place of the gradient of h that of z
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (torch.relu_, lambda g, h: torch.ops.aten.threshold_backward(g, h, 0)),
-    "square": (torch.square, lambda g, z: g * (2 * z)),
-    "gelu": (F.gelu, lambda g, z: torch.ops.aten.gelu_backward(g, z)),
-    "abs": (torch.abs, lambda g, z: g * z.sign()),
+    "relu": (torch.relu_, lambda g, h: _relu_backward(g, h, 0, grad_input=g)),
+    "square": (torch.square, lambda g, z: g.mul_(z).mul_(2)),
+    "gelu": (F.gelu, lambda g, z: _gelu_backward(g, z, grad_input=g)),
+    "abs": (torch.abs, lambda g, z: g.mul_(z.sign())),
 }
 
 
@@ -35,13 +36,19 @@ class Network(NamedTuple):
     layers: list[tuple[Tensor | None, Tensor | None]]
 
     @classmethod
-    def of(cls, named: Mapping[str, Tensor]) -> Network:
+    def of(cls, named: Mapping[str, Any]) -> Network:
         embed = [t for name, t in named.items() if name.startswith("embed")]
         first = [t for name, t in named.items() if name.startswith(("w_", "in_"))]
         layers: list[tuple[Tensor | None, Tensor | None]] = [(None, named.get("b_in"))] if first else []
         weights = [(name, t) for name, t in named.items() if name.endswith("weight")]
         layers += [(t, named.get(f"{name.removesuffix('weight')}bias")) for name, t in weights]
         return cls(embed, first, layers)
+
+    def at(self, parts: Sequence[Tensor]) -> Network:
+        """Where this one is of places in `parts`, what is there."""
+        places: Any = self
+        layers = [tuple(None if i is None else parts[i] for i in layer) for layer in places.layers]
+        return Network([parts[i] for i in places.embed], [parts[i] for i in places.first], layers)  # type: ignore[arg-type]
 
     def pairs(self) -> list[tuple[int, int]]:
         """Which embedding and which first matrix each table is the product of."""
@@ -66,6 +73,9 @@ class Dense(Autograd):
         super().__init__(runs)
         config: Any = runs.spec.model
         self.residual, (self.act, self.act_backward) = config.residual, ACTIVATIONS[config.activation]
+        sizes = [shape.numel() for shape in runs.layout.shapes]
+        self.sizes = [*sizes, runs.flat.shape[1] - sum(sizes)]
+        self.places = Network.of({name: i for i, name in enumerate(runs.layout.names)})
         self.weights = [self._network(row) for row in runs.flat]
         self.whole = {split: [_aligned(x[:n]) for x, n in zip(rows.inputs, rows.counts)]
                       for split, rows in runs.rows.items()}  # fmt: skip
@@ -105,16 +115,16 @@ class Dense(Autograd):
         if self.offsets is not None:
             x = x + self.offsets
         outputs, inputs, hidden = self._forward(self.weights[e], x)
-        outputs = outputs[None].requires_grad_(grad is not None)
-        with torch.set_grad_enabled(grad is not None):
-            loss, accuracy = self.loss(outputs, targets[None], **self._of_loss(slice(e, e + 1)))
-        if grad is not None:
-            (g,) = torch.autograd.grad(loss, outputs, allow_unused=True, materialize_grads=True)
-            self._backward_pass(self.weights[e], self._network(grad[e]), g[0], inputs, hidden)
-        return loss.detach(), accuracy
+        scheduled = self._of_loss(slice(e, e + 1))
+        if grad is None:
+            return self.loss(outputs[None], targets[None], **scheduled)
+        loss, accuracy, g = self.loss.gradient(outputs[None], targets[None], **scheduled)
+        self._backward_pass(self.weights[e], self._network(grad[e]), g[0], inputs, hidden)
+        return loss, accuracy
 
     def _network(self, row: Tensor) -> Network:
-        return Network.of({name: t[0] for name, t in self.runs.layout.views(row[None]).items()})
+        """Of views of a model's row [P]."""
+        return self.places.at([t.view(shape) for t, shape in zip(row.split(self.sizes), self.runs.layout.shapes)])
 
     def _forward(self, net: Network, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Outputs [N, C], the input of each layer, and what is kept of each hidden one for its activation."""
@@ -151,7 +161,7 @@ class Dense(Autograd):
             if i:
                 of_x = g @ weight if skip is None else torch.addmm(skip, g, weight)
                 skip = of_x if self.residual else None
-                g = self.act_backward(of_x, hidden[i - 1])
+                g = self.act_backward(of_x if skip is None else of_x.clone(), hidden[i - 1])
         return None
 
     @staticmethod

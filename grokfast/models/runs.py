@@ -78,7 +78,7 @@ class Runs:
 
     @property
     def is_ragged(self) -> bool:
-        return self._has_gaps or len(set(self.rows["train"].counts)) > 1
+        return self._has_gaps or self.rows["train"].exists is not None
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Tensors [E, ...] as one [E, P], P rounded up with zeros to 64 bytes: a model's rows are aligned as alone."""
@@ -130,12 +130,12 @@ class Runs:
     def chosen_of(self, e: int, split: str, batch: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Those of model e, and their numbers; None: all."""
         rows = self.rows[split]
-        own, n = None if batch is None else batch[e], rows.counts[e]
-        inputs, targets = rows.inputs[e, :n], rows.targets[e, :n]
-        if own is not None:
-            own = own[own >= 0] if self.is_ragged else own
-            inputs, targets = inputs[own], targets[own]
-        return inputs, targets, own
+        if batch is None:
+            n = rows.counts[e]
+            return rows.inputs[e, :n], rows.targets[e, :n], None
+        own = batch[e]
+        own = own[own >= 0] if self.is_ragged else own
+        return rows.inputs[e].index_select(0, own), rows.targets[e].index_select(0, own), own
 
     def keep(self, models: Sequence[int]) -> Callable[[], None]:
         """What is to be called to go on with these models only. Where memory is short, nothing has changed by then."""

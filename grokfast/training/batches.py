@@ -11,6 +11,8 @@ from grokfast.schedules.batches import Shown
 from grokfast.seeds import generator
 from grokfast.training.experiment import Experiment
 
+AT_A_TIME = 1 << 12  # rows
+
 
 class Orders:
     """Which of its training rows each run takes at a step, `size` at most: its own permutation in every epoch.
@@ -36,6 +38,7 @@ class Orders:
         for model, rows in enumerate(n_rows):
             self._models.setdefault(rows, []).append(model)
         self._held: dict[int, tuple[int, Tensor]] = {}
+        self._made, self._ahead = range(0), torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
@@ -50,6 +53,14 @@ class Orders:
             min(self.size, rows - step % -(-rows // self.size) * self.size) if rows > self.size else rows
             for rows in self._models
         )
+
+    def batch(self, step: int) -> Tensor:
+        """[E, length] int64 on the CPU, of one step; where steps follow each other, some are made at a time."""
+        if step not in self._made:
+            at_a_time = 1 if self._shown else max(1, AT_A_TIME // (len(self._seeds) * self.size))
+            self._made = range(step, step + at_a_time)
+            self._ahead = self.batches(step, step + at_a_time)
+        return self._ahead[step - self._made.start, :, : self.length(step)]
 
     def batches(self, begin: int, end: int) -> Tensor:
         """[end - begin, E, size] int64 on the CPU, of the steps from `begin` up to `end`; where a batch ends, -1."""

@@ -225,10 +225,7 @@ class Ensemble:
 
     def _chosen(self) -> Tensor | None:
         """The training rows of this step's batch, [E, B]; None: all of them."""
-        if self.orders is None:
-            return None
-        (batch,) = self.orders.batches(self.steps, self.steps + 1)
-        return batch[:, : self.orders.length(self.steps)].to(self.device)
+        return None if self.orders is None else self.orders.batch(self.steps).to(self.device)
 
     @torch.no_grad()
     def evaluate(self, *, goes_on: bool = False) -> list[Record]:

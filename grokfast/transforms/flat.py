@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -178,8 +179,9 @@ class FlatOptimizer:
         if not is_launched and backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
             grad = sum_partials(grad)
             if loss is not None and diverged_at is not None:
-                finite = torch.isfinite(loss + grad.sum(1))
-                diverged_at.copy_(torch.where((diverged_at < 0) & ~finite, self.steps, diverged_at))
+                for e, total in enumerate((loss + grad.sum(1)).tolist()):
+                    if not math.isfinite(total) and diverged_at[e] < 0:
+                        diverged_at[e] = self.steps
             if self._before or self._after or self._decayed or self.tables is not None:
                 step = torch.full((len(flat), 1), self.steps)
                 self._change(step[:, 0])
@@ -296,11 +298,11 @@ class FlatOptimizer:
         state, entries = self.state, array("q")
         slots = [state.get("momentum_buffer", state.get("exp_avg")), state.get("exp_avg_sq")]
         slots += [state.get("ring", state.get("ema")), state.get("sum")]
+        rows = [(0, 0) if t is None else (t.data_ptr(), t.stride(0) * t.element_size()) for t in (flat, grad, *slots)]
         for e in range(len(flat)):
-            one, two, past, total = (0 if t is None else t[e].data_ptr() for t in slots)
+            weights, grads, one, two, past, total = (start + e * stride for start, stride in rows)
             entries.extend(
-                (flat.shape[1], flat[e].data_ptr(), grad[e].data_ptr(), one, two, steps[e], past, total, counts[e],
-                 is_first, e)
+                (flat.shape[1], weights, grads, one, two, steps[e], past, total, counts[e], is_first, e)
             )  # fmt: skip
         return entries
 

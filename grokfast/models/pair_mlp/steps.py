@@ -125,6 +125,15 @@ class Pieces(Autograd):
         return {name: t[0] for name, t in self.runs.layout.views(row[None]).items()}
 
 
+class Layers(Dense):
+    """Several hidden layers without autograd; also one, where the extension has no first layer that is faster."""
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        is_one = spec.model.depth == 1 and not spec.why_no_extension  # type: ignore[attr-defined]
+        return super().why_not(spec) or ("the first layer is in the extension" if is_one else "")
+
+
 class Operations(Autograd):
     """Autograd; the first layer is a fused operation, where there is one."""
 
@@ -147,4 +156,4 @@ def _sizes(spec: Spec) -> dict[str, int]:
     return {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers, "width": config.width}
 
 
-PairMLPConfig.ways = (Kernels, Pieces, Dense, Operations)
+PairMLPConfig.ways = (Kernels, Pieces, Layers, Operations)
