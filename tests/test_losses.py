@@ -178,3 +178,26 @@ def test_stablemax_survives_what_collapses_softmax():
     assert not dead.any()
     x = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: StableMax()(x, torch.tensor([[0, 1, 2, 0]]))[0], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_a_hinge_of_signs_is_autograds(dtype):
+    outputs = torch.tensor([[0.5, 1.0, 2.0, -1.0, 0.0, -3.0]], dtype=dtype)[..., None].requires_grad_()
+    target = torch.tensor([[1.0, 1.0, 1.0, -1.0, -1.0, 1.0]])[..., None]  # two lie on the edge
+    value, accuracy = Hinge()(outputs, target)
+    (expected,) = torch.autograd.grad(value.sum(), outputs)
+    found = Hinge().gradient(outputs.detach(), target)
+    for got, right in zip(found, (value.detach(), accuracy, expected)):
+        torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(label_smoothing=0.1), MSE(), StableMax(), Hinge()], ids=str)
+def test_the_gradient_of_a_loss_is_that_of_its_value(loss):
+    logits, target = _positions()
+    value, accuracy = loss(logits, target)
+    (expected,) = torch.autograd.grad(value.sum(), logits)
+    with torch.no_grad():
+        found = loss.gradient(logits, target)
+    assert not any(t.requires_grad for t in found)
+    for got, right in zip(found, (value.detach(), accuracy, expected)):
+        torch.testing.assert_close(got, right)

@@ -41,3 +41,10 @@ def test_each_epoch_is_another_order_of_all_rows():
     for rows in epochs:
         assert sorted(rows[rows >= 0].tolist()) == list(range(19))
     assert not torch.equal(*epochs)
+
+
+def test_steps_in_any_order_have_the_batches_of_the_epochs():
+    orders = Orders([TINY, TINY.override({"seed": 4})], [19, 7], 5)
+    for step in (0, 1, 2, 3, 40, 41, 17, 5000, 2):
+        (expected,) = Orders([TINY, TINY.override({"seed": 4})], [19, 7], 5).batches(step, step + 1)
+        assert torch.equal(orders.batch(step), expected[:, : orders.length(step)])

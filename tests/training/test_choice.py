@@ -129,14 +129,16 @@ def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
     assert choice(QUICK, CPU).name == (FUSED if only_active else OPERATIONS)
     assert ("only where a unit is active" in choice(QUICK, CPU).reason) == only_active
     assert choice(QUICK.override({"model.activation": "gelu"}), CPU).name == OPERATIONS
-    assert choice(QUICK.override({"model.depth": 2}), CPU).name == OPERATIONS
+    deeper = choice(QUICK.override({"model.depth": 2}), CPU)
+    assert (deeper.name, deeper.reason) == (PLAIN, "depth 2; layer by layer, without autograd")
     assert choice(NANDA, CPU).reason == "C++ extension, each distinct prefix once"
     assert choice(NANDA, CPU).why_no_replay == "a CPU has no graphs"
     assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN
     with backend.using("reference"):
         assert choice(QUICK, CPU).reason == "asked for"
     monkeypatch.setattr(backend, "built", lambda: (None, "no compiler"))
-    assert str(choice(QUICK, CPU)).startswith("plain PyTorch (no compiler), ieee products, one step at a time")
+    how = "plain PyTorch (no compiler; layer by layer, without autograd), ieee products, one step at a time"
+    assert str(choice(QUICK, CPU)).startswith(how)
 
 
 def test_doctor_says_it_for_every_preset():
