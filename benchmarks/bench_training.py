@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.interleave import Contender, interleave, report
 from grokfast import Experiment, backend
-from grokfast.models import MLPConfig, PairMLPConfig
+from grokfast.models import MLPConfig, PairMLPConfig, TokenMLPConfig
 from grokfast.tasks import Data
 from grokfast.training.ensemble import Ensemble
 
@@ -30,6 +30,8 @@ RECIPES = {
     "a5": "2,160 rows, embeddings 2 x 128, width 128",
     "parity": "batches of 32 rows, 40 features, width 1,000, SGD",
     "digits": "200 rows, 64 features, 200-200",
+    "prieto": "p 113, 5,107 rows, 200-200",
+    "quick-tokens": "quick's task, a TokenMLP",
 }
 
 
@@ -55,13 +57,13 @@ def network(data: Data, experiment: Experiment) -> tuple[nn.Module, Tensor]:
     if isinstance(config, PairMLPConfig) and config.embed:
         return Embedded(data, config), x
     assert isinstance(config, (PairMLPConfig, MLPConfig))
-    if isinstance(config, PairMLPConfig):
+    if data.n_tokens:
         x = F.one_hot(x, data.n_tokens).flatten(1).float()
     sizes = [x.shape[1], *[config.width] * config.depth]
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(config.width, data.n_answers)), x
+        layers += [nn.Linear(n_in, n_out, bias=config.bias), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(config.width, data.n_answers, bias=config.bias)), x
 
 
 def loss_of(experiment: Experiment, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
@@ -117,6 +119,12 @@ CONTENDERS: dict[str, Callable[[Experiment], Contender]] = {
 QUICK = Experiment.preset("quick").override({"device": "cpu"})
 
 
+def recipe(name: str) -> Experiment:
+    if name == "quick-tokens":
+        return QUICK.override({"model": TokenMLPConfig()})
+    return Experiment.preset(name).override({"device": "cpu"})
+
+
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_training_step_of_quick(benchmark, name):  # type: ignore[no-untyped-def]
     benchmark.pedantic(CONTENDERS[name](QUICK).step, rounds=20, warmup_rounds=3)
@@ -130,7 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     tables = {}
     for name in args.recipes.split(","):
-        experiment = Experiment.preset(name).override({"device": "cpu"})
+        experiment = recipe(name)
         contenders = {who: make(experiment) for who, make in CONTENDERS.items()}
         tables[f"{name}: {RECIPES[name]}"] = interleave(contenders, baseline="eager PyTorch", rounds=args.rounds)
     report("Training step", tables, args.out)

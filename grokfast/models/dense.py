@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from grokfast.models.autograd import Autograd
@@ -14,13 +14,13 @@ from grokfast.models.base import PLAIN, Spec
 from grokfast.models.mlp import MLPConfig
 from grokfast.models.runs import Runs
 
-_relu_backward, _gelu_backward = torch.ops.aten.threshold_backward.grad_input, torch.ops.aten.gelu_backward.grad_input
-# h of z, which a relu overwrites, and in place of the gradient of h that of z
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (torch.relu_, lambda g, h: _relu_backward(g, h, 0, grad_input=g)),
+aten = torch.ops.aten
+# h of z, written to `out`; then in place of the gradient of h that of z. A relu's h may take the place of z.
+ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": (partial(torch.clamp_min, min=0), lambda g, h: aten.threshold_backward.grad_input(g, h, 0, grad_input=g)),
     "square": (torch.square, lambda g, z: g.mul_(z).mul_(2)),
-    "gelu": (F.gelu, lambda g, z: _gelu_backward(g, z, grad_input=g)),
-    "abs": (torch.abs, lambda g, z: g.mul_(z.sign())),
+    "gelu": (aten.gelu.out, lambda g, z: aten.gelu_backward.grad_input(g, z, grad_input=g)),
+    "abs": (torch.abs, lambda g, z: g.mul_(z.sign_())),
 }
 
 
@@ -66,19 +66,20 @@ class Network(NamedTuple):
 class Dense(Autograd):
     """One model after the other, each with the bits that it has alone; gradients are written where they belong.
 
-    Of the loss, whichever it is, autograd gives the gradient of the outputs. Dropout is left to autograd altogether.
+    The loss, whichever it is, gives the gradient of the outputs. Dropout is left to autograd.
+    What a pass writes stays for the next one, as memory that comes anew from the system costs a fifth of a step.
     """
 
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
         config: Any = runs.spec.model
-        self.residual, (self.act, self.act_backward) = config.residual, ACTIVATIONS[config.activation]
+        self.residual, self.in_place = config.residual, config.activation == "relu"
+        self.act, self.act_backward = ACTIVATIONS[config.activation]
         sizes = [shape.numel() for shape in runs.layout.shapes]
         self.sizes = [*sizes, runs.flat.shape[1] - sum(sizes)]
         self.places = Network.of({name: i for i, name in enumerate(runs.layout.names)})
         self.weights = [self._network(row) for row in runs.flat]
-        self.whole = {split: [_aligned(x[:n]) for x, n in zip(rows.inputs, rows.counts)]
-                      for split, rows in runs.rows.items()}  # fmt: skip
+        self._held: dict[str, Tensor] = {}
         net, tokens = self.weights[0], runs.spec.data.n_tokens
         n_tables = max(len(net.embed), len(net.first))
         self.offsets = torch.arange(runs.spec.data.seq_len) % n_tables * tokens if n_tables > 1 else None
@@ -110,11 +111,10 @@ class Dense(Autograd):
             with torch.autocast("cpu", enabled=False):
                 return self.of_model(e, split, batch, grad)
         x, targets = self._shown(e, split, batch, trains=grad is not None)
-        if batch is None and x.data_ptr() == self.runs.rows[split].inputs[e].data_ptr():
-            x = self.whole[split][e]
+        x = x if x.data_ptr() % 64 == 0 else x.clone()  # as a product reads it alone
         if self.offsets is not None:
             x = x + self.offsets
-        outputs, inputs, hidden = self._forward(self.weights[e], x)
+        outputs, inputs, hidden = self._forward(self.weights[e], x, trains=grad is not None)
         scheduled = self._of_loss(slice(e, e + 1))
         if grad is None:
             return self.loss(outputs[None], targets[None], **scheduled)
@@ -126,24 +126,35 @@ class Dense(Autograd):
         """Of views of a model's row [P]."""
         return self.places.at([t.view(shape) for t, shape in zip(row.split(self.sizes), self.runs.layout.shapes)])
 
-    def _forward(self, net: Network, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def _room(self, name: str, n_rows: int, width: int) -> Tensor:
+        """[n_rows, width] that a pass may write to."""
+        held = self._held.get(name)
+        if held is None or len(held) < n_rows:
+            held = self._held[name] = self.runs.flat.new_empty(n_rows, width)
+        return held[:n_rows]
+
+    def _forward(self, net: Network, x: Tensor, *, trains: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Outputs [N, C], the input of each layer, and what is kept of each hidden one for its activation."""
         inputs, hidden = [x], list[Tensor]()
         *others, last = net.layers
         for i, layer in enumerate(others):
-            z = self._layer(net, layer, x)
-            hidden.append(z)
-            y = self.act(z)
-            x = x + y if self.residual and i else y
+            at = i if trains else i % 2
+            z = self._layer(net, layer, x, f"z{at}")
+            h = self.act(z, out=z if self.in_place else self._room(f"h{at}", *z.shape))
+            x = torch.add(x, h, out=self._room(f"x{at}", *h.shape)) if self.residual and i else h
             inputs.append(x)
-        return self._layer(net, last, x), inputs, hidden
+            hidden.append(z)
+        return self._layer(net, last, x, "outputs"), inputs, hidden
 
-    @staticmethod
-    def _layer(net: Network, layer: tuple[Tensor | None, Tensor | None], x: Tensor) -> Tensor:
+    def _layer(self, net: Network, layer: tuple[Tensor | None, Tensor | None], x: Tensor, name: str) -> Tensor:
         weight, bias = layer
         if weight is not None:
-            return F.linear(x, weight, bias)
-        z = F.embedding_bag(x, net.tables(), mode="sum")
+            out = self._room(name, len(x), len(weight))
+            return torch.mm(x, weight.T, out=out) if bias is None else torch.addmm(bias, x, weight.T, out=out)
+        tables, (first, *others) = net.tables(), x.unbind(1)
+        z = torch.index_select(tables, 0, first, out=self._room(name, len(x), tables.shape[1]))
+        for column in others:
+            z.add_(torch.index_select(tables, 0, column, out=self._room("rows", *z.shape)))
         return z if bias is None else z.add_(bias)
 
     def _backward_pass(
@@ -159,9 +170,10 @@ class Dense(Autograd):
                 return self._to_tables(net, to, g, x)
             torch.mm(g.T, x, out=of_weight)
             if i:
-                of_x = g @ weight if skip is None else torch.addmm(skip, g, weight)
+                of_x = self._room(f"g{i % 2}", *x.shape)
+                torch.mm(g, weight, out=of_x) if skip is None else torch.addmm(skip, g, weight, out=of_x)
                 skip = of_x if self.residual else None
-                g = self.act_backward(of_x if skip is None else of_x.clone(), hidden[i - 1])
+                g = self.act_backward(of_x if skip is None else self._room("g", *x.shape).copy_(of_x), hidden[i - 1])
         return None
 
     @staticmethod
@@ -177,11 +189,6 @@ class Dense(Autograd):
                 embed, first = net.embed[i], net.first[j]
                 torch.addmm(to.embed[i], own, first, beta=int(k != i), out=to.embed[i])
                 torch.addmm(to.first[j], own.T, embed, beta=int(k != j), out=to.first[j])
-
-
-def _aligned(t: Tensor) -> Tensor:
-    """A copy where a product would not read it as it would alone."""
-    return t if t.data_ptr() % 64 == 0 else t.clone()
 
 
 MLPConfig.ways = (Dense, Autograd)
