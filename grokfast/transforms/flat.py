@@ -71,6 +71,7 @@ class FlatOptimizer:
         self._uploads = Uploads()
         self._overrides = torch.zeros(len(flat), 4, dtype=torch.int64, device=flat.device)
         self._unwatched = flat.new_zeros(len(flat)), torch.zeros_like(self.clock.steps)
+        self._ones: Tensor | None = None
 
     def _set(self, configs: Sequence[Optimizer], filters: Sequence[Transform | None], like: Tensor) -> None:
         """All that follows from the models' configurations and filters alone."""
@@ -179,7 +180,9 @@ class FlatOptimizer:
         if not is_launched and backend.extension() is not None and flat.is_cpu and flat.dtype is torch.float32:
             grad = sum_partials(grad)
             if loss is not None and diverged_at is not None:
-                for e, total in enumerate((loss + grad.sum(1)).tolist()):
+                if self._ones is None:
+                    self._ones = grad.new_ones(grad.shape[1])
+                for e, total in enumerate(torch.addmv(loss, grad, self._ones).tolist()):  # a sum would wake threads
                     if not math.isfinite(total) and diverged_at[e] < 0:
                         diverged_at[e] = self.steps
             if self._before or self._after or self._decayed or self.tables is not None:
