@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grokfast import nn as nn
     from grokfast import ops as ops
     from grokfast import optim as optim
+    from grokfast import plots as plots
     from grokfast import tasks as tasks
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
     from grokfast.store import RunStore as RunStore

@@ -63,6 +63,17 @@ class ArmSummary:
     p_holm: float | None
     accuracy: float
 
+    def words(self) -> dict[str, str]:
+        """A row of a table: empty where there is nothing to say."""
+        low, high = self.runs.probability_interval
+        return {
+            "generalised": f"{self.runs.generalized} of {self.runs.n} [{low:.0%}, {high:.0%}]",
+            "median step": str(self.runs.t_generalize),
+            "× base": "" if self.ratio is None else str(self.ratio),
+            "p": "" if self.p_holm is None or math.isnan(self.p_holm) else f"{self.p_holm:.2g}",
+            "accuracy": "" if math.isnan(self.accuracy) else f"{self.accuracy:.1%}",
+        }
+
 
 def compare_arms(
     table: Any,

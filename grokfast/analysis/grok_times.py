@@ -125,6 +125,16 @@ class CellSummary:
         """The phase of most runs; of equally frequent ones the last of "diverged", confusion, ..., grokking."""
         return max(reversed(self.phases), key=lambda phase: self.phases[phase]) if self.n else None
 
+    def words(self) -> dict[str, str]:
+        """A row of a table."""
+        low, high = self.probability_interval
+        return {
+            "generalised": f"{self.generalized} of {self.n}",
+            "share": f"{self.probability:.0%} [{low:.0%}, {high:.0%}]",
+            "median step": str(self.t_generalize),
+            "phase": self.phase or "",
+        }
+
 
 def summarize(table: Any, *, by: Sequence[str] = (), confidence: float = 0.95) -> list[CellSummary]:
     """The cells of `table` that the columns `by` span, one for each combination that occurs, ordered by value.

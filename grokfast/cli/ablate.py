@@ -77,11 +77,7 @@ def report(ablation: Ablation, said: str, result: SweepResult, screen: Screen) -
         shown.add_row(
             one.arm,
             ", ".join(f"{key.rpartition('.')[2]}={word}" for key, word in words),
-            f"{runs_of.generalized} of {runs_of.n} [{low:.0%}, {high:.0%}]",
-            str(runs_of.t_generalize),
-            "" if one.ratio is None else str(one.ratio),
-            "" if one.p_holm is None or one.p_holm != one.p_holm else f"{one.p_holm:.2g}",
-            "" if one.accuracy != one.accuracy else f"{one.accuracy:.1%}",
+            *one.words().values(),
         )
         cells.append(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +11,10 @@ import numpy as np
 
 from grokfast.cli.common import Screen, why
 from grokfast.store.records import records_of
-from grokfast.store.run import DONE
 
 if TYPE_CHECKING:
     from grokfast.sweeps import SweepResult
     from grokfast.training import Experiment
-
-COLORS = 7  # groups in one picture
 
 
 def attempt(draw: Callable[[], Mapping[str, Path]], screen: Screen) -> dict[str, Path]:
@@ -78,33 +75,11 @@ def draw_run(
     return {"curves": path}
 
 
-def draw(result: SweepResult, table: dict[str, np.ndarray], axes: Sequence[str]) -> dict[str, Path]:
-    """Draw into the sweep's directory: a phase diagram where two or three columns vary, the time to generalise against
-    a positive number, the curves of at most seven cells. `axes` are columns of `table`. Returns the paths by title."""
-    from grokfast.analysis import curves_by
-    from grokfast.plots import plot_bands, plot_phase_diagram, plot_scaling
+def draw(result: SweepResult, table: dict[str, np.ndarray]) -> dict[str, Path]:
+    """Draw all that `plots.results` has of a sweep into its directory. Returns the paths by title."""
+    from grokfast.plots.results import sweep_pictures
 
-    if not np.isin(table["status"], DONE).any():
-        return {}
-    wide = [key for key in axes if len(np.unique(table[key])) > 1]
-    directory = result.directory
-    directory.mkdir(exist_ok=True)
-    drawn: dict[str, Path] = {}
-    if len(wide) in (2, 3):
-        y, x, by = wide[0], wide[1], wide[2] if len(wide) == 3 else None
-        path = directory / "phase_diagram.png"
-        drawn["phase diagram"] = plot_phase_diagram(table, path, x=x, y=y, by=by, title=result.sweep_id)
-    numbers = [key for key in wide if _is_positive(table[key])]
-    if numbers and len(wide) <= 2:
-        x, others = numbers[-1], [key for key in wide if key != numbers[-1]]
-        if not others or len(np.unique(table[others[0]])) <= COLORS:
-            by = others[0] if others else None
-            drawn["scaling"] = plot_scaling(table, directory / "scaling.png", x=x, by=by, title=result.sweep_id)
-    if len(set(zip(*(table[key].tolist() for key in wide)))) <= COLORS:
-        groups = curves_by(table, result.curves(), wide)
-        drawn["curves"] = plot_bands(groups, directory / "curves.png", title=result.sweep_id)
-    return drawn
-
-
-def _is_positive(column: np.ndarray) -> bool:
-    return column.dtype.kind in "if" and bool((column > 0).all())
+    found = sweep_pictures(result, table)
+    if found:
+        result.directory.mkdir(exist_ok=True)
+    return {title: picture(result.directory / f"{title.replace(' ', '_')}.png") for title, picture in found.items()}

@@ -196,13 +196,7 @@ def report(result: SweepResult, screen: Screen) -> dict[str, Any]:
     for cell in summarize(table, by=axes):
         low, high = cell.probability_interval
         if cell.n and len(cells) < ROWS:
-            shown.add_row(
-                *written([cell.cell[key] for key in axes]),
-                f"{cell.generalized} of {cell.n}",
-                f"{cell.probability:.0%} [{low:.0%}, {high:.0%}]",
-                str(cell.t_generalize),
-                cell.phase or "",
-            )
+            shown.add_row(*written([cell.cell[key] for key in axes]), *cell.words().values())
         cells.append(
             {
                 "cell": cell.cell,
@@ -218,7 +212,7 @@ def report(result: SweepResult, screen: Screen) -> dict[str, Any]:
     screen.print(shown)
     if len(cells) > ROWS:
         screen.say(f"... and {len(cells) - ROWS:,} more: {command('grokfast', 'export', result.sweep_id)}")
-    pictures = attempt(partial(draw, result, table, axes), screen)
+    pictures = attempt(partial(draw, result, table), screen)
     return {"sweep_id": result.sweep_id, "cells": cells, "pictures": {what: str(p) for what, p in pictures.items()}}
 
 

@@ -11,18 +11,18 @@ import numpy as np
 from grokfast import checks, text
 from grokfast.plots.comparison import _COLORS
 from grokfast.plots.curves import _accuracy_axis, _columns, _step_axis
-from grokfast.store.files import replacing
 
 
 def plot_bands(
     groups: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str = "",
     quantiles: tuple[float, float] = (0.25, 0.75),
     threshold: float = 0.99,
-) -> Path:
-    """Draw the runs of each group (columns of `RunStore.curves`) as a PNG of 1200 × 600 pixels, and return its path.
+) -> Any:
+    """Draw the runs of each group (columns of `RunStore.curves`) as a PNG of 1200 × 600 pixels; return its path,
+    or without one the figure.
 
     A group has one colour: a full line is the median test accuracy over its runs, the band lies between `quantiles`, a
     dotted line is the median training accuracy. All runs of a group count at every step: one that ended earlier, as it
@@ -31,8 +31,7 @@ def plot_bands(
     Raises ValueError if there is no group or more than seven, a group without runs, a run whose columns are missing,
     empty or of different lengths, or quantiles that do not increase in [0, 1]; OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     if not 1 <= len(groups) <= len(_COLORS):
         raise ValueError(f"groups must be 1 to {len(_COLORS)}, got {len(groups)}")
@@ -42,8 +41,7 @@ def plot_bands(
     if low >= high:
         raise ValueError(f"quantiles must be increasing, got {quantiles}")
     columns = {name: [_columns(run) for run in runs] for name, runs in groups.items()}
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, 6)
     axes = figure.subplots()
     last = max(run["step"][-1] for runs in columns.values() for run in runs)
     for (name, runs), color in zip(columns.items(), _COLORS):
@@ -65,9 +63,7 @@ def plot_bands(
     figure.legend(loc="outside lower center", ncols=min(len(groups), 4), frameon=False, fontsize=12, borderpad=0)
     note = f"lines: medians; bands: {100 * low:g}–{100 * high:g}% of the runs"
     figure.text(0.99, 0.985, note, ha="right", va="top", fontsize=10, color="0.35", parse_math=False)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def held(runs: Sequence[Mapping[str, np.ndarray]], column: str, steps: np.ndarray) -> np.ndarray:

@@ -10,13 +10,17 @@ import numpy as np
 
 from grokfast import text
 from grokfast.plots.curves import _COLORS, _FEW, _accuracy_axis, _columns, _step_axis
-from grokfast.store.files import replacing
 
 
 def plot_comparison(
-    arms: Mapping[str, Sequence[Mapping[str, np.ndarray]]], path: str | Path, *, title: str, threshold: float = 0.99
-) -> Path:
-    """Draw the runs of each arm (columns of `RunStore.curves`) as a PNG of 1200 × 600 pixels, and return its path.
+    arms: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    path: str | Path | None = None,
+    *,
+    title: str,
+    threshold: float = 0.99,
+) -> Any:
+    """Draw the runs of each arm (columns of `RunStore.curves`) as a PNG of 1200 × 600 pixels; return its path,
+    or without one the figure.
 
     An arm has one colour: test accuracy is a full line, training accuracy a dotted one. Up to seven arms of any number
     of runs; `threshold` is the accuracy to mark.
@@ -24,16 +28,14 @@ def plot_comparison(
     Raises ValueError if there is no arm, an arm without runs, more than seven, or a run whose columns are missing,
     empty or of different lengths, OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     if not 1 <= len(arms) <= len(_COLORS):
         raise ValueError(f"arms must be 1 to {len(_COLORS)}, got {len(arms)}")
     if empty := [name for name, runs in arms.items() if not runs]:
         raise ValueError(f"arms must have at least one run each; without one: {', '.join(empty)}")
     columns = {name: [_columns(run) for run in runs] for name, runs in arms.items()}
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, 6)
     axes = figure.subplots()
     for (name, runs), color in zip(columns.items(), _COLORS):
         width = 2.0 if len(runs) == 1 else 1.2
@@ -56,6 +58,4 @@ def plot_comparison(
     axes.grid(which="major", color="0.92", lw=0.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from grokfast import checks, text
-from grokfast.store.files import replacing
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
 _LINES = ("-", ":", "--", "-.")  # of the first seven splits, the next seven, ...
@@ -20,7 +19,7 @@ _LABEL_WIDTH = 0.2  # more than a label of a moment takes, in widths of the pane
 
 def plot_curves(
     curves: Mapping[str, np.ndarray],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str,
     t_memorize: int | None,
@@ -28,8 +27,9 @@ def plot_curves(
     threshold: float = 0.99,
     memorize: str = "train",
     generalize: str = "test",
-) -> Path:
-    """Draw the curves of a run (the columns of `RunStore.curves`) as a PNG of 1200 × 800 pixels, and return its path.
+) -> Any:
+    """Draw the curves of a run (the columns of `RunStore.curves`) as a PNG of 1200 × 800 pixels; return its path,
+    or without one the figure.
 
     Every split has a colour: training and test, and whatever else has a column of losses and one of accuracies, in the
     order of the columns. The steps are on a logarithmic axis whose first stretch is linear, so that step 0 has its
@@ -40,8 +40,7 @@ def plot_curves(
     Raises ValueError if a column is missing, if the columns differ in length, if there is no record or no split called
     `memorize` or `generalize`; OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     splits = _splits(curves)
     for argument, name in (("memorize", memorize), ("generalize", generalize)):
@@ -51,8 +50,7 @@ def plot_curves(
         name: (_COLORS[i % len(_COLORS)], _LINES[i // len(_COLORS) % len(_LINES)]) for i, name in enumerate(splits)
     }
     moments = ((t_memorize, styles[memorize][0]), (t_generalize, styles[generalize][0]))
-    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, 8)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
         marker = "o" if len(columns["step"]) <= _FEW else ""
@@ -75,9 +73,7 @@ def plot_curves(
     if len(splits) > 2:  # beside the title there is room for two
         legend = {"loc": "outside lower center", "ncols": min(len(splits), len(_COLORS))}
     figure.legend(*top.get_legend_handles_labels(), **legend, frameon=False, fontsize=12, borderpad=0)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def _splits(curves: Mapping[str, np.ndarray]) -> list[str]:

@@ -9,14 +9,16 @@ from typing import Any
 
 from grokfast import text
 from grokfast.analysis import ArmSummary
-from grokfast.store.files import replacing
 
 _BASE, _ARM, _SURE = "0.35", "#56B4E9", "#0072B2"  # of Okabe and Ito
 _ROW, _EDGE = 0.32, 1.6  # inches of an arm, and of all else
 
 
-def plot_forest(arms: Sequence[ArmSummary], path: str | Path, *, title: str = "", level: float = 0.05) -> Path:
-    """Draw the arms that `analysis.compare_arms` returns, the base first, as a PNG 1,200 pixels wide; return `path`.
+def plot_forest(
+    arms: Sequence[ArmSummary], path: str | Path | None = None, *, title: str = "", level: float = 0.05
+) -> Any:
+    """Draw the arms that `analysis.compare_arms` returns, the base first, as a PNG 1,200 pixels wide; return
+    `path`, or without one the figure.
 
     A row is an arm: a square at its median step of generalisation, a line over the 95% interval, on a logarithmic axis,
     the base's median and interval as a line and a band through all rows. What was not reached is an arrow at the last
@@ -25,13 +27,11 @@ def plot_forest(arms: Sequence[ArmSummary], path: str | Path, *, title: str = ""
 
     Raises ValueError if there is no arm, OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     if not arms:
         raise ValueError("arms must be at least one, got none")
-    figure = Figure(figsize=(12, _EDGE + _ROW * len(arms)), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, _EDGE + _ROW * len(arms))
     axes = figure.subplots()
     base = arms[0].runs.t_generalize
     if base.n and base.reached:
@@ -44,9 +44,7 @@ def plot_forest(arms: Sequence[ArmSummary], path: str | Path, *, title: str = ""
     _axes(axes, arms)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(handles=_legend(level), loc="outside lower center", ncols=4, frameon=False, fontsize=11, borderpad=0)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def _arm(axes: Any, row: int, arm: ArmSummary, color: str) -> None:

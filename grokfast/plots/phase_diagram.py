@@ -13,7 +13,6 @@ from grokfast import text
 from grokfast.analysis import CellSummary, summarize
 from grokfast.analysis.bins import in_bins
 from grokfast.analysis.table import column, names, order
-from grokfast.store.files import replacing
 from grokfast.store.records import STANDARD
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
@@ -26,15 +25,16 @@ _PANELS = 12
 
 def plot_phase_diagram(
     table: Any,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     x: str,
     y: str,
     by: str | None = None,
     title: str = "",
     intervals: bool = False,
-) -> Path:
-    """Draw the runs of `table` (see `analysis.summarize`) as cells over its columns `x` and `y`, and return `path`.
+) -> Any:
+    """Draw the runs of `table` (see `analysis.summarize`) as cells over its columns `x` and `y`; return `path`,
+    or without one the figure.
 
     A cell's colour is the Kaplan-Meier median step of generalisation, on a logarithmic scale; grey where half of its
     runs did not get there, with "> steps" for how long they were followed. Hatching says the phase, a run that diverged
@@ -48,8 +48,7 @@ def plot_phase_diagram(
     Raises ValueError for a column that is not there (with the nearest name), for an empty table, and for more than 60
     values on an axis, or 12 panels, that are no numbers; OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     keys = [x, y] if by is None else [x, y, by]
     if len(set(keys)) < len(keys):
@@ -66,8 +65,7 @@ def plot_phase_diagram(
     cell_height = max(0.16, min(1.1, cell_width * 0.8, 9.0 / (rows * len(ys))))
     width = max(7.0, columns * (len(xs) * cell_width + 0.9) + 1.5)
     height = rows * (len(ys) * cell_height + (0.8 if by else 0.6)) + 1.6
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(width, height)
     grid = figure.subplots(rows, columns, squeeze=False)
     scale = _scale(cells)
     for axes, value in zip(grid.flat, panels):
@@ -93,9 +91,7 @@ def plot_phase_diagram(
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     notes = "\n".join(_notes(table, cells, keys, binned))
     figure.text(0.99, 0.01, notes, ha="right", fontsize=9, color="0.35", parse_math=False)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def draw_phases(

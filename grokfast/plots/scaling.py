@@ -14,19 +14,19 @@ from grokfast.analysis import PowerLaw, UndeterminedError, fit_power_law, summar
 from grokfast.analysis.power_law import symbol
 from grokfast.analysis.table import ENDED, columns, order
 from grokfast.plots.comparison import _COLORS
-from grokfast.store.files import replacing
 
 
 def plot_scaling(
     table: Any,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     x: str,
     by: str | None = None,
     over: Sequence[str] | None = None,
     title: str = "",
-) -> Path:
-    """Draw t_generalize of the runs of `table` (see `analysis.summarize`) against its column `x`; return `path`.
+) -> Any:
+    """Draw t_generalize of the runs of `table` (see `analysis.summarize`) against its column `x`; return `path`,
+    or without one the figure.
 
     Both axes are logarithmic. A dot is a run, a triangle one that had not generalised when it ended, a cross one that
     diverged before, both at their last step; a circle is the Kaplan-Meier median of the runs that share `x`, with its
@@ -38,8 +38,7 @@ def plot_scaling(
     Raises ValueError for a column that is not there (with the nearest name), an empty table, values of `x` that are not
     positive, more than seven values of `by`, or `over` without `x`; OSError if the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     keys = [x] if by is None else [x, by]
     cells = summarize(table, by=keys)
@@ -56,8 +55,7 @@ def plot_scaling(
         raise ValueError(f"over must contain {x!r}, got {list(over)}")
     law, why = _law(table, over)
     runs = columns(table, (*keys, *over, "status", "t_generalize", "steps"))
-    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, 7)
     axes = figure.subplots()
     width = _width(values) / max(len(groups), 1)
     for i, (group, color) in enumerate(zip(groups, _COLORS)):
@@ -79,9 +77,7 @@ def plot_scaling(
         fontsize=11,
         borderpad=0,
     )
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def _law(table: Any, over: Sequence[str]) -> tuple[PowerLaw | None, str]:

@@ -61,7 +61,7 @@ class Ablation:
         return AblationResult(**parts.fields_of(result), ablation=self, arm_of=dict(zip(result.runs.run_ids, names)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AblationResult(SweepResult):
     """The sweep of an ablation. arm_of: the arm of each run."""
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from grokfast.store import RunStore
 from grokfast.store.places import Places
+from grokfast.text import shown
 from grokfast.training.result import RunResult, stored_result
+from grokfast.training.showing import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepResult:
+class SweepResult(Shown):
     """A sweep in the store at `root`.
 
     axes: the dotted keys that were varied, in the grid's order. errors: what was wrong, by run id, with the runs that
@@ -26,6 +28,10 @@ class SweepResult:
     root: Path
     axes: list[str]
     errors: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        over = f" over {', '.join(self.axes)}" if self.axes else ""
+        return shown(f"{type(self).__name__}({self.sweep_id}{over}, in {self.root})")
 
     def table(self) -> dict[str, np.ndarray]:
         """A row per run: `RunStore.table`."""

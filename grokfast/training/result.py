@@ -12,18 +12,21 @@ from torch import Tensor
 from grokfast import checks
 from grokfast.store import RunStore, StoredRun, StoreError
 from grokfast.store.records import Record, columns, records_of
+from grokfast.text import shown
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
+from grokfast.training.showing import Shown
 from grokfast.training.version import version
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
+class RunResult(Shown):
     """One ended run.
 
     status is "finished" or "diverged", that of `at` "snapshot"; phase, t_memorize, t_generalize and collapsed are
     `Outcome`'s; `steps` taken in `seconds` of wall-clock time (all runs of an ensemble together); curves has the step
-    and all columns; weights are the last parameters by name; run_id and directory are None where no store was given.
+    and all columns, of which `pandas.DataFrame(result.curves)`, or polars', is the table; weights are the last
+    parameters by name; run_id and directory are None where no store was given.
     """
 
     experiment: Experiment
@@ -41,6 +44,9 @@ class RunResult:
     weights: dict[str, Tensor]
     run_id: str | None = None
     directory: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"RunResult({shown(self.run_id or self.experiment.name)}: {self.phase}, {self.sentence})"
 
     def at(self, step: int) -> RunResult:
         """The run as it was after `step` steps, of which there is a snapshot: weights, curves, phase and moments of
