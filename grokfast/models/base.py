@@ -77,7 +77,7 @@ class Model(Part):
 
     def build(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:
         """E = len(seeds) models as a nn.ensemble.EnsembleModule: parameters [E, ...] and
-        forward(inputs [E, B, ...], masks=None) -> [E, B, n_outputs]."""
+        forward(inputs [E, B, ...], masks=None) -> [E, B, n_outputs]; for `RunResult.to_torch` it can `unstack`."""
         raise NotImplementedError
 
     def initial(self, data: Data, *, seeds: Sequence[int] = (0,), dtype: torch.dtype = torch.float32) -> Any:

@@ -78,6 +78,8 @@ class MLPConfig(Model):
 class MLP(EnsembleModule):
     """E networks: weights [E, n_out, n_in] and biases [E, n_out] of layers.0, layers.1, ..., the last one linear."""
 
+    can_unstack = True
+
     def __init__(
         self,
         config: MLPConfig,
@@ -94,7 +96,7 @@ class MLP(EnsembleModule):
 
     def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
         """[N, D], the same for every model, or [E, N, D] -> [E, N, n_outputs]; `masks` as for GrokTransformer."""
-        x = inputs.expand(self.n_models, *inputs.shape) if inputs.ndim == 2 else inputs
+        x = inputs.expand(*self.lead, *inputs.shape[-2:])
         first, *others = self.layers
         z: Tensor = first(x)
         return onward(self.config, z, others, self.training, masks) if others else z

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Stacked(EnsembleModule):
     is_random: whether its forward pass in training draws random numbers.
     """
 
+    can_unstack = True
     plain: nn.Module
 
     def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int]) -> None:
@@ -117,6 +119,13 @@ class Stacked(EnsembleModule):
             many: Tensor = torch.func.vmap(one, randomness="different")(parameters, inputs)
             return many
         return torch.stack([one({n: p[e] for n, p in parameters.items()}, x) for e, x in enumerate(inputs)])
+
+    def _of_model(self, e: int) -> nn.Module:
+        """The very module, with the weights."""
+        own = copy.deepcopy(self.plain)
+        for name, p in own.named_parameters():
+            p.data = self.get_parameter(name).detach()[e].clone()
+        return own
 
     def try_out(self, data: Data, dtype: torch.dtype) -> None:
         """Raise ValueError or TypeError where a forward pass on two rows does what must not be."""

@@ -70,6 +70,8 @@ class TokenMLP(EnsembleModule):
     Raises TypeError or ValueError where an argument has the wrong type or is out of range.
     """
 
+    can_unstack = True
+
     def __init__(
         self,
         config: TokenMLPConfig,
@@ -111,8 +113,8 @@ class TokenMLP(EnsembleModule):
         `masks` as for GrokTransformer. Raises ValueError for another T."""
         if tokens.ndim not in (2, 3) or tokens.shape[-1] != self.seq_len:
             raise ValueError(f"tokens must be [N, {self.seq_len}] or [E, N, {self.seq_len}], got {[*tokens.shape]}")
-        x = tokens.expand(self.n_models, *tokens.shape[-2:])
+        x = tokens.expand(*self.lead, *tokens.shape[-2:])
         rows = [embedding(own, table) for own, table in zip(x.unbind(-1), self.tables())]
         z = sum(rows[1:], start=rows[0])
-        z = z if self.b_in is None else z + self.b_in[:, None]
+        z = z if self.b_in is None else z + self.b_in.unsqueeze(-2)
         return onward(self.config, z, self.layers, self.training, masks)

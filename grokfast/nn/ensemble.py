@@ -2,12 +2,15 @@
 
 On the CPU the operations below run once per model, so that model e of an ensemble computes bit for bit what it computes
 alone (a batched GEMM may sum in another order). On other devices one batched call serves all models.
+
+A weight without the leading axis is one model's: the operations are then torch's own.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +24,12 @@ class EnsembleModule(nn.Module):
     """Base of the trainable models: E = len(seeds) models, each parameter [E, ...], model e drawn from seeds[e].
 
     Two equal seeds start two equal models. Raises TypeError or ValueError where seeds is empty or not integers >= 0.
+
+    can_unstack: whether `forward` counts axes from the end, and asks `lead` for the first, so that `unstack` can be.
     """
+
+    can_unstack: ClassVar[bool] = False
+    is_unstacked = False
 
     def __init__(self, seeds: Sequence[int]) -> None:
         super().__init__()
@@ -37,6 +45,25 @@ class EnsembleModule(nn.Module):
     def n_models(self) -> int:
         """E."""
         return len(self.seeds)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The leading axis: (E,); none of one that `is_unstacked`."""
+        return () if self.is_unstacked else (self.n_models,)
+
+    def unstack(self) -> list[nn.Module]:
+        """The models as ordinary modules, with copies of their parameters, which keep their names and lose the leading
+        axis: forward(inputs [N, ...]) -> [N, n_outputs]. Raises TypeError where `can_unstack` is False."""
+        if not self.can_unstack:
+            raise TypeError(f"{type(self).__name__} must define `unstack`: its forward pass is an ensemble's alone")
+        return [self._of_model(e) for e in range(self.n_models)]
+
+    def _of_model(self, e: int) -> nn.Module:
+        own: dict[int, Any] = {id(p): nn.Parameter(p[e].detach().clone()) for p in self.parameters()}
+        own |= {id(b): b[0 if len(b) == 1 else e].clone() for b in self.buffers()}
+        made = copy.deepcopy(self, own)
+        made.seeds, made.is_unstacked = self.seeds[e : e + 1], True
+        return made
 
     @property
     def n_parameters(self) -> int:
@@ -78,6 +105,8 @@ class Initializer:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[e] = x[e] weight[e]ᵀ + bias[e]: x [E, ..., K], weight [E, O, K], bias [E, O] or None -> [E, ..., O]."""
+    if weight.ndim == 2:
+        return F.linear(x, weight, bias)
     if _one_by_one(x):
         return _each(F.linear, x, weight, bias)
     rows = x.flatten(1, -2)  # [E, N, K]
@@ -87,6 +116,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Layer normalisation of the last axis: x [E, ..., d], weight [E, d], bias [E, d] -> [E, ..., d]."""
+    if weight.ndim == 1:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
     def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -99,6 +130,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
 def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     """y[e] = weight[e][indices[e]]: indices [E, ...] int64 in 0..V-1, weight [E, V, d] -> [E, ..., d]."""
+    if weight.ndim == 2:
+        return F.embedding(indices, weight)
     if _one_by_one(weight):
         return _each(F.embedding, indices, weight)
     models = torch.arange(len(weight), device=weight.device).view(-1, *[1] * (indices.dim() - 1))  # [E, 1, ..., 1]

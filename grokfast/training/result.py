@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from grokfast import checks
 from grokfast.store import RunStore, StoredRun, StoreError
@@ -59,6 +60,23 @@ class RunResult(Shown):
             raise ValueError("snapshots are of a stored run: give `train` a store, and schedule.snapshots")
         with RunStore(self.directory.parent, create=False, read_only=True) as store:
             return stored_snapshot(store, self.run_id, step)
+
+    def to_torch(self) -> nn.Module:
+        """The trained model as an ordinary module in eval mode: forward(inputs [N, ...]) -> [N, n_outputs], parameters
+        under the names of `weights`, in their shapes; a module of one's own is that very module.
+
+        Raises ValueError where there are no weights, TypeError where a model kind of one's own cannot be unstacked.
+        """
+        if not self.weights:
+            raise ValueError(f"result must have weights, run {self.run_id} was stored without them")
+        data = self.experiment.task.build(seed=self.experiment.seed)
+        dtype = next(iter(self.weights.values())).dtype
+        module = self.experiment.model.build(data, seeds=[self.experiment.seed], dtype=dtype)
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(self.weights[name][None])
+        own: nn.Module = module.unstack()[0]
+        return own.eval()
 
     def summary(self) -> dict[str, Any]:
         """As JSON values, NaN and infinity as None."""

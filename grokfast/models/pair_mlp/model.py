@@ -100,6 +100,8 @@ class PairMLP(EnsembleModule):
     Raises TypeError or ValueError where an argument has the wrong type or is out of range.
     """
 
+    can_unstack = True
+
     def __init__(
         self,
         config: PairMLPConfig,
@@ -156,10 +158,14 @@ class PairMLP(EnsembleModule):
 
         `masks` as for GrokTransformer. Raises ValueError for another shape or dtype.
         """
-        if tokens.ndim == 2:
-            tokens = tokens.expand(self.n_models, *tokens.shape)
         config, act = self.config, ACTIVATIONS[self.config.activation]
-        h = pair_embed(*self.tables(), tokens, self.b_in, activation=config.activation)
+        w_a, w_b = self.tables()
+        bias: Tensor | None = self.b_in
+        if self.is_unstacked:
+            w_a, w_b, bias = w_a[None], w_b[None], bias if bias is None else bias[None]
+        tokens = tokens.expand(len(w_a), *tokens.shape) if tokens.ndim == 2 else tokens
+        h = pair_embed(w_a, w_b, tokens, bias, activation=config.activation)
+        h = h[0] if self.is_unstacked else h
         h = dropout(h, config.dropout, self.training, masks)
         for layer in self.hidden:
             y = dropout(act(layer(h)), config.dropout, self.training, masks)

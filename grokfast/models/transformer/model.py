@@ -148,6 +148,7 @@ class GrokTransformer(EnsembleModule):
             tied embedding has fewer rows than there are outputs.
     """
 
+    can_unstack = True
     positions: Tensor
 
     def __init__(
@@ -202,8 +203,8 @@ class GrokTransformer(EnsembleModule):
             ValueError: tokens has another shape, or there are not masks for each model.
         """
         x = self.hidden(tokens, masks)
-        x = x[:, :, -1] if self.n_answered is None else x[:, :, -self.n_answered :]  # [E, N, d] or [E, N, S, d]
-        unembedding = self.embedding[:, : self.n_outputs] if self.unembedding is None else self.unembedding
+        x = x[..., -1, :] if self.n_answered is None else x[..., -self.n_answered :, :]  # [E, N, d] or [E, N, S, d]
+        unembedding = self.embedding[..., : self.n_outputs, :] if self.unembedding is None else self.unembedding
         return linear(self.final_norm(x), unembedding)
 
     def hidden(self, tokens: Tensor, masks: Masks | Sequence[torch.Generator] | None = None) -> Tensor:
@@ -211,7 +212,7 @@ class GrokTransformer(EnsembleModule):
         tokens = self._checked(tokens)
         if masks is not None and len(masks) != self.n_models:
             raise ValueError(f"masks must be one per model, {self.n_models}, got {len(masks)}")
-        x = embedding(tokens, self.embedding) + self.positions[:, None, : tokens.shape[-1]]
+        x = embedding(tokens, self.embedding) + self.positions.unsqueeze(-3)[..., : tokens.shape[-1], :]
         x = dropout(x, self.config.dropout, self.training, masks)
         for block in self.blocks:
             x = block(x, masks)
@@ -221,12 +222,13 @@ class GrokTransformer(EnsembleModule):
         """tokens as [E, N, T]."""
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
             raise TypeError(f"tokens must be an int64 tensor, got {getattr(tokens, 'dtype', type(tokens).__name__)}")
-        shape, n_models, longest = tuple(tokens.shape), self.n_models, self.positions.shape[1]
-        if len(shape) not in (2, 3) or not 1 <= shape[-1] <= longest or shape[:-2] not in ((), (n_models,)):
+        shape, longest = tuple(tokens.shape), self.positions.shape[-2]
+        if len(shape) not in (2, 3) or not 1 <= shape[-1] <= longest or shape[:-2] not in ((), self.lead):
             raise ValueError(
-                f"tokens must be [N, T] or [E, N, T] with E={n_models} and T from 1 to {longest}, got {list(shape)}"
+                f"tokens must be [N, T] or [E, N, T] with E={self.n_models} and T from 1 to {longest}, "
+                f"got {list(shape)}"
             )
-        return tokens.expand(n_models, *shape[-2:])
+        return tokens.expand(*self.lead, *shape[-2:])
 
 
 class Block(nn.Module):
@@ -261,9 +263,9 @@ class Block(nn.Module):
 
     def attention(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d], (α·softmax(q kᵀ / √d_head) + (1 − α)) v in each head; α is usually 1."""
-        seq_len, n_heads, d_head = x.shape[2], self.config.n_heads, self.config.d_model // self.config.n_heads
+        seq_len, n_heads, d_head = x.shape[-2], self.config.n_heads, self.config.d_model // self.config.n_heads
         qkv = linear(x, self.w_qkv, self.b_qkv).unflatten(-1, (3, n_heads, d_head))  # [E, N, T, 3, H, d_head]
-        q, k, v = qkv.transpose(2, 4).unbind(3)  # [E, N, H, T, d_head]
+        q, k, v = qkv.transpose(-4, -2).unbind(-3)  # [E, N, H, T, d_head]
         scores = q @ k.mT / math.sqrt(d_head)  # [E, N, H, T, T]
         future = None
         if self.config.causal:
@@ -274,7 +276,7 @@ class Block(nn.Module):
             weights = rate * weights + (1 - rate)
             weights = weights if future is None else weights.masked_fill(future, 0)
         weights = dropout(weights, self.config.dropout, self.training, masks)
-        heads = (weights @ v).transpose(2, 3).flatten(3)  # [E, N, T, d]
+        heads = (weights @ v).transpose(-3, -2).flatten(-2)  # [E, N, T, d]
         return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, masks)
 
     def mlp(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
