@@ -94,6 +94,10 @@ class Model(Part):
                     named[name].mul_(factor)
         return module
 
+    def weights_as(self, names: str, model: Any) -> dict[str, Tensor]:
+        """The weights of one `model`, unstacked, as another library calls them: see `RunResult.weights_as`."""
+        raise ValueError(f"weights go by the names of {names!r} only of a transformer, got {type(self).__name__}")
+
     def activations(self, data: Data, *, backward: bool) -> int:
         """Numbers per row of data that are in memory together at most, in plain PyTorch.
 

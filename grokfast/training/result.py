@@ -78,6 +78,16 @@ class RunResult(Shown):
         own: nn.Module = module.unstack()[0]
         return own.eval()
 
+    def weights_as(self, names: str) -> dict[str, Tensor]:
+        """The weights of a transformer as others call and shape them: `names` "hooked_transformer" is TransformerLens's
+        (its HookedTransformer, before 4.0): W_E, W_pos, W_Q [n_heads, d_model, d_head], ..., W_U, all of them in
+        `models.transformer.names`. There `load_state_dict(found, strict=False)` takes them, and the logits, of every
+        position, are the same where norm is "none" or "pre", residual True and attention_rate 1.
+
+        Raises ValueError for other names, another model, or no weights.
+        """
+        return self.experiment.model.weights_as(names, self.to_torch())
+
     def summary(self) -> dict[str, Any]:
         """As JSON values, NaN and infinity as None."""
         values = {"step": self.final.step, **self.final.values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from grokfast import checks, parts
 from grokfast.models.base import Model
+from grokfast.models.transformer.names import weights_as
 from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, layer_norm, linear
 from grokfast.nn.masks import Masks, dropout
 from grokfast.tasks.data import Data
@@ -108,6 +109,9 @@ class TransformerConfig(Model):
     def n_outputs(self, data: Data) -> int:
         """The logits of a row."""
         return data.n_answers if self.outputs == "answers" else data.n_tokens
+
+    def weights_as(self, names: str, model: Any) -> dict[str, Tensor]:
+        return weights_as(names, model)
 
     def activations(self, data: Data, *, backward: bool) -> int:
         positions, d, outputs = data.seq_len, self.d_model, self.n_outputs(data)
