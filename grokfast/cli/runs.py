@@ -87,7 +87,12 @@ def _ids(name: str, items: Sequence[StoredRun | StoredSweep]) -> Column:
 
 
 def show(
-    which: Id, at: int | None = None, out: Path = Path("runs"), json: bool = False, picture: bool = False
+    which: Id,
+    at: int | None = None,
+    out: Path = Path("runs"),
+    json: bool = False,
+    picture: bool = False,
+    config: bool = False,
 ) -> Callable[[], int]:
     """Say what a run or a sweep is, and what happened in it.
 
@@ -97,14 +102,15 @@ def show(
         out: directory of the run store.
         json: as one JSON object.
         picture: draw the run's curves again, as far as they go, and its data; a sweep's pictures are drawn anyway.
+        config: also its configuration, of a sweep the base's; --json has it anyway.
     """
     if at is not None:
         checks.integer("--at", at, minimum=0)
-        return partial(_show_snapshot, which, at, out, json)
-    return partial(_show, which, out, json, picture)
+        return partial(_show_snapshot, which, at, out, json, config)
+    return partial(_show, which, out, json, picture, config)
 
 
-def _show_snapshot(which: str, step: int, out: Path, as_json: bool) -> int:
+def _show_snapshot(which: str, step: int, out: Path, as_json: bool, config: bool) -> int:
     from grokfast.training.result import snapshots_of, stored_snapshot
 
     with RunStore(out, create=False, read_only=True) as store:
@@ -115,26 +121,26 @@ def _show_snapshot(which: str, step: int, out: Path, as_json: bool) -> int:
         return 0
     console = output()
     console.say(f"{which} after step {step:,}: {found.sentence}", style="bold")
-    table = Table.grid(padding=(0, 2))
-    for name, value in {"step": found.final.step, **found.final.values}.items():
-        table.add_row(name, f"{value:.6g}")
+    table = _values({"step": found.final.step, **found.final.values})
     for name, tensor in found.weights.items():
         table.add_row(name, f"{shapes[name]}, norm {tensor.double().norm():.6g}")
     console.print(table)
     if is_full:
         console.say(f"It can be forked: {command('grokfast', 'branch', which, '--at', str(step))}")
+    if config:
+        console.print_json(data=found.experiment.to_dict(), ensure_ascii=True)
     return 0
 
 
-def _show(which: str, out: Path, as_json: bool, picture: bool) -> int:
+def _show(which: str, out: Path, as_json: bool, picture: bool, config: bool) -> int:
     with RunStore(out, create=False, read_only=True) as store:
         if store.sweeps.has(which):
-            return _show_sweep(store.sweeps.get(which), store.root, as_json)
+            return _show_sweep(store.sweeps.get(which), store.root, as_json, config)
         run = store.get(which)
         if as_json:
             print(json_module.dumps({"config": run.config, "status": run.status, "result": run.result}))
         else:
-            _show_run(run, _sentence(store, run), store.snapshots.of(which))
+            _show_run(store, run, config)
         return _draw_run(store, run, Screen(stderr=True) if as_json else output()) if picture else 0
 
 
@@ -147,7 +153,7 @@ def _draw_run(store: RunStore, run: StoredRun, screen: Screen) -> int:
     return 0 if draw_all(stored_experiment(run), curves, run.directory, screen, has_ended=run.status in DONE) else 1
 
 
-def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
+def _show_sweep(found: StoredSweep, root: Path, as_json: bool, config: bool) -> int:
     from grokfast.cli.sweep import report  # this and `_sentence` are all that needs torch
     from grokfast.sweeps import SweepResult
 
@@ -160,6 +166,8 @@ def _show_sweep(found: StoredSweep, root: Path, as_json: bool) -> int:
     summary = report(result, screen)
     if as_json:
         print(json_module.dumps({**summary, "base": found.base, "grid": found.grid, "counts": found.counts}))
+    elif config:
+        screen.print_json(data=found.base, ensure_ascii=True)
     return 0
 
 
@@ -182,22 +190,42 @@ def _sentence(store: RunStore, run: StoredRun) -> str:
     return stored_result(store, run.run_id).sentence
 
 
-def _show_run(run: StoredRun, said: str, snapshots: Mapping[int, bool]) -> None:
-    console = output()
-    table = Table.grid(padding=(0, 2))
-    rows = {"status": run.status, "begun": _time(run.created), "with": run.version, "on": run.device}
-    rows |= {"what happened": said, "files": str(run.directory)}
+def _show_run(store: RunStore, run: StoredRun, config: bool) -> None:
+    """What happened, the curve, the last values, and where the rest is."""
+    from grokfast.display import curve
+
+    console, curves = output(), store.curves(run.run_id)
+    console.say(f"{run.run_id}: {_sentence(store, run) or run.status}", style="bold")
+    for line in curve(curves):
+        console.say(line)
+    if len(curves["step"]):
+        console.print(_values({name: column[-1] for name, column in curves.items()}))
+    by = f"{run.status}, begun {_time(run.created)} with {run.version} on {run.device}"
+    rows = {"run": by, "files": str(run.directory)}
     if origin := run.config.get("origin"):
         rows["forked from"] = str(origin)
-    if snapshots:
+    if snapshots := store.snapshots.of(run.run_id):
         full = sum(snapshots.values())
         which = "full" if full == len(snapshots) else f"{full:,} of them full" if full else "weights alone"
         rows["snapshots"] = f"{', '.join(_ends([*map(str, snapshots)]))} ({which})"
+    pictures = sorted(run.directory.glob("*.png"))
+    again = command("grokfast", "show", run.run_id)
+    rows["pictures"] = ", ".join(map(str, pictures)) or f"none yet: {again} --picture"
+    if not config:
+        rows["configuration"] = f"{again} --config"
+    table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(name, value)
-    console.say(run.run_id, style="bold")
     console.print(table, soft_wrap=True)
-    console.print_json(data=run.config, ensure_ascii=True)
+    if config:
+        console.print_json(data=run.config, ensure_ascii=True)
+
+
+def _values(values: Mapping[str, float]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in values.items():
+        table.add_row(name, f"{value:.6g}")
+    return table
 
 
 def remove(

@@ -1,6 +1,7 @@
-"""What the command line shows while it works."""
+"""What the command line shows of runs, while it works and afterwards."""
 
-from grokfast.display.run import Display, sparkline
+from grokfast.display.curve import curve, sparkline
+from grokfast.display.run import Display
 from grokfast.display.sweep import SweepDisplay
 
-__all__ = ["Display", "SweepDisplay", "sparkline"]
+__all__ = ["Display", "SweepDisplay", "curve", "sparkline"]

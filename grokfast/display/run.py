@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grokfast import backend
+from grokfast.display.curve import sparkline
 from grokfast.store.records import Record
 from grokfast.text import shown
 from grokfast.training.ensemble import Ensemble
@@ -20,7 +21,6 @@ from grokfast.training.outcome import Outcome
 from grokfast.training.result import RunResult
 from grokfast.units import duration
 
-SPARKS = "▁▂▃▄▅▆▇█"
 LONG = 120.0  # seconds: a longer run is announced with its expected time
 ESTIMATE_AFTER = 3.0  # seconds
 LINE_EVERY = 10.0  # seconds between lines where the output is no terminal
@@ -118,10 +118,3 @@ class Display(Observer):
         spark = Text(sparkline(self._accuracies, 40), style="green")
         body.add_row("test", f"{record['test_loss']:.2e}", f"{record['test_accuracy']:.1%}", spark)
         return Group(head, body, Text(self.stage, style="bold yellow"))
-
-
-def sparkline(values: Sequence[float], width: int) -> str:
-    """Values in [0, 1] as `width` bars at most, each the last of its share of the values."""
-    if len(values) > width:
-        values = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
-    return "".join(SPARKS[min(len(SPARKS) - 1, int(v * len(SPARKS)))] if v >= 0 else " " for v in values)

@@ -53,7 +53,7 @@ def _(result: RunResult) -> Pictures:
     return {
         "curves": lambda path=None: plot_curves(
             result.curves, path, title=title, t_memorize=result.t_memorize, t_generalize=result.t_generalize,
-            threshold=criteria.threshold,
+            threshold=criteria.threshold, memorize=criteria.memorize, generalize=criteria.generalize,
         )
     }  # fmt: skip
 

@@ -80,6 +80,8 @@ def test_show_at_a_step(run, capsys):
     assert f"{run.run_id} after step 12: did not memorise in 12 steps" in said
     assert f"w_a             [13, 16], norm {run.at(12).weights['w_a'].double().norm():.6g}" in said
     assert f"grokfast branch {run.run_id} --at 12" in said
+    assert main(["show", run.run_id, "--at", "12", "--config", "--out", root]) == 0
+    assert '"operation": "add"' in capsys.readouterr().out
     assert main(["show", run.run_id, "--at", "12", "--json", "--out", root]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["steps"], found["status"], found["full"]) == (12, "snapshot", True)

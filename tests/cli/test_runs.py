@@ -59,8 +59,10 @@ def test_show_tells_a_run_and_a_sweep(filled, capsys):
     root, sweep_id, (one, _), _ = filled
     assert main(["show", one, "--out", str(root)]) == 0
     said = capsys.readouterr().out
-    assert "did not memorise in 20 steps" in said
-    assert '"weight_decay": 0.1' in said
+    assert said.startswith(f"{one}: did not memorise in 20 steps\ntrain ")
+    assert '"weight_decay": 0.1' not in said
+    assert main(["show", one, "--config", "--out", str(root)]) == 0
+    assert '"weight_decay": 0.1' in capsys.readouterr().out
     assert main(["show", sweep_id, "--out", str(root)]) == 0
     said = capsys.readouterr().out
     assert "2 runs, 2 finished; optimizer.weight_decay 0.1, 1\n" in said
@@ -69,6 +71,49 @@ def test_show_tells_a_run_and_a_sweep(filled, capsys):
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
     assert main(["show", one, "--json", "--out", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "finished"
+
+
+def test_show_of_a_run_is_small(filled, capsys):
+    """The sentence, the curve, the last values, and where the rest is."""
+    root, _, _, other = filled
+    assert main(["show", other, "--out", str(root)]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f"{other}: did not memorise in 20 steps"
+    assert [line[:5].strip() for line in lines[1:8]] == ["train", "", "", "test", "", "", "step"]
+    assert lines[7].split() == ["step", "10", "20"]
+    with RunStore(root) as store:
+        curves = store.curves(other)
+    last = dict(line.split() for line in lines[8 : 8 + len(curves)])
+    assert last == {name: f"{column[-1]:.6g}" for name, column in curves.items()}
+    rest = dict(line.split(maxsplit=1) for line in lines[8 + len(curves) :])
+    assert rest["run"].startswith("finished, begun ")
+    assert rest["files"] == str(root / other)
+    assert rest["pictures"] == f"none yet: grokfast show {other} --picture"
+    assert rest["configuration"] == f"grokfast show {other} --config"
+
+
+def test_show_says_where_the_pictures_are(tmp_path, capsys):
+    with RunStore(tmp_path) as store:
+        run = train(TINY, store=store)
+    assert main(["show", run.run_id, "--picture", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["show", run.run_id, "--out", str(tmp_path)]) == 0
+    assert f"pictures       {run.directory / 'curves.png'}" in capsys.readouterr().out
+
+
+def test_show_of_a_run_that_has_no_evaluation_yet_says_its_status(tmp_path, capsys):
+    with RunStore(tmp_path) as store:
+        begun = store.create(TINY.to_dict(), preset="quick", version=version(), device="cpu")
+    assert main(["show", begun, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{begun}: interrupted\nrun ")  # nobody trains it
+
+
+def test_show_has_the_configuration_of_a_sweeps_base_on_request(filled, capsys):
+    root, sweep_id, _, _ = filled
+    assert main(["show", sweep_id, "--out", str(root)]) == 0
+    assert '"operation": "add"' not in capsys.readouterr().out
+    assert main(["show", sweep_id, "--config", "--out", str(root)]) == 0
+    assert '"operation": "add"' in capsys.readouterr().out
 
 
 def test_filters_are_said_as_they_were_written(tmp_path, capsys):
