@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from grokfast import checks
+from grokfast import checks, parts
 from grokfast.analysis import compare_arms, curves_by, summarize
 from grokfast.analysis.table import ENDED
 from grokfast.plots.bands import plot_bands
 from grokfast.plots.curves import plot_curves
+from grokfast.plots.data import plot_data
 from grokfast.plots.forest import plot_forest
 from grokfast.plots.phase_diagram import plot_phase_diagram
 from grokfast.plots.scaling import plot_scaling
@@ -49,8 +50,11 @@ def pictures(result: Any) -> Pictures:
 @pictures.register
 def _(result: RunResult) -> Pictures:
     title = f"{result.run_id or result.experiment.name}: {result.phase}"
-    criteria = result.experiment.criteria
+    criteria, task, seed = result.experiment.criteria, result.experiment.task, result.experiment.seed
     return {
+        "data": lambda path=None: plot_data(
+            task.build(seed=seed), path, title=parts.shown(task), labels=task.labels(seed=seed)
+        ),
         "curves": lambda path=None: plot_curves(
             result.curves, path, title=title, t_memorize=result.t_memorize, t_generalize=result.t_generalize,
             threshold=criteria.threshold, memorize=criteria.memorize, generalize=criteria.generalize,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from grokfast.plots.data.features import draw_heat_map, draw_images, draw_scatter, in_images, is_signs
 from grokfast.plots.data.rows import draw_rows, short
 from grokfast.plots.data.table import draw_table, section
-from grokfast.store.files import replacing
 from grokfast.tasks.data import Data, Labels
 
 _WIDEST = 125  # characters of a line above the picture
@@ -15,8 +15,8 @@ _WIDEST = 125  # characters of a line above the picture
 __all__ = ["plot_data"]
 
 
-def plot_data(data: Data, path: str | Path, *, title: str = "", labels: Labels | None = None) -> Path:
-    """Draw a data set as a PNG, 1200 pixels wide and at most 1200 high, and return its path.
+def plot_data(data: Data, path: str | Path | None = None, *, title: str = "", labels: Labels | None = None) -> Any:
+    """Draw a data set as a PNG, 1200 pixels wide and at most 1200 high; return its path, or without one the figure.
 
     Tokens with one answer a row, where the rows fill a table of two of their columns: a map of the answers, and beside
     it which split each cell is in, which cells augmentation made and which labels are wrong. Where more columns vary
@@ -29,12 +29,10 @@ def plot_data(data: Data, path: str | Path, *, title: str = "", labels: Labels |
     `labels` is what the task's `labels` gives; None: ids are drawn as numbers. Raises OSError if the file cannot be
     written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from grokfast.plots.picture import Picture
 
     labels = labels or Labels()
-    figure = Figure(figsize=(12, 6.5), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = Picture(12, 6.5)
     if data.n_tokens:
         found = section(data, labels)
         note = draw_rows(figure, data, labels) if found is None else draw_table(figure, data, found, labels)
@@ -46,9 +44,7 @@ def plot_data(data: Data, path: str | Path, *, title: str = "", labels: Labels |
         note = draw_heat_map(figure, data, labels)
     lines = [short(line, _WIDEST) for line in (title, _sizes(data), note) if line]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=12, parse_math=False)
-    with replacing(Path(path)) as file:
-        figure.savefig(file, format="png", dpi=100)
-    return Path(path)
+    return figure.saved(path)
 
 
 def _sizes(data: Data) -> str:
