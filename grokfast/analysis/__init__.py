@@ -4,18 +4,38 @@ from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
+from grokfast.measures.spectra import (
+    PhaseSum,
+    dominant_frequency,
+    gini,
+    inverse_participation_ratio,
+    periodicity,
+    phase,
+    phase_sum,
+    spectrum,
+    squareness,
+)
 
 __all__ = [
     "ArmSummary",
     "CellSummary",
     "MedianTime",
+    "PhaseSum",
     "PowerLaw",
     "Ratio",
     "UndeterminedError",
     "compare_arms",
     "curves_by",
+    "dominant_frequency",
     "fit_power_law",
+    "gini",
+    "inverse_participation_ratio",
     "median_time",
+    "periodicity",
+    "phase",
+    "phase_sum",
+    "spectrum",
+    "squareness",
     "success_interval",
     "summarize",
 ]
