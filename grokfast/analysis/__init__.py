@@ -3,6 +3,7 @@
 from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
+from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.measures.spectra import (
     PhaseSum,
@@ -27,8 +28,11 @@ __all__ = [
     "compare_arms",
     "curves_by",
     "dominant_frequency",
+    "extract_idealized",
     "fit_power_law",
     "gini",
+    "idealization_table",
+    "idealized_pair_mlp",
     "inverse_participation_ratio",
     "median_time",
     "periodicity",

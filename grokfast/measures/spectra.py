@@ -73,21 +73,20 @@ def gini(x: Tensor) -> Tensor:
 
 
 def squareness(w: Tensor, *, tolerance: float = 0.2) -> Tensor:
-    """Share of the entries that a square wave would have, w [..., p] -> [...]: 1 of sign∘cos, about .3 of a cosine.
+    """Share of the entries that are a square wave's, w [..., p] -> [...]: 1 of sign∘cos, about .3 of a cosine.
 
-    Entries are put in the order of their phase at w's dominant frequency k, kj mod p. The common magnitude is the
-    median of |w|; an entry is a square wave's if its magnitude is that within `tolerance` of it, or if it is smaller
-    and beside a change of sign. k should have no divisor in common with p.
+    The wave is sign∘cos at w's dominant frequency and phase, times the median of |w|. An entry is the wave's within
+    `tolerance` of that magnitude; within a step, 2π/p, of a change of sign any that is no larger is.
     """
-    w = _check("w", w, 3)
+    k = dominant_frequency(w)
     checks.real("tolerance", tolerance, minimum=0)
-    at = torch.arange(w.shape[-1], device=w.device) * dominant_frequency(w)[..., None] % w.shape[-1]
-    waves = w.gather(-1, at.argsort(dim=-1, stable=True))
-    sizes, signs = waves.abs(), waves.sign()
-    common = sizes.median(-1, keepdim=True).values
-    level = (sizes - common).abs() <= tolerance * common
-    beside = (signs != signs.roll(1, -1)) | (signs != signs.roll(-1, -1))
-    return (level | (beside & (sizes < common))).to(w.dtype).mean(-1)
+    p, phi = w.shape[-1], phase(w, k)[..., None]
+    turns = k[..., None] * torch.arange(p, device=w.device) % p
+    wave = torch.cos(turns.to(phi.dtype) * (2 * math.pi / p) - phi)
+    level = w.abs().median(-1, keepdim=True).values
+    on = (w - level * wave.sign()).abs() <= tolerance * level
+    between = (wave.abs() <= math.sin(2 * math.pi / p)) & (w.abs() <= (1 + tolerance) * level)
+    return (on | between).to(phi.dtype).mean(-1)
 
 
 class PhaseSum(NamedTuple):
@@ -99,11 +98,12 @@ class PhaseSum(NamedTuple):
     frequency: Tensor
 
 
-def phase_sum(w_a: Tensor, w_b: Tensor, w_out: Tensor, *, threshold: float | None = None) -> PhaseSum:
+def phase_sum(w_a: Tensor, w_b: Tensor, w_out: Tensor, *, threshold: float = 4.0) -> PhaseSum:
     """Whether φ_out = φ_a + φ_b in the neurons of a network of pairs (Swaroop 2026, arXiv 2603.23784).
 
     w_a, w_b, w_out [..., N, p]: what N neurons read of both operands, and write to the answers. A neuron is structured
-    if its three vectors have the same dominant frequency, and periodicities of at least `threshold`; None: (p-1)/8.
+    if its three vectors have the same dominant frequency, and periodicities of at least `threshold`, which is more than
+    noise has (2 to 3.5 at p = 97).
     r: circular correlation of φ_out with φ_a + φ_b over the structured neurons (Fisher and Lee 1983), which is ±1 where
     their difference, or sum, is constant; NaN of fewer than two. differences: φ_out - φ_a - φ_b in (-π, π], NaN of
     neurons that are not structured. frequency: w_a's.
@@ -115,7 +115,7 @@ def phase_sum(w_a: Tensor, w_b: Tensor, w_out: Tensor, *, threshold: float | Non
         _check(name, w, 3)
         if w.ndim < 2 or w.shape != w_a.shape:
             raise ValueError(f"{name} must be [..., N, p] as w_a is, got {list(w.shape)} and {list(w_a.shape)}")
-    least = (w_a.shape[-1] - 1) / 8 if threshold is None else checks.real("threshold", threshold, minimum=0)
+    least = checks.real("threshold", threshold, minimum=0)
     frequency = dominant_frequency(w_a)
     structured = torch.ones_like(frequency, dtype=torch.bool)
     for w in vectors.values():
@@ -135,7 +135,8 @@ def _correlation(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
         return (angles.cos() * counts).sum(-1).square() + (angles.sin() * counts).sum(-1).square()
 
     own = (n * n - length(2 * x)) * (n * n - length(2 * y))
-    return (length(x - y) - length(x + y)) / own.clamp(min=0).sqrt()
+    r = (length(x - y) - length(x + y)) / own.clamp(min=0).sqrt()
+    return torch.where(n > 1, r, torch.nan)
 
 
 def _turned(angle: Tensor) -> Tensor:
