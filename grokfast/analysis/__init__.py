@@ -5,6 +5,7 @@ from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
+from grokfast.analysis.progress import ProgressMeasures, progress_measures
 from grokfast.measures.spectra import (
     PhaseSum,
     dominant_frequency,
@@ -23,6 +24,7 @@ __all__ = [
     "MedianTime",
     "PhaseSum",
     "PowerLaw",
+    "ProgressMeasures",
     "Ratio",
     "UndeterminedError",
     "compare_arms",
@@ -38,6 +40,7 @@ __all__ = [
     "periodicity",
     "phase",
     "phase_sum",
+    "progress_measures",
     "spectrum",
     "squareness",
     "success_interval",

@@ -1,0 +1,119 @@
+"""The logits of all pairs of operands, and the cross entropies of what is left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grokfast.measures.progress import centred_energy, product_means
+from grokfast.tasks.data import Data
+
+MAX_LOGITS = 2**27  # of all models together: they are kept, half a GB of fp32
+PIECE = 4096  # rows of all models evaluated at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """One model's logits of all n² pairs, in (a, b) order.
+
+    logits [n², C], less each row's mean; means [n, C], fp64, see `product_means`; energy: of the centred logits.
+    train, test: of each row of a split the pair, its product and its target [N].
+    """
+
+    logits: Tensor
+    means: Tensor
+    energy: float
+    train: tuple[Tensor, Tensor, Tensor]
+    test: tuple[Tensor, Tensor, Tensor]
+
+    def loss(self, split: str) -> float:
+        """The cross entropy of a split."""
+        pairs, _, targets = getattr(self, split)
+        return _cross_entropy(self.logits[pairs], targets)
+
+    def restricted(self, component: Tensor) -> float:
+        """The test cross entropy of a component [n, C] of the logits, a function of the product, and the mean of the
+        rest."""
+        _, products, targets = self.test
+        constant = self.means.mean(0) - component.mean(0)
+        return _cross_entropy((component + constant)[products], targets)
+
+    def excluded(self, component: Tensor) -> float:
+        """The training cross entropy of the logits without the component."""
+        pairs, products, targets = self.train
+        return _cross_entropy(self.logits[pairs] - component.to(self.logits.dtype)[products], targets)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> float:
+    return torch.nn.functional.cross_entropy(logits.double(), targets).item()
+
+
+@torch.no_grad()
+def of_models(module: Any, data: Sequence[Data], products: Tensor) -> list[Pairs]:
+    """Of each model of the ensemble its logits. products: int64 [n, n], the answer to each pair.
+
+    Raises ValueError where the data are not of two operands and that answer, or the logits would be too many.
+    """
+    n, E = len(products), len(data)
+    columns = operand_columns(data[0])
+    for own in data:
+        a, b = own.test.inputs[:, columns].unbind(1)
+        is_pairs = own.n_answers == n and all(int(s.inputs[:, columns].max()) < n for s in own.splits.values())
+        if not is_pairs or not torch.equal(products[a, b], own.test.targets):
+            raise ValueError(f"task must have the answers of this operation on 0..{n - 1}, it has others")
+    first = next(module.parameters())
+    inputs = data[0].train.inputs[:1].repeat(n * n, 1)
+    inputs[:, columns] = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    inputs = inputs.to(first.device)
+    n_outputs = module(inputs[:1]).shape[-1]
+    if (count := E * n * n * n_outputs) > MAX_LOGITS:
+        size = count * first.element_size() / 1e9
+        raise ValueError(
+            f"task must have at most {MAX_LOGITS:,} logits of all pairs, all models together: {E} x {n}² pairs x "
+            f"{n_outputs} are {count:,}, {size:,.2g} GB"
+        )
+    logits = torch.empty(E, n * n, n_outputs, dtype=first.dtype, device=first.device)
+    size = max(1, PIECE // E)
+    for at in range(0, n * n, size):
+        logits[:, at : at + size] = module(inputs[at : at + size])
+    flat = products.reshape(-1).to(first.device)
+    found = []
+    for own, of_pairs in zip(data, logits):
+        of_pairs -= of_pairs.mean(-1, keepdim=True)
+        rows = {}
+        for name in ("train", "test"):
+            a, b = own.splits[name].inputs[:, columns].to(first.device).unbind(1)
+            rows[name] = (a * n + b, flat[a * n + b], own.splits[name].targets.to(first.device))
+        found.append(Pairs(of_pairs, product_means(of_pairs, flat), centred_energy(of_pairs).item(), **rows))
+    return found
+
+
+def operand_columns(data: Data) -> list[int]:
+    """Where the two operands stand in an input: the tokens that are not the same in all rows.
+
+    Raises ValueError where they are not two, or the targets no one class a row.
+    """
+    train = data.train
+    if data.n_tokens and not data.is_real and data.n_positions is None:
+        columns = (train.inputs != train.inputs[:1]).any(0).nonzero()[:, 0].tolist()
+        if len(columns) == 2:
+            return columns
+    raise ValueError(
+        "task must ask one answer to two operands, got inputs "
+        f"{list(train.inputs.shape)} and targets {list(train.targets.shape)}"
+    )
+
+
+def sums_modulo(data: Data) -> Tensor:
+    """[p, p], a + b or a - b mod p, whichever the answers are. Raises ValueError where they are neither."""
+    n = data.n_answers
+    a, b = data.test.inputs[:, operand_columns(data)].unbind(1)
+    r = torch.arange(n)
+    for products in (r[:, None] + r, r[:, None] - r):
+        if max(int(a.max()), int(b.max())) < n and torch.equal((products % n)[a, b], data.test.targets):
+            return products % n
+    raise ValueError(f"task must be a + b or a - b mod p, the answers to 0..{n - 1} are others")
