@@ -6,6 +6,7 @@ from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, s
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
+from grokfast.analysis.representations import Representations, representations
 from grokfast.measures.spectra import (
     PhaseSum,
     dominant_frequency,
@@ -26,6 +27,7 @@ __all__ = [
     "PowerLaw",
     "ProgressMeasures",
     "Ratio",
+    "Representations",
     "UndeterminedError",
     "compare_arms",
     "curves_by",
@@ -41,6 +43,7 @@ __all__ = [
     "phase",
     "phase_sum",
     "progress_measures",
+    "representations",
     "spectrum",
     "squareness",
     "success_interval",

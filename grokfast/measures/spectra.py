@@ -153,9 +153,8 @@ def _transform(w: Tensor) -> Tensor:
 def _check(name: str, w: Tensor, least: int) -> Tensor:
     """w [..., at least so many], half precisions as fp32."""
     if not isinstance(w, Tensor) or not w.is_floating_point():
-        raise TypeError(
-            f"{name} must be a tensor of floating-point numbers, got {getattr(w, 'dtype', type(w).__name__)}"
-        )
+        got = w.dtype if isinstance(w, Tensor) else type(w).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {got}")
     if w.ndim == 0 or w.shape[-1] < least:
         raise ValueError(f"{name} must have a last axis of at least {least}, got {list(w.shape)}")
     return w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
