@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.measures.progress import centred_energy, product_means
+from grokfast.measures.progress import by_product, centred_energy
 from grokfast.tasks.data import Data
+from grokfast.tasks.operands import operand_columns
 
 MAX_LOGITS = 2**27  # of all models together: they are kept, half a GB of fp32
 PIECE = 4096  # rows of all models evaluated at a time
@@ -20,7 +21,8 @@ PIECE = 4096  # rows of all models evaluated at a time
 class Pairs:
     """One model's logits of all n² pairs, in (a, b) order.
 
-    logits [n², C], less each row's mean; means [n, C], fp64, see `product_means`; energy: of the centred logits.
+    logits [n², C]; means [n, C], fp64, of those less each row's mean, over the pairs of each product; energy: ‖L‖²,
+    less the mean over pairs, too.
     train, test: of each row of a split the pair, its product and its target [N].
     """
 
@@ -83,37 +85,11 @@ def of_models(module: Any, data: Sequence[Data], products: Tensor) -> list[Pairs
     flat = products.reshape(-1).to(first.device)
     found = []
     for own, of_pairs in zip(data, logits):
-        of_pairs -= of_pairs.mean(-1, keepdim=True)
         rows = {}
         for name in ("train", "test"):
             a, b = own.splits[name].inputs[:, columns].to(first.device).unbind(1)
             rows[name] = (a * n + b, flat[a * n + b], own.splits[name].targets.to(first.device))
-        found.append(Pairs(of_pairs, product_means(of_pairs, flat), centred_energy(of_pairs).item(), **rows))
+        grouped = by_product(of_pairs, flat, n)
+        means = grouped.mean(-2, dtype=torch.float64)
+        found.append(Pairs(of_pairs, means, centred_energy(grouped).item(), **rows))
     return found
-
-
-def operand_columns(data: Data) -> list[int]:
-    """Where the two operands stand in an input: the tokens that are not the same in all rows.
-
-    Raises ValueError where they are not two, or the targets no one class a row.
-    """
-    train = data.train
-    if data.n_tokens and not data.is_real and data.n_positions is None:
-        columns = (train.inputs != train.inputs[:1]).any(0).nonzero()[:, 0].tolist()
-        if len(columns) == 2:
-            return columns
-    raise ValueError(
-        "task must ask one answer to two operands, got inputs "
-        f"{list(train.inputs.shape)} and targets {list(train.targets.shape)}"
-    )
-
-
-def sums_modulo(data: Data) -> Tensor:
-    """[p, p], a + b or a - b mod p, whichever the answers are. Raises ValueError where they are neither."""
-    n = data.n_answers
-    a, b = data.test.inputs[:, operand_columns(data)].unbind(1)
-    r = torch.arange(n)
-    for products in (r[:, None] + r, r[:, None] - r):
-        if max(int(a.max()), int(b.max())) < n and torch.equal((products % n)[a, b], data.test.targets):
-            return products % n
-    raise ValueError(f"task must be a + b or a - b mod p, the answers to 0..{n - 1} are others")

@@ -13,6 +13,7 @@ from grokfast import checks
 from grokfast.analysis import pairs
 from grokfast.measures.progress import at_frequencies, frequency_energies, key_frequencies
 from grokfast.tasks.data import Data, Task
+from grokfast.tasks.operands import sign_of_sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,10 @@ def progress_measures(
     from grokfast.analysis.subject import subject
 
     found = subject(model, task)
-    sums = pairs.sums_modulo(found.data[0])
-    most = (len(sums) - 1) // 2
+    p = found.data[0].n_answers
+    operands = torch.arange(p)
+    sums = (operands[:, None] + sign_of_sum(found.data[0]) * operands) % p
+    most = (p - 1) // 2
     chosen = None
     if frequencies is not None:
         chosen = torch.zeros(most, dtype=torch.bool)

@@ -1,7 +1,7 @@
 """What logits have of each frequency of a ± b mod p, and of each representation of a group's product ab.
 
-Logits of all pairs are [..., n², C] in (a, b) order. A projector P acts on the pairs and leaves only functions of the
-product: P L is found from the means of L over the n pairs of each product, `means` [..., n, C].
+A projector P acts on the n² pairs and leaves only functions of the product, so that P L is found from the means of the
+logits L over the n pairs of each product, `means` [..., n, C].
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ from torch import Tensor
 from grokfast import checks
 
 
-def product_means(logits: Tensor, products: Tensor) -> Tensor:
-    """Means over the pairs of each product, fp64, of logits less each row's mean, which no softmax sees: [..., n, C].
+def by_product(logits: Tensor, products: Tensor, n: int) -> Tensor:
+    """Logits by product, then in the order of the rows, less each row's mean, which no softmax sees: [..., n, n, C].
 
-    logits [..., n², C]. products: int64 [n²] or [..., n²], each of 0..n-1 n times. Sums are in the order of the pairs,
-    the same bits on every call. Raises ValueError where the shapes do not fit.
+    logits [..., N, C]. products: int64 [N] or [..., N], each of 0..n-1 n times; n of rows that do not count.
+    Raises ValueError where the shapes do not fit.
     """
-    n = round(logits.shape[-2] ** 0.5) if logits.ndim > 1 else 0
-    if n == 0 or n * n != logits.shape[-2]:
-        raise ValueError(f"logits must be [..., n², C], got {list(logits.shape)}")
+    if logits.ndim < 2 or logits.shape[-2] < n * n:
+        raise ValueError(f"logits must be [..., N, C], N at least n² = {n * n}, got {list(logits.shape)}")
     if products.shape not in (logits.shape[-2:-1], logits.shape[:-1]):
-        raise ValueError(f"products must be [n²] or [..., n²] as logits are, got {list(products.shape)}")
-    order = products.argsort(dim=-1, stable=True).expand(logits.shape[:-1])
-    by_product = logits.gather(-2, order[..., None].expand(logits.shape)).unflatten(-2, (n, n))
-    means = by_product.mean(-2, dtype=torch.float64)
-    return means - means.mean(-1, keepdim=True)
+        raise ValueError(f"products must be [N] or [..., N] as logits are, got {list(products.shape)}")
+    order = products.argsort(dim=-1, stable=True)[..., : n * n, None]
+    rows = logits.gather(-2, order.expand(*logits.shape[:-2], n * n, logits.shape[-1]))
+    return (rows - rows.mean(-1, keepdim=True)).unflatten(-2, (n, n))
 
 
-def centred_energy(logits: Tensor) -> Tensor:
-    """Σ L², fp64, of logits [..., N, C] less each row's mean, and less the mean over rows: [...]."""
-    rows = logits - logits.mean(-1, keepdim=True)
+def centred_energy(grouped: Tensor) -> Tensor:
+    """‖L‖², fp64, of logits by product [..., n, n, C] less the mean over pairs: [...]."""
+    rows = grouped.flatten(-3, -2)
     rows = rows - rows.mean(-2, keepdim=True)
     return torch.linalg.vector_norm(rows, dim=(-2, -1), dtype=torch.float64).square()
 

@@ -2,6 +2,8 @@
 
 from grokfast.probes.base import Probe, View
 from grokfast.probes.positions import Positions
+from grokfast.probes.progress import Progress
+from grokfast.probes.spectra import Spectra
 from grokfast.probes.spread import Spread
 
-__all__ = ["Positions", "Probe", "Spread", "View"]
+__all__ = ["Positions", "Probe", "Progress", "Spectra", "Spread", "View"]

@@ -111,9 +111,11 @@ def test_new_models_and_losses_can_be_captured(base, batch, models):
 
 @pytest.mark.parametrize("batch", [{}, BATCH])
 @pytest.mark.parametrize("models", [1, 3])
-def test_evaluations_with_probes_and_further_splits_can_be_captured(batch, models):
-    changes = {"task": Three(p=7), "probes": "spread", "criteria.generalize": "few", **batch}
-    perform([MLP.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
+@pytest.mark.parametrize("base", [MLP, NANDA.override({"task.layout": "pair"})])
+def test_evaluations_with_probes_and_further_splits_can_be_captured(base, batch, models):
+    probes = "spread, spectra, progress"
+    changes = {"task": Three(p=7), "probes": probes, "criteria.generalize": "few", **batch}
+    perform([base.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
 
 
 CHANGES = (
