@@ -23,7 +23,7 @@ class Pairs:
 
     logits [n², C]; means [n, C], fp64, of those less each row's mean, over the pairs of each product; energy: ‖L‖²,
     less the mean over pairs, too.
-    train, test: of each row of a split the pair, its product and its target [N].
+    train, test: of each row of a split its pair, the product and its target [N].
     """
 
     logits: Tensor

@@ -88,6 +88,21 @@ def test_a_trained_network_is_told_from_an_untrained_one_by_its_measured_phases(
     assert again["square>cos"][2:] == table["square>cos"][2:]
 
 
+def test_a_table_of_runs_has_each_ones_own_split_and_untrained_network():
+    changes = [{"task.train_fraction": 0.3 + 0.2 * s, "seed": s} for s in range(2)]
+    base = Experiment.preset("quick").override({"task.p": 7, "model.width": 8, "schedule.steps": 10, "device": "cpu"})
+    runs = train([base.override(change) for change in changes])
+    table = idealization_table(runs)
+    assert table["seed"] == [0, 1] * 4
+    assert table["network"] == ["trained"] * 4 + ["untrained"] * 4
+    assert table["accuracy"][:2] == pytest.approx([run.final["test_accuracy"] for run in runs])
+    alone = [idealization_table(run) for run in runs]
+    for name, column in table.items():
+        assert column == [alone[i % 2][name][i // 2] for i in range(8)]
+    trained = idealization_table(runs, split="train")["accuracy"][:2]
+    assert trained == pytest.approx([run.final["train_accuracy"] for run in runs])
+
+
 def test_networks_of_embeddings_have_tables_too():
     module = PairMLPConfig(width=16, embed=8).build(TASK.build(), seeds=(0,))
     assert extract_idealized(module).w_a.shape == (1, 31, 16)
