@@ -4,9 +4,11 @@ from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
+from grokfast.analysis.norms import logit_scale, weight_norms
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
 from grokfast.analysis.representations import Representations, representations
+from grokfast.measures.norms import effective_rank
 from grokfast.measures.spectra import (
     PhaseSum,
     dominant_frequency,
@@ -32,12 +34,14 @@ __all__ = [
     "compare_arms",
     "curves_by",
     "dominant_frequency",
+    "effective_rank",
     "extract_idealized",
     "fit_power_law",
     "gini",
     "idealization_table",
     "idealized_pair_mlp",
     "inverse_participation_ratio",
+    "logit_scale",
     "median_time",
     "periodicity",
     "phase",
@@ -48,4 +52,5 @@ __all__ = [
     "squareness",
     "success_interval",
     "summarize",
+    "weight_norms",
 ]

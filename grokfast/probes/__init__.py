@@ -1,9 +1,18 @@
 """What is measured at an evaluation."""
 
 from grokfast.probes.base import Probe, View
+from grokfast.probes.norms import Norms
 from grokfast.probes.positions import Positions
 from grokfast.probes.progress import Progress
 from grokfast.probes.spectra import Spectra
 from grokfast.probes.spread import Spread
 
-__all__ = ["Positions", "Probe", "Progress", "Spectra", "Spread", "View"]
+__all__ = [
+    "Norms",
+    "Positions",
+    "Probe",
+    "Progress",
+    "Spectra",
+    "Spread",
+    "View",
+]

@@ -44,6 +44,10 @@ class Probe(Part):
         """The names of what it measures, k of them."""
         raise NotImplementedError
 
+    def columns_of(self, data: Data, parameters: Sequence[str]) -> Sequence[str]:
+        """`columns` of a model with these parameters: for a probe whose columns are of them."""
+        return self.columns(data)
+
     def measure(self, view: View, out: Tensor) -> None:
         """Write out, float64 [E, k]; what is left is NaN, a gap in the curve. Nothing is to be returned or changed."""
         raise NotImplementedError

@@ -118,7 +118,7 @@ class Ensemble:
         self.optimizer = FlatOptimizer(
             self.flat, [e.optimizer for e in experiments], [e.filter for e in experiments], self.runs.layout
         )
-        self.probes = Probes(_probes(common, most), most)
+        self.probes = Probes(_probes(common, most), most, self.runs.layout.names)
         if len({*self.columns}) < len(self.columns):
             raise ValueError(f"probes must have columns of their own, got {', '.join(self.columns)}")
         for name in ("memorize", "generalize"):

@@ -15,13 +15,15 @@ from grokfast.tasks import Data
 
 
 class Probes:
-    """Several probes as columns, `names`. Raises TypeError naming a probe whose columns are no names."""
+    """Several probes of a model with such parameters as columns, `names`.
 
-    def __init__(self, probes: Sequence[Probe], data: Data) -> None:
+    Raises TypeError naming a probe whose columns are no names."""
+
+    def __init__(self, probes: Sequence[Probe], data: Data, parameters: Sequence[str]) -> None:
         self._probes, self._data = list(probes), data
         self._columns: list[list[str]] = []
         for probe in self._probes:
-            columns = probe.columns(data)
+            columns = probe.columns_of(data, parameters)
             if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
                 raise TypeError(f"{name_of(probe)}.columns must return names, got {checks.shown(columns)}")
             self._columns.append([*columns])
