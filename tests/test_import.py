@@ -29,6 +29,7 @@ def python(code):
     [
         "import grokfast; grokfast.GrokFast",
         "import grokfast; grokfast.GrokFast, grokfast.nn, grokfast.ops, grokfast.tasks",
+        "import grokfast; grokfast.GrokFast; import grokfast.analysis",
     ],
 )
 def test_import_is_light(code):

@@ -1,6 +1,7 @@
 """What runs have in common: grok times with censoring, success probabilities, power laws. SciPy loads on first use."""
 
 from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
+from grokfast.analysis.attention import attention_maps, attention_pictures, distance_irrelevance, gradient_symmetricity
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
@@ -8,18 +9,9 @@ from grokfast.analysis.norms import logit_scale, weight_norms
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
 from grokfast.analysis.representations import Representations, representations
+from grokfast.measures.circularity import circularity
 from grokfast.measures.norms import effective_rank
-from grokfast.measures.spectra import (
-    PhaseSum,
-    dominant_frequency,
-    gini,
-    inverse_participation_ratio,
-    periodicity,
-    phase,
-    phase_sum,
-    spectrum,
-    squareness,
-)
+from grokfast.measures.spectra import PhaseSum, dominant_frequency, gini, inverse_participation_ratio, periodicity, phase, phase_sum, spectrum, squareness
 
 __all__ = [
     "ArmSummary",
@@ -31,13 +23,18 @@ __all__ = [
     "Ratio",
     "Representations",
     "UndeterminedError",
+    "attention_maps",
+    "attention_pictures",
+    "circularity",
     "compare_arms",
     "curves_by",
+    "distance_irrelevance",
     "dominant_frequency",
     "effective_rank",
     "extract_idealized",
     "fit_power_law",
     "gini",
+    "gradient_symmetricity",
     "idealization_table",
     "idealized_pair_mlp",
     "inverse_participation_ratio",

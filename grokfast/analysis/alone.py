@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from grokfast import checks
-from grokfast.analysis.subject import subject
+from grokfast.analysis.subject import runs_of, subject
 from grokfast.backend import using
 from grokfast.losses import MSE, CrossEntropy, Loss
 from grokfast.nn.ensemble import EnsembleModule
 from grokfast.tasks.data import Data, Task
-from grokfast.training.result import RunResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +74,7 @@ def alone(
     if loss is not None and not isinstance(loss, Loss):
         raise TypeError(f"loss must be a Loss or None, got {checks.shown(loss)}")
     found = subject(model, task)
-    runs = [model] if isinstance(model, RunResult) else model
-    own = [run.experiment.loss for run in runs] if isinstance(runs, Sequence) else [None] * len(found.data)
+    own = [run.experiment.loss for run in runs_of(model)] or [None] * len(found.data)
     return [
         _alone(
             ensemble_of(found.module, e, 1), found.module.seeds[e], data, split,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch import Tensor
 from grokfast import checks
 from grokfast.nn.ensemble import EnsembleModule
 from grokfast.tasks.data import Data, Task
-from grokfast.training.result import RunResult
+
+if TYPE_CHECKING:
+    from grokfast.training.result import RunResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +35,7 @@ def subject(model: Any, task: Task | Data | None = None) -> Subject:
 
     Raises TypeError naming what is accepted; ValueError where a run has no weights, or a live model no task.
     """
-    runs = [model] if isinstance(model, RunResult) else model
-    if isinstance(runs, Sequence) and len(runs) and all(isinstance(run, RunResult) for run in runs):
+    if runs := runs_of(model):
         return _of_runs(runs, task)
     if not isinstance(model, EnsembleModule):
         raise TypeError(
@@ -44,6 +45,14 @@ def subject(model: Any, task: Task | Data | None = None) -> Subject:
     if task is None:
         raise ValueError("task must say what the model learns, a Task or its Data, got None")
     return _subject(model, [_data(task, seed) for seed in model.seeds])
+
+
+def runs_of(model: Any) -> Sequence[RunResult]:
+    """The runs that `model` is, one or several; none of anything else."""
+    from grokfast.training.result import RunResult  # brings SQLite
+
+    runs = [*model] if isinstance(model, Sequence) else [model]
+    return runs if all(isinstance(run, RunResult) for run in runs) else []
 
 
 def _of_runs(runs: Sequence[RunResult], task: Task | Data | None) -> Subject:

@@ -96,18 +96,37 @@ class MLP(EnsembleModule):
 
     def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
         """[N, D], the same for every model, or [E, N, D] -> [E, N, n_outputs]; `masks` as for GrokTransformer."""
-        x = inputs.expand(*self.lead, *inputs.shape[-2:])
+        return self._outputs(self.embedded(inputs), masks)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        return inputs.expand(*self.lead, *inputs.shape[-2:])
+
+    def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
+        return self._outputs(x, None, preactivations)
+
+    def _outputs(self, x: Tensor, masks: Any, preactivations: list[Tensor] | None = None) -> Tensor:
         first, *others = self.layers
         z: Tensor = first(x)
-        return onward(self.config, z, others, self.training, masks) if others else z
+        return onward(self.config, z, others, self.training, masks, preactivations) if others else z
 
 
-def onward(config: MLPConfig, z: Tensor, layers: Iterable[nn.Module], training: bool, masks: Any) -> Tensor:
-    """Outputs of what the first layer computed, z [E, N, width]: through the other hidden layers and the last one."""
+def onward(
+    config: Any,
+    z: Tensor,
+    layers: Iterable[nn.Module],
+    training: bool,
+    masks: Any,
+    preactivations: list[Tensor] | None = None,
+) -> Tensor:
+    """Outputs of what the first layer computed, z [E, N, width]: through the other hidden layers and the last one.
+    preactivations: see EnsembleModule.from_embedded."""
     act, (*hidden, last) = ACTIVATIONS[config.activation], layers
+    seen = [] if preactivations is None else preactivations
+    seen.append(z)
     x = dropout(act(z), config.dropout, training, masks)
     for layer in hidden:
-        y = dropout(act(layer(x)), config.dropout, training, masks)
+        seen.append(z := layer(x))
+        y = dropout(act(z), config.dropout, training, masks)
         x = x + y if config.residual else y
     out: Tensor = last(x)
     return out

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from grokfast import checks, parts
 from grokfast.models.mlp import Layer, MLPConfig, drawn_bias, drawn_weight, onward
@@ -115,6 +116,20 @@ class TokenMLP(EnsembleModule):
             raise ValueError(f"tokens must be [N, {self.seq_len}] or [E, N, {self.seq_len}], got {[*tokens.shape]}")
         x = tokens.expand(*self.lead, *tokens.shape[-2:])
         rows = [embedding(own, table) for own, table in zip(x.unbind(-1), self.tables())]
+        return self._outputs(rows, masks)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        tokens = inputs.expand(*self.lead, *inputs.shape[-2:])
+        if not len(self.embed):
+            return one_hot(tokens, self.w_in[0].shape[1]).to(self.w_in[0].dtype)
+        tables = list(self.embed) * (self.seq_len // len(self.embed))
+        return torch.stack([embedding(own, table) for own, table in zip(tokens.unbind(-1), tables)], -2)
+
+    def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
+        weights = [w if len(self.embed) else w.mT for w in self.w_in] * (self.seq_len // len(self.w_in))
+        return self._outputs([linear(own, w) for own, w in zip(x.unbind(-2), weights)], None, preactivations)
+
+    def _outputs(self, rows: list[Tensor], masks: Any, preactivations: list[Tensor] | None = None) -> Tensor:
         z = sum(rows[1:], start=rows[0])
         z = z if self.b_in is None else z + self.b_in.unsqueeze(-2)
-        return onward(self.config, z, self.layers, self.training, masks)
+        return onward(self.config, z, self.layers, self.training, masks, preactivations)

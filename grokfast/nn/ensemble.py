@@ -70,6 +70,33 @@ class EnsembleModule(nn.Module):
         """Parameters of one model."""
         return sum(parameter.numel() for parameter in self.parameters()) // self.n_models
 
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """Inputs [N, ...] or [E, N, ...] as the real numbers [E, N, ...] that the network is a function of: features
+        themselves; of tokens [..., T] their embeddings, or one-hot vectors where it has none, [E, N, T, d].
+
+        Raises TypeError where the module does not say what it makes of tokens.
+        """
+        if not inputs.is_floating_point():
+            raise TypeError(
+                f"the model must have `embedded` and `from_embedded`, as grokfast's own do, where it is moved between "
+                f"tokens; {type(self).__name__} has not"
+            )
+        return inputs.expand(self.n_models, *inputs.shape) if inputs.ndim == 2 else inputs
+
+    def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
+        """Outputs of what `embedded` gives, or of numbers between; differentiable in x, where that is asked for.
+
+        To `preactivations` it appends what comes before the nonlinearity of each hidden layer, [E, N, ..., width].
+        Raises TypeError where the module does not say what these are.
+        """
+        if preactivations is not None:
+            raise TypeError(
+                f"the model must have a `from_embedded` that tells its preactivations, as grokfast's own do; "
+                f"{type(self).__name__} has not"
+            )
+        outputs: Tensor = self(x)
+        return outputs
+
 
 class Initializer:
     """Draws [E, *shape] parameters, model e from generator(seeds[e], "init"): it starts with the same bits as alone.

@@ -102,6 +102,11 @@ class Table(Task):
     def seq_len(self) -> int:
         return {"pair": self.arity, "equals": self.arity + 1, "operator": 2 * self.arity}[self.layout]
 
+    def inputs(self) -> Tensor:
+        """Token ids [n_pairs, T] of all rows, in the order of `tables`."""
+        operands = [operands for operands, _ in self.tables().values()]
+        return torch.cat([self._tokens(own, self.n_symbols + 1 + at) for at, own in enumerate(operands)])
+
     def n_rows(self) -> int:
         if self.augment != "none":
             return 0

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from grokfast import checks, parts
 from grokfast.models.base import Model
-from grokfast.nn.ensemble import EnsembleModule, Initializer, linear
+from grokfast.models.mlp import onward
+from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, linear
 from grokfast.nn.masks import dropout
 from grokfast.ops import pair_embed
 from grokfast.ops.pair_embed.reference import ACTIVATIONS
@@ -171,6 +173,19 @@ class PairMLP(EnsembleModule):
             y = dropout(act(layer(h)), config.dropout, self.training, masks)
             h = h + y if config.residual else y
         return self.out(h)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        pairs = inputs.expand(*self.lead, *inputs.shape[-2:])
+        if not self.config.embed:
+            return one_hot(pairs, self.n_tokens).to(self.w_a.dtype)
+        a, b = pairs.unbind(-1)
+        return torch.stack([embedding(a, self.embed_a), embedding(b, self.embed_b)], -2)
+
+    def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
+        weights = (self.in_a, self.in_b) if self.config.embed else (self.w_a.mT, self.w_b.mT)
+        z = sum(linear(x[:, :, t], w) for t, w in enumerate(weights))
+        z = z if self.b_in is None else z + self.b_in[:, None]
+        return onward(self.config, z, [*self.hidden, self.out], self.training, None, preactivations)
 
 
 def _shape(t: Tensor) -> str:

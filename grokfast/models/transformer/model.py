@@ -206,7 +206,9 @@ class GrokTransformer(EnsembleModule):
             TypeError: tokens is no int64 tensor.
             ValueError: tokens has another shape, or there are not masks for each model.
         """
-        x = self.hidden(tokens, masks)
+        return self._logits(self.hidden(tokens, masks))
+
+    def _logits(self, x: Tensor) -> Tensor:
         x = x[..., -1, :] if self.n_answered is None else x[..., -self.n_answered :, :]  # [E, N, d] or [E, N, S, d]
         unembedding = self.embedding[..., : self.n_outputs, :] if self.unembedding is None else self.unembedding
         return linear(self.final_norm(x), unembedding)
@@ -216,11 +218,33 @@ class GrokTransformer(EnsembleModule):
         tokens = self._checked(tokens)
         if masks is not None and len(masks) != self.n_models:
             raise ValueError(f"masks must be one per model, {self.n_models}, got {len(masks)}")
-        x = embedding(tokens, self.embedding) + self.positions.unsqueeze(-3)[..., : tokens.shape[-1], :]
-        x = dropout(x, self.config.dropout, self.training, masks)
+        x = self._at_positions(embedding(tokens, self.embedding), masks)
         for block in self.blocks:
             x = block(x, masks)
         return x
+
+    def _at_positions(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
+        return dropout(x + self.positions.unsqueeze(-3)[..., : x.shape[-2], :], self.config.dropout, self.training, masks)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        return embedding(self._checked(inputs), self.embedding)
+
+    def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
+        x = self._at_positions(x, None)
+        for block in self.blocks:
+            x = block(x, None, preactivations)
+        return self._logits(x)
+
+    def attention_maps(self, tokens: Tensor) -> Tensor:
+        """How much of each position the heads take: [E, n_layers, N, n_heads, T, T], the last axis what is looked at.
+
+        tokens: as of forward. α·softmax + (1 − α) where attention_rate α is not 1, 0 where causal heads do not look.
+        """
+        x, maps = self._at_positions(self.embedded(tokens), None), []
+        for block in self.blocks:
+            maps.append(block.attention_map(x))
+            x = block(x, None)
+        return torch.stack(maps, 1)
 
     def _checked(self, tokens: Tensor) -> Tensor:
         """tokens as [E, N, T]."""
@@ -254,19 +278,35 @@ class Block(nn.Module):
         self.ln1 = nn.Identity() if config.norm == "none" else draw.norm()
         self.ln2 = nn.Identity() if config.norm == "none" else draw.norm()
 
-    def forward(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        masks: Masks | Sequence[torch.Generator] | None,
+        preactivations: list[Tensor] | None = None,
+    ) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d]."""
         norm = self.config.norm  # "none": ln1 and ln2 are the identity
         if norm == "post":
             x = self.ln1(self._add(x, self.attention(x, masks)))
-            return self.ln2(self._add(x, self.mlp(x, masks)))
+            return self.ln2(self._add(x, self.mlp(x, masks, preactivations)))
         if norm == "replace":
             x = self.ln1(x)
         x = self._add(x, self.attention(x if norm == "replace" else self.ln1(x), masks))
-        return self._add(x, self.mlp(self.ln2(x), masks))
+        return self._add(x, self.mlp(self.ln2(x), masks, preactivations))
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        """[E, N, n_heads, T, T] of what comes into the layer, [E, N, T, d]."""
+        return self._heads(x if self.config.norm == "post" else self.ln1(x))[0]
 
     def attention(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d], (α·softmax(q kᵀ / √d_head) + (1 − α)) v in each head; α is usually 1."""
+        weights, v = self._heads(x)
+        weights = dropout(weights, self.config.dropout, self.training, masks)
+        heads = (weights @ v).transpose(-3, -2).flatten(-2)  # [E, N, T, d]
+        return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, masks)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights [E, N, H, T, T] and values [E, N, H, T, d_head] of each head."""
         seq_len, n_heads, d_head = x.shape[-2], self.config.n_heads, self.config.d_model // self.config.n_heads
         qkv = linear(x, self.w_qkv, self.b_qkv).unflatten(-1, (3, n_heads, d_head))  # [E, N, T, 3, H, d_head]
         q, k, v = qkv.transpose(-4, -2).unbind(-3)  # [E, N, H, T, d_head]
@@ -279,14 +319,20 @@ class Block(nn.Module):
         if (rate := self.config.attention_rate) != 1:
             weights = rate * weights + (1 - rate)
             weights = weights if future is None else weights.masked_fill(future, 0)
-        weights = dropout(weights, self.config.dropout, self.training, masks)
-        heads = (weights @ v).transpose(-3, -2).flatten(-2)  # [E, N, T, d]
-        return dropout(linear(heads, self.w_o, self.b_o), self.config.dropout, self.training, masks)
+        return weights, v
 
-    def mlp(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
+    def mlp(
+        self,
+        x: Tensor,
+        masks: Masks | Sequence[torch.Generator] | None,
+        preactivations: list[Tensor] | None = None,
+    ) -> Tensor:
         """[E, N, T, d] -> [E, N, T, d]."""
         activation = F.relu if self.config.activation == "relu" else F.gelu
-        y = linear(activation(linear(x, self.w_in, self.b_in)), self.w_out, self.b_out)
+        z = linear(x, self.w_in, self.b_in)
+        if preactivations is not None:
+            preactivations.append(z)
+        y = linear(activation(z), self.w_out, self.b_out)
         return dropout(y, self.config.dropout, self.training, masks)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
