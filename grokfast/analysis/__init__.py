@@ -5,6 +5,7 @@ from grokfast.analysis.attention import attention_maps, attention_pictures, dist
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
+from grokfast.analysis.neighbourhoods import adversarial_accuracy, local_complexity
 from grokfast.analysis.norms import logit_scale, weight_norms
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
@@ -23,6 +24,7 @@ __all__ = [
     "Ratio",
     "Representations",
     "UndeterminedError",
+    "adversarial_accuracy",
     "attention_maps",
     "attention_pictures",
     "circularity",
@@ -38,6 +40,7 @@ __all__ = [
     "idealization_table",
     "idealized_pair_mlp",
     "inverse_participation_ratio",
+    "local_complexity",
     "logit_scale",
     "median_time",
     "periodicity",

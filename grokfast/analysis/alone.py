@@ -74,7 +74,7 @@ def alone(
     if loss is not None and not isinstance(loss, Loss):
         raise TypeError(f"loss must be a Loss or None, got {checks.shown(loss)}")
     found = subject(model, task)
-    own = [run.experiment.loss for run in runs_of(model)] or [None] * len(found.data)
+    own: list[Loss | None] = [run.experiment.loss for run in runs_of(model)] or [None] * len(found.data)
     return [
         _alone(
             ensemble_of(found.module, e, 1), found.module.seeds[e], data, split,
@@ -85,8 +85,8 @@ def alone(
 
 
 def module_of(model: Any) -> Any:
-    """The ensemble of runs, or a live model itself, which may then be looked at without a task."""
-    return model if isinstance(model, EnsembleModule) else subject(model).module
+    """The ensemble of runs, or a live model itself, which may then be looked at without a task; in eval mode."""
+    return model.eval() if isinstance(model, EnsembleModule) else subject(model).module
 
 
 def ensemble_of(module: Any, e: int, n: int) -> Any:

@@ -1,6 +1,7 @@
 """What is measured at an evaluation."""
 
 from grokfast.probes.base import Probe, View
+from grokfast.probes.local_complexity import LocalComplexity
 from grokfast.probes.norms import Norms
 from grokfast.probes.positions import Positions
 from grokfast.probes.progress import Progress
@@ -8,6 +9,7 @@ from grokfast.probes.spectra import Spectra
 from grokfast.probes.spread import Spread
 
 __all__ = [
+    "LocalComplexity",
     "Norms",
     "Positions",
     "Probe",

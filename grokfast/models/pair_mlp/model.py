@@ -182,8 +182,8 @@ class PairMLP(EnsembleModule):
         return torch.stack([embedding(a, self.embed_a), embedding(b, self.embed_b)], -2)
 
     def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
-        weights = (self.in_a, self.in_b) if self.config.embed else (self.w_a.mT, self.w_b.mT)
-        z = sum(linear(x[:, :, t], w) for t, w in enumerate(weights))
+        w_a, w_b = (self.in_a, self.in_b) if self.config.embed else (self.w_a.mT, self.w_b.mT)
+        z = linear(x[:, :, 0], w_a) + linear(x[:, :, 1], w_b)
         z = z if self.b_in is None else z + self.b_in[:, None]
         return onward(self.config, z, [*self.hidden, self.out], self.training, None, preactivations)
 

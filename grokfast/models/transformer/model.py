@@ -241,6 +241,7 @@ class GrokTransformer(EnsembleModule):
         tokens: as of forward. α·softmax + (1 − α) where attention_rate α is not 1, 0 where causal heads do not look.
         """
         x, maps = self._at_positions(self.embedded(tokens), None), []
+        block: Any
         for block in self.blocks:
             maps.append(block.attention_map(x))
             x = block(x, None)
