@@ -5,24 +5,28 @@ from grokfast.analysis.attention import attention_maps, attention_pictures, dist
 from grokfast.analysis.curves import curves_by
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
+from grokfast.analysis.landscape import Segment, linear_mode_connectivity, local_learning_coefficient, sharpness
 from grokfast.analysis.neighbourhoods import adversarial_accuracy, local_complexity
 from grokfast.analysis.norms import logit_scale, weight_norms
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
 from grokfast.analysis.representations import Representations, representations
 from grokfast.measures.circularity import circularity
+from grokfast.measures.learning_coefficient import LearningCoefficient
 from grokfast.measures.norms import effective_rank
 from grokfast.measures.spectra import PhaseSum, dominant_frequency, gini, inverse_participation_ratio, periodicity, phase, phase_sum, spectrum, squareness
 
 __all__ = [
     "ArmSummary",
     "CellSummary",
+    "LearningCoefficient",
     "MedianTime",
     "PhaseSum",
     "PowerLaw",
     "ProgressMeasures",
     "Ratio",
     "Representations",
+    "Segment",
     "UndeterminedError",
     "adversarial_accuracy",
     "attention_maps",
@@ -40,7 +44,9 @@ __all__ = [
     "idealization_table",
     "idealized_pair_mlp",
     "inverse_participation_ratio",
+    "linear_mode_connectivity",
     "local_complexity",
+    "local_learning_coefficient",
     "logit_scale",
     "median_time",
     "periodicity",
@@ -48,6 +54,7 @@ __all__ = [
     "phase_sum",
     "progress_measures",
     "representations",
+    "sharpness",
     "spectrum",
     "squareness",
     "success_interval",

@@ -39,6 +39,12 @@ class Alone:
         """n of it."""
         return Alone(ensemble_of(self.module, 0, n), self.seed, self.data, self.inputs, self.targets, self.loss)
 
+    def double(self) -> Alone:
+        """It in fp64."""
+        module = copy.deepcopy(self.module).double()
+        x, y = (t.double() if t.is_floating_point() else t for t in (self.inputs, self.targets))
+        return Alone(module, self.seed, self.data, x, y, self.loss)
+
     def of(self, split: str) -> Alone:
         """It on another split. ValueError where there is no such split."""
         return _alone(self.module, self.seed, self.data, split, self.loss)
