@@ -2,15 +2,19 @@
 
 from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
 from grokfast.analysis.attention import attention_maps, attention_pictures, distance_irrelevance, gradient_symmetricity
+from grokfast.analysis.crossings import GrokTimes, grok_times
 from grokfast.analysis.curves import curves_by
+from grokfast.analysis.double_descent import DoubleDescent, double_descent
 from grokfast.analysis.grok_times import CellSummary, MedianTime, median_time, success_interval, summarize
 from grokfast.analysis.idealized import extract_idealized, idealization_table, idealized_pair_mlp
 from grokfast.analysis.landscape import Segment, linear_mode_connectivity, local_learning_coefficient, sharpness
 from grokfast.analysis.neighbourhoods import adversarial_accuracy, local_complexity
 from grokfast.analysis.norms import logit_scale, weight_norms
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
+from grokfast.analysis.precision import PrecisionRecall, precision_recall
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
 from grokfast.analysis.representations import Representations, representations
+from grokfast.analysis.stability import Stability, stability
 from grokfast.measures.circularity import circularity
 from grokfast.measures.learning_coefficient import LearningCoefficient
 from grokfast.measures.norms import effective_rank
@@ -19,14 +23,18 @@ from grokfast.measures.spectra import PhaseSum, dominant_frequency, gini, invers
 __all__ = [
     "ArmSummary",
     "CellSummary",
+    "DoubleDescent",
+    "GrokTimes",
     "LearningCoefficient",
     "MedianTime",
     "PhaseSum",
     "PowerLaw",
+    "PrecisionRecall",
     "ProgressMeasures",
     "Ratio",
     "Representations",
     "Segment",
+    "Stability",
     "UndeterminedError",
     "adversarial_accuracy",
     "attention_maps",
@@ -36,11 +44,13 @@ __all__ = [
     "curves_by",
     "distance_irrelevance",
     "dominant_frequency",
+    "double_descent",
     "effective_rank",
     "extract_idealized",
     "fit_power_law",
     "gini",
     "gradient_symmetricity",
+    "grok_times",
     "idealization_table",
     "idealized_pair_mlp",
     "inverse_participation_ratio",
@@ -52,11 +62,13 @@ __all__ = [
     "periodicity",
     "phase",
     "phase_sum",
+    "precision_recall",
     "progress_measures",
     "representations",
     "sharpness",
     "spectrum",
     "squareness",
+    "stability",
     "success_interval",
     "summarize",
     "weight_norms",
