@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grokfast import checks
 from grokfast.analysis.subject import runs_of, subject
@@ -97,9 +97,8 @@ def module_of(model: Any) -> Any:
 
 def ensemble_of(module: Any, e: int, n: int) -> Any:
     """A copy of model e of an ensemble, n times."""
-    made = copy.deepcopy(module)
-    for p in made.parameters():
-        p.data = p.data[e : e + 1].repeat(n, *[1] * (p.ndim - 1))
+    own = {p: nn.Parameter(p.detach()[e : e + 1].repeat(n, *[1] * (p.ndim - 1))) for p in module.parameters()}
+    made = copy.deepcopy(module, {id(p): parameter for p, parameter in own.items()})  # none of the others is copied
     made.seeds = module.seeds[e : e + 1] * n
     return made
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from grokfast import checks
 from grokfast.analysis.alone import module_of
-from grokfast.analysis.subject import runs_of, subject
-from grokfast.nn.ensemble import EnsembleModule
+from grokfast.analysis.subject import runs_of
 from grokfast.seeds import generator
 from grokfast.tasks import ModularTask
 from grokfast.tasks.data import Task
@@ -57,7 +56,7 @@ def gradient_symmetricity(model: Any, task: Table | None = None, *, n_triples: i
     two operands' positions, or one-hot vectors where the model has none.
     Raises as attention_pictures does, and TypeError where the model does not tell its embeddings.
     """
-    table, module = _table(model, task), _module(model, task)
+    table, module = _table(model, task), module_of(model)
     n = checks.integer("n_triples", n_triples, minimum=1)
     draws = generator(seed, "triples")
     rows = torch.randint(table.n_pairs, (n,), generator=draws)
@@ -76,7 +75,7 @@ def distance_irrelevance(model: Any, task: Table | None = None) -> Tensor:
     M[s, d] is the logit of the right answer at a + b = s and a − b = d mod p. About .2 of pizzas, .8 of clocks.
     Raises as attention_pictures does, and ValueError where the task is not addition mod p.
     """
-    table, module = _table(model, task), _module(model, task)
+    table, module = _table(model, task), module_of(model)
     if not isinstance(table, ModularTask) or table.operation != "add" or table.n_pairs != table.p**2:
         raise ValueError(f"task must be a + b of all pairs mod p, a ModularTask, got {checks.shown(table)}")
     (operands, answers), *_ = table.tables().values()
@@ -84,10 +83,6 @@ def distance_irrelevance(model: Any, task: Table | None = None) -> Tensor:
     order = ((operands[:, 0] - operands[:, 1]) % table.p).argsort(stable=True)
     of_distance = correct[:, order].unflatten(1, (table.p, table.p))
     return of_distance.std(2, correction=0).mean(1) / correct.std(1, correction=0)
-
-
-def _module(model: Any, task: Task | None) -> Any:
-    return model.eval() if isinstance(model, EnsembleModule) else subject(model, task).module
 
 
 def _table(model: Any, task: Task | None) -> Table:
