@@ -18,7 +18,17 @@ from grokfast.analysis.stability import Stability, stability
 from grokfast.measures.circularity import circularity
 from grokfast.measures.learning_coefficient import LearningCoefficient
 from grokfast.measures.norms import effective_rank
-from grokfast.measures.spectra import PhaseSum, dominant_frequency, gini, inverse_participation_ratio, periodicity, phase, phase_sum, spectrum, squareness
+from grokfast.measures.spectra import (
+    PhaseSum,
+    dominant_frequency,
+    gini,
+    inverse_participation_ratio,
+    periodicity,
+    phase,
+    phase_sum,
+    spectrum,
+    squareness,
+)
 
 __all__ = [
     "ArmSummary",

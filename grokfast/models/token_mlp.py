@@ -121,7 +121,7 @@ class TokenMLP(EnsembleModule):
     def embedded(self, inputs: Tensor) -> Tensor:
         tokens = inputs.expand(*self.lead, *inputs.shape[-2:])
         if not len(self.embed):
-            return one_hot(tokens, self.w_in[0].shape[1]).to(self.w_in[0].dtype)
+            return one_hot(tokens, self.w_in[0].shape[-2]).to(self.w_in[0].dtype)
         tables = list(self.embed) * (self.seq_len // len(self.embed))
         return torch.stack([embedding(own, table) for own, table in zip(tokens.unbind(-1), tables)], -2)
 

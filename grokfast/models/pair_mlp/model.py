@@ -184,7 +184,7 @@ class PairMLP(EnsembleModule):
     def from_embedded(self, x: Tensor, preactivations: list[Tensor] | None = None) -> Tensor:
         w_a, w_b = (self.in_a, self.in_b) if self.config.embed else (self.w_a.mT, self.w_b.mT)
         z = linear(x[:, :, 0], w_a) + linear(x[:, :, 1], w_b)
-        z = z if self.b_in is None else z + self.b_in[:, None]
+        z = z if self.b_in is None else z + self.b_in.unsqueeze(-2)
         return onward(self.config, z, [*self.hidden, self.out], self.training, None, preactivations)
 
 

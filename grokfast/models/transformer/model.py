@@ -224,7 +224,9 @@ class GrokTransformer(EnsembleModule):
         return x
 
     def _at_positions(self, x: Tensor, masks: Masks | Sequence[torch.Generator] | None) -> Tensor:
-        return dropout(x + self.positions.unsqueeze(-3)[..., : x.shape[-2], :], self.config.dropout, self.training, masks)
+        return dropout(
+            x + self.positions.unsqueeze(-3)[..., : x.shape[-2], :], self.config.dropout, self.training, masks
+        )
 
     def embedded(self, inputs: Tensor) -> Tensor:
         return embedding(self._checked(inputs), self.embedding)
