@@ -1,4 +1,4 @@
-"""What runs have in common: grok times with censoring, success probabilities, power laws. SciPy loads on first use."""
+"""What is found inside of runs, and what they have in common. SciPy loads on first use."""
 
 from grokfast.analysis.arms import ArmSummary, Ratio, compare_arms
 from grokfast.analysis.attention import attention_maps, attention_pictures, distance_irrelevance, gradient_symmetricity

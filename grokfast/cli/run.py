@@ -15,7 +15,7 @@ from rich.table import Table
 from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment, output
 from grokfast.cli.pictures import draw_all
-from grokfast.display import Display
+from grokfast.display.run import Display
 from grokfast.parts import name_of
 from grokfast.store import RunStore
 from grokfast.store.records import Record, records_of

@@ -192,7 +192,7 @@ def _sentence(store: RunStore, run: StoredRun) -> str:
 
 def _show_run(store: RunStore, run: StoredRun, config: bool) -> None:
     """What happened, the curve, the last values, and where the rest is."""
-    from grokfast.display import curve
+    from grokfast.display.curve import curve
 
     console, curves = output(), store.curves(run.run_id)
     console.say(f"{run.run_id}: {_sentence(store, run) or run.status}", style="bold")

@@ -15,7 +15,7 @@ from rich.table import Table
 from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, base_experiment, output
 from grokfast.cli.pictures import attempt, draw
-from grokfast.display import SweepDisplay
+from grokfast.display.sweep import SweepDisplay
 from grokfast.parts import name_of
 from grokfast.store.words import written
 from grokfast.sweeps import PlannedSweep, Processes, Runner, SweepResult, plan, plan_stored

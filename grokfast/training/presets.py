@@ -247,8 +247,8 @@ ABOUT = {
     "chughtai-s5": About(
         "S5, 40%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 94,000", 99_000
     ),
-    "d59": About("D59, 30%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 20,000", 22_000),
-    "pizza": About("a + b mod 59, attention alike", "Zhong et al., arXiv 2306.17844", "TODO", 20_000),
+    "d59": About("D59, 30%, as published", "Chughtai et al., arXiv 2302.03025", "generalises near 21,000", 23_000),
+    "pizza": About("a + b mod 59, attention alike", "Zhong et al., arXiv 2306.17844", "generalises near 300", 2300),
     "doshi": About(
         "a + b mod 97, 20% wrong labels",
         "Doshi et al., arXiv 2310.13061",
@@ -260,7 +260,7 @@ ABOUT = {
     "multihop": About(
         "facts of two hops", "after Wang et al., arXiv 2405.15071", "85% in, under 10% out of distribution", 12_500
     ),
-    "sort": About("4 of 10 symbols, sorted", "", "memorises near 120, generalises by 1,000", 1140),
+    "sort": About("4 of 10 symbols, sorted", "", "memorises near 100, generalises by 1,500", 1560),
     "recurrence": About("x + y → next, mod 31", "", "generalises by 5,000", 2900),
     "digits": About("8×8 digits, weights × 8", "after Liu et al., arXiv 2210.01117", "85% test by 5,500", 6000),
     "omnigrok": About("MNIST of yours, weights × 8", "Liu et al., arXiv 2210.01117", "delayed generalisation", 100_000),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grokfast.display import curve
+from grokfast.display.curve import curve
 
 
 def curves(steps, train, test):

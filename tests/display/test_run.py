@@ -3,7 +3,8 @@ import io
 from rich.console import Console
 
 from grokfast import Experiment, train
-from grokfast.display import Display, sparkline
+from grokfast.display.curve import sparkline
+from grokfast.display.run import Display
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 32, "schedule.steps": 200})
 

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from grokfast import Experiment
-from grokfast.display import SweepDisplay
+from grokfast.display.sweep import SweepDisplay
 from grokfast.sweeps import Event, InProcess, Progress, plan
 
 TINY = Experiment.preset("quick").override({"task.p": 13, "model.width": 16, "schedule.steps": 40, "device": "cpu"})
