@@ -41,8 +41,8 @@ class PlannedRows:
     Attributes:
         pairs: [R, 2], token and position of each row that enters the first layer.
         layers: one for each layer.
-        output: [B], the computed row of each row of the batch, or [B·S] of each of its S positions, any row for one
-            that is not asked; None: the r-th.
+        output: [B], the computed row of each row of the batch; None: the r-th, or where several positions may be asked
+            those that are, row after row.
     """
 
     pairs: Tensor
@@ -167,7 +167,7 @@ class _Layout:
     def rows(self, batch: Tensor) -> PlannedRows:
         plan, n_layers = self.plan, self.config.n_layers
         if plan.asked is not None:
-            last, output = self._asked(batch, plan.asked[batch])
+            last, output = self._asked(batch, plan.asked[batch]), None
         elif self.last_table is None:
             last, output = self._last(batch), None
         else:
@@ -208,8 +208,8 @@ class _Layout:
             query = RowIndex.trusted(keys[:, -1] - first, sources.n_rows - first)
         return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=query)
 
-    def _asked(self, batch: Tensor, asked: Tensor) -> tuple[LayerRows, RowIndex | None]:
-        """The layer that computes the positions that are `asked`, [B, S], of these rows, and where each of them is."""
+    def _asked(self, batch: Tensor, asked: Tensor) -> LayerRows:
+        """The layer that computes the positions that are `asked`, [B, S], of these rows."""
         sources = self.before if self.config.n_layers == 1 else self.after
         begin = self.plan.tokens.shape[1] - asked.shape[1]
         row, position = asked.nonzero(as_tuple=True)
@@ -218,12 +218,9 @@ class _Layout:
         query = keys.gather(1, position[:, None])[:, 0] - sources.offsets[begin]
         if self.config.causal:
             keys = keys.masked_fill(torch.arange(keys.shape[1]) > position[:, None], -1)
-        output = None
-        if len(row) < asked.numel():
-            output = RowIndex.trusted((asked.flatten().cumsum(0) - 1).clamp(min=0), len(row))
         first = sources.offsets[begin]
         at = RowIndex.trusted(query, sources.n_rows - first)
-        return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=at), output
+        return LayerRows(first=first, keys=RowIndex.trusted(keys, sources.n_rows), query=at)
 
 
 class _Sources:

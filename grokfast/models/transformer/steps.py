@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grokfast import backend
@@ -121,9 +122,16 @@ class Planned(Autograd):
             return super().of_model(e, split, batch, grad)
         _, targets, own = runs.chosen_of(e, split, batch)
         weights = runs.own[e]
-        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))
-        logits = logits.view(1, *targets.shape, -1)
-        return self._backward(e, logits, targets, list(weights.values()), grad)
+        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))[None]
+        if (those := asked(targets)) is None:
+            return self._backward(e, logits, targets, list(weights.values()), grad)
+        answers = targets[those]  # each as a row of its own
+        loss, accuracy = self._backward(e, logits, answers, list(weights.values()), grad)
+        if len(answers) > len(targets):  # a row is right where all are
+            right = torch.ones_like(those)
+            right[those] = logits[0].detach().argmax(-1) == answers
+            accuracy = right.all(-1).to(logits.dtype).mean()[None]
+        return loss, accuracy
 
 
 def asked(targets: Tensor) -> Tensor | None:
