@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from grokfast import parts
@@ -22,9 +23,12 @@ class Positions(Probe):
     """
 
     def columns(self, data: Data) -> Sequence[str]:
-        return [f"{split}_accuracy_{i + 1}" for split in data.splits for i in range(data.n_positions or 0)]
+        return [f"{split}_accuracy_{i + 1}" for split, asked in data.asked.items() for i in asked]
 
     def measure(self, view: View, out: Tensor) -> None:
-        n = view.data.n_positions or 0
-        for i, (split, (_, targets, exists)) in enumerate(view.splits.items()):
-            out[:, i * n : (i + 1) * n] = position_accuracy(view.logits(split), targets, exists)
+        at = 0
+        for split, asked in view.data.asked.items():
+            _, targets, exists = view.splits[split]
+            of_all = position_accuracy(view.logits(split), targets, exists).unbind(1)
+            torch.stack([of_all[i].double() for i in asked], 1, out=out[:, at : at + len(asked)])
+            at += len(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -169,6 +170,13 @@ class Data:
         """S, the answer positions of a row; None where a target is one class, or real numbers."""
         y = self.train.targets
         return y.shape[1] if y.ndim == 2 and not self.is_real else None
+
+    @cached_property
+    def asked(self) -> Mapping[str, list[int]]:
+        """Of each split the answer positions at which some row is asked; none where there are no positions."""
+        if self.n_positions is None:
+            return {}
+        return {name: (one.targets >= 0).any(0).nonzero()[:, 0].tolist() for name, one in self.splits.items()}
 
     @property
     def is_real(self) -> bool:

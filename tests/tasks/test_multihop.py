@@ -125,3 +125,8 @@ def test_in_company_as_alone(how):  # noqa: F811
     for together, experiment in zip(train(experiments), experiments):
         same_result(together, train(experiment))
         assert {"test_ood_accuracy", "atomic_loss", "inferred_accuracy"} <= together.curves.keys()
+        positions = sorted(name for name in together.curves if name[-1].isdigit())  # no others are asked
+        assert positions == [
+            "atomic_accuracy_1", "inferred_accuracy_2", "test_accuracy_2", "test_ood_accuracy_2", "train_accuracy_1",
+            "train_accuracy_2",
+        ]  # fmt: skip
