@@ -107,7 +107,8 @@ class Stacked(EnsembleModule):
             at.register_parameter(last, nn.Parameter(torch.stack([own[name].detach() for own in named])))
 
     def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
-        """[E, B, ...] -> [E, B, ...]."""
+        """[B, D], the same for every model, or [E, B, D] -> [E, B, ...]."""
+        inputs = inputs.expand(self.n_models, *inputs.shape[-2:])
         self.plain.train(self.training)
         parameters = dict(self.named_parameters())
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from grokfast import Experiment, train
+from grokfast.analysis.subject import subject
 from grokfast.models import Module
 from grokfast.models.module import Separate
 from grokfast.store import RunStore
@@ -62,6 +63,15 @@ def test_it_is_an_eager_loop_over_the_module():
         ensemble.step()
     for name, w in ensemble.weights(0).items():
         torch.testing.assert_close(w, module.state_dict()[name], rtol=1e-9, atol=1e-11)
+
+
+def test_inputs_may_be_common_to_all_models():
+    runs = train([of(Net, seed=s) for s in (0, 1)])
+    data = SMALL.task.build(seed=0)
+    found = subject(runs).module(data.test.inputs)
+    for e, run in enumerate(runs):
+        torch.testing.assert_close(found[e], subject(run).module(data.test.inputs)[0])
+        torch.testing.assert_close(found[e], run.to_torch()(data.test.inputs))
 
 
 def test_seeds_differ_and_repeat():
