@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from grokfast import checks
@@ -56,22 +55,10 @@ def runs_of(model: Any) -> Sequence[RunResult]:
 
 
 def _of_runs(runs: Sequence[RunResult], task: Task | Data | None) -> Subject:
-    first = runs[0]
-    for i, run in enumerate(runs):
-        if not run.weights:
-            raise ValueError(f"model[{i}] must have weights, run {run.run_id or i} was stored without them")
-        if run.experiment.model != first.experiment.model:
-            raise ValueError(f"model[{i}] must be of the first one's model, {first.experiment.model}")
-    seeds = [run.experiment.seed for run in runs]
+    from grokfast.training.result import module_of
+
     data = [_data(run.experiment.task if task is None else task, run.experiment.seed) for run in runs]
-    dtype = next(iter(first.weights.values())).dtype
-    module = first.experiment.model.build(data[0], seeds=seeds, dtype=dtype)
-    named = dict(module.named_parameters())
-    with torch.no_grad():
-        for e, run in enumerate(runs):
-            for name, weights in run.weights.items():
-                named[name][e].copy_(weights)
-    return _subject(module, data)
+    return _subject(module_of(runs, data[0]), data)
 
 
 def _subject(module: Any, data: Sequence[Data]) -> Subject:

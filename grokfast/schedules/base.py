@@ -20,9 +20,9 @@ class Change(Part):
     """Base of the changes over time (`schedule.changes`). One of one's own is a frozen dataclass with one of these.
 
     A change is a function of the step alone, so that a resumed run sees the same, or of the evaluations, see
-    `following`. `after`, where a kind has it, begins
-    it at a moment of the run instead: its one value, that of step 0, holds from `delay` steps after the evaluation that
-    established that the run has memorised, or generalised; the first step after that evaluation is 0 steps after it.
+    `following`. `after`, where a kind has it, begins it at a moment of the run instead: its one value, that of step 0,
+    holds from `delay` steps after the evaluation that established that the run has memorised, or generalised; the first
+    step after that evaluation is 0 steps after it.
     """
 
     family: ClassVar[str] = "change"

@@ -27,4 +27,4 @@ SWEEPS = {
     ),
 }  # fmt: skip
 
-ABOUT = {"powerset": ("the twelve tasks", "Power et al., arXiv 2201.02177", "most generalise, the sooner the simpler")}
+ABOUT = {"powerset": ("the twelve tasks", "Power et al., arXiv 2201.02177", "the simpler, the sooner (published)")}

@@ -11,6 +11,7 @@ from torch import Tensor
 from grokfast import checks, parts
 from grokfast.seeds import MAX_SEED, generator
 from grokfast.tasks.data import Data, Labels, Split, Task
+from grokfast.tasks.split import exact
 
 Reasoning = Literal["composition", "comparison"]
 MAX_ENTITIES, MAX_INFERRED = 1 << 16, 1 << 25
@@ -89,7 +90,7 @@ class MultihopTask(Task):
     @property
     def n_known(self) -> int:
         """Atomic facts in distribution."""
-        return self.n_atomic - int(self.ood_fraction * self.n_atomic)
+        return self.n_atomic - int(exact(self.ood_fraction) * self.n_atomic)
 
     @property
     def n_inferred(self) -> int:
@@ -104,7 +105,7 @@ class MultihopTask(Task):
 
     @property
     def _n_trained(self) -> int:
-        return int(self.phi * self.n_known)
+        return int(exact(self.phi) * self.n_known)
 
     def n_rows(self) -> int:
         return self.n_atomic + self._n_trained

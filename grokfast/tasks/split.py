@@ -15,7 +15,7 @@ def train_size(n_rows: int, train_fraction: float) -> int:
     Raises:
         ValueError: no training row is left. (A fraction below 1 always leaves a test row.)
     """
-    n_train = int(_exact(train_fraction) * n_rows)
+    n_train = int(exact(train_fraction) * n_rows)
     if n_train == 0:
         raise ValueError(
             f"train_fraction must leave at least one training pair, got {train_fraction} of {n_rows} pairs"
@@ -44,7 +44,7 @@ def stratified_split(targets: Tensor, train_fraction: float, generator: torch.Ge
     handed out one row per class, by largest remainder, ties to the lowest class.
     """
     sizes = torch.bincount(targets)
-    quotas = _apportion(sizes.tolist(), _exact(train_fraction), train_size(len(targets), train_fraction))
+    quotas = _apportion(sizes.tolist(), exact(train_fraction), train_size(len(targets), train_fraction))
     order = torch.randperm(len(targets), generator=generator)
     order = order[targets[order].argsort(stable=True)]  # class after class, random order within each
     within = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
@@ -63,11 +63,12 @@ def corrupt_labels(targets: Tensor, share: float, n_answers: int, generator: tor
     order = torch.randperm(len(targets), generator=generator)
     offsets = torch.randint(1, n_answers, targets.shape, generator=generator)
     corrupted = torch.zeros(len(targets), dtype=torch.bool)
-    corrupted[order[: round(_exact(share) * len(targets))]] = True
+    corrupted[order[: round(exact(share) * len(targets))]] = True
     return torch.where(corrupted, (targets + offsets) % n_answers, targets), corrupted
 
 
-def _exact(number: float) -> Fraction:
+def exact(number: float) -> Fraction:
+    """The decimal number that it prints as."""
     return Fraction(str(float(number)))
 
 

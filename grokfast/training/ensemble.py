@@ -101,6 +101,7 @@ class Ensemble:
         for experiment, of_run in zip(experiments, data):
             for change in experiment.schedule.changes:
                 change.check(of_run)
+                change.check_schedule(self.schedule.steps, self.schedule.eval_every)
         self._changes = [e.schedule.changes for e in experiments]  # as they are now, where they follow the evaluations
         self._data = data if follows(common.schedule.changes) else []
         self._shown = [shown(e.schedule.changes, d) for e, d in zip(experiments, data)]

@@ -68,8 +68,6 @@ class Schedule:
         fields.integer("stop_after", "patience", minimum=0, optional=True)
         object.__setattr__(self, "changes", parts.several("change", self.changes, argument="schedule.changes"))
         object.__setattr__(self, "snapshots", snapshots.written("schedule.snapshots", self.snapshots))
-        for change in self.changes:
-            change.check_schedule(self.steps, self.eval_every)
         fields.boolean("full_snapshots")
         if (last := snapshots.Times(self.snapshots).last()) > self.steps:
             raise ValueError(f"schedule.snapshots must be at most schedule.steps, {self.steps}, got {last}")

@@ -263,5 +263,5 @@ ABOUT = {
     "sort": About("4 of 10 symbols, sorted", "", "memorises near 100, generalises by 1,500", 1560),
     "recurrence": About("x + y → next, mod 31", "", "generalises by 5,000", 2900),
     "digits": About("8×8 digits, weights × 8", "after Liu et al., arXiv 2210.01117", "85% test by 5,500", 6000),
-    "omnigrok": About("MNIST of yours, weights × 8", "Liu et al., arXiv 2210.01117", "delayed generalisation", 100_000),
+    "omnigrok": About("MNIST of yours, weights × 8", "Liu et al., arXiv 2210.01117", "late (published)", 100_000),
 }

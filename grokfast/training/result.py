@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from grokfast import checks
 from grokfast.store import RunStore, StoredRun, StoreError
 from grokfast.store.records import Record, columns, records_of
+from grokfast.tasks.data import Data
 from grokfast.text import shown
 from grokfast.training.experiment import Experiment
 from grokfast.training.outcome import Outcome
@@ -67,15 +69,7 @@ class RunResult(Shown):
 
         Raises ValueError where there are no weights, TypeError where a model kind of one's own cannot be unstacked.
         """
-        if not self.weights:
-            raise ValueError(f"result must have weights, run {self.run_id} was stored without them")
-        data = self.experiment.task.build(seed=self.experiment.seed)
-        dtype = next(iter(self.weights.values())).dtype
-        module = self.experiment.model.build(data, seeds=[self.experiment.seed], dtype=dtype)
-        with torch.no_grad():
-            for name, p in module.named_parameters():
-                p.copy_(self.weights[name][None])
-        own: nn.Module = module.unstack()[0]
+        own: nn.Module = module_of([self], self.experiment.task.build(seed=self.experiment.seed)).unstack()[0]
         return own.eval()
 
     def weights_as(self, names: str) -> dict[str, Tensor]:
@@ -106,6 +100,23 @@ class RunResult(Shown):
             "final": finite,
             "directory": None if self.directory is None else str(self.directory),
         }
+
+
+def module_of(runs: Sequence[RunResult], data: Data) -> Any:
+    """The trained models of runs as one ensemble, made for such data. Raises ValueError where one has no weights, or
+    another model than the first."""
+    first = runs[0].experiment.model
+    for i, run in enumerate(runs):
+        if not run.weights:
+            raise ValueError(f"run {run.run_id or i} must have weights, it was stored without them")
+        if run.experiment.model != first:
+            raise ValueError(f"run {run.run_id or i} must be of the first one's model, {first}")
+    dtype = next(iter(runs[0].weights.values())).dtype
+    module = first.build(data, seeds=[run.experiment.seed for run in runs], dtype=dtype)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            torch.stack([run.weights[name] for run in runs], out=p)
+    return module
 
 
 def stored_experiment(stored: StoredRun) -> Experiment:

@@ -73,6 +73,11 @@ def test_sizes_are_those_of_the_graph():
     assert MultihopTask(operation="comparison", n_entities=10, n_relations=3).n_inferred == 3 * 10 * 9
 
 
+def test_shares_are_the_decimal_numbers_that_they_print_as():
+    task = MultihopTask(n_entities=25, n_relations=4, ood_fraction=0.29, phi=1.1)  # 0.29 * 100 < 29 in binary
+    assert (task.n_known, task.n_rows()) == (71, 100 + 78)
+
+
 def test_the_seed_chooses_and_phi_only_how_many():
     few, many = (MultihopTask(phi=phi, split_seed=3).build() for phi in (2.0, 4.0))
     assert torch.equal(few.splits["atomic"].targets, many.splits["atomic"].targets)

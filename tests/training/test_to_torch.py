@@ -193,7 +193,7 @@ def test_models_of_an_ensemble_are_unstacked_with_copies():
 
 
 def test_a_result_without_weights_and_an_ensemble_of_ones_own_say_what_they_lack():
-    with pytest.raises(ValueError, match="result must have weights, run abc was stored without"):
+    with pytest.raises(ValueError, match="run abc must have weights, it was stored without"):
         replace(trained("pair"), weights={}, run_id="abc").to_torch()
 
     class Mine(EnsembleModule):
