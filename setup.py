@@ -30,6 +30,7 @@ CPU_SOURCES = [
     "csrc/cpu/pair_rows.cpp",
     "csrc/cpu/rows.cpp",
     "csrc/cpu/gathered_attention.cpp",
+    "csrc/cpu/mixed_rows.cpp",
     "csrc/cuda/update_like_cuda.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/update.cu"]

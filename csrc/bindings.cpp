@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "grokfast.h"
 #include "look.h"
@@ -36,14 +37,30 @@ std::pair<const UpdateEntry*, int64_t> checked(const py::buffer_info& table, int
   return {entries, n};
 }
 
+// Rows of 3 doubles, for each entry share, norm and row.
+std::vector<RowWise> checked_row_wise(const py::buffer_info& table, Rule rule, const UpdateEntry* entries, int64_t n) {
+  if (table.itemsize != 8 || table.size != 3 * n) throw std::invalid_argument("row_wise must be a row of 3 for each entry");
+  if (rule == Rule::none) throw std::invalid_argument("row_wise needs the weights, which rule none does not have");
+  const auto* numbers = static_cast<const double*>(table.ptr);
+  std::vector<RowWise> found;
+  for (int64_t i = 0; i < n; ++i, numbers += 3) {
+    const auto row = int64_t(numbers[2]);
+    if (row < 0 || (row > 0 && entries[i].size % row)) throw std::invalid_argument("row must divide its tensor");
+    found.push_back({numbers[0], numbers[1], row});
+  }
+  return found;
+}
+
 void bind_update(int rule, int filter, const py::buffer& entries, const py::buffer& hyper, int64_t shared_step,
-                 int threads, int ring_type) {
+                 int threads, int ring_type, const py::object& row_wise) {
   const py::buffer_info table = entries.request(), rows = hyper.request();
   if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
   const auto [first, n] = checked(table, rows.size / hyper_count);
+  std::vector<RowWise> own;
+  if (!row_wise.is_none()) own = checked_row_wise(py::cast<py::buffer>(row_wise).request(), Rule(rule), first, n);
   py::gil_scoped_release release;
   update(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, static_cast<const double*>(rows.ptr),
-         shared_step, threads);
+         shared_step, threads, own.empty() ? nullptr : own.data());
 }
 
 // How a list of tensors lies in memory, to be compared with how it lay.
@@ -97,7 +114,13 @@ constexpr int64_t most = std::numeric_limits<int64_t>::max();
 
 Activation activation_of(int kind) { return Activation(within("activation", kind, 0, int(Activation::gelu))); }
 Loss loss_of(int kind) { return Loss(within("loss", kind, 0, int(Loss::mse))); }
-int checked_threads(int64_t threads) { return int(within("threads", threads, 1, std::numeric_limits<int>::max())); }
+
+// While it lives, others have the interpreter. Made from a number of threads, which it checks first.
+struct Unlocked {
+  int64_t threads;
+  py::gil_scoped_release release;
+  explicit Unlocked(int threads) : threads(within("threads", threads, 1, std::numeric_limits<int>::max())) {}
+};
 
 // Tables [E, rows, width] and a bias [E, width] or none, whose models may lie apart.
 PairTables pair_tables(py::handle w_a, py::handle w_b, py::handle bias, int64_t models) {
@@ -105,6 +128,18 @@ PairTables pair_tables(py::handle w_a, py::handle w_b, py::handle bias, int64_t 
   const auto b = view<float>("w_b", w_b, {models, any, a[2]}, true);
   const auto c = view_or_null<float>("bias", bias, {models, a[2]}, true);
   return {a.data, b.data, c.data, a.stride, b.stride, c.stride, a[1], b[1], a[2]};
+}
+
+// The same with n pairs of their rows for each model.
+struct Pairs {
+  PairTables tables;
+  const int64_t *a, *b;
+  int64_t models, n;
+};
+Pairs pairs_of(py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b, int64_t models = any) {
+  const auto at_a = view<int64_t>("a", a, {models, any});
+  const auto at_b = view<int64_t>("b", b, {at_a[0], at_a[1]});
+  return {pair_tables(w_a, w_b, bias, at_a[0]), at_a.data, at_b.data, at_a[0], at_a[1]};
 }
 
 // Who reads the rows of a table of `rows`: start [rows + 1] and items, or null for those that come one after the other,
@@ -131,73 +166,74 @@ GatheredAttention gathered_of(py::handle q, py::handle kv, py::handle query, py:
   if (rows > 0) within("slots", slots, 1, most);
   if (query.is_none()) within("rows of keys", rows, 0, queries[0]);
   if (own.data) check_indices("query", own.data, rows, queries[0]);
-  for (int64_t i = 0; i < rows * slots; ++i)
-    if (of_keys.data[i] >= table[0]) check_indices("keys", of_keys.data + i, 1, table[0]);
+  check_below("keys", of_keys.data, rows * slots, table[0]);
   return {queries.data, table.data, queries.stride, table.stride,  own.data, of_keys.data,
           rows,         slots,      queries[0],     table[0],      heads,    width / heads};
+}
+
+MixedRows mixed_of(py::handle tables, py::handle scores, py::handle base, py::handle keys, py::handle query,
+                   int64_t units, int64_t common, float rate) {
+  const auto t = view<float>("tables", tables, {any, any, any});
+  const int64_t heads = t[0], n_keys = t[1], width = t[2];
+  const auto s = view<float>("scores", scores, {any, n_keys, heads});
+  const auto b = view<float>("base", base, {s[0], width});
+  const auto k = view<int64_t>("keys", keys, {any, any});
+  const auto q = view_or_null<int64_t>("query", query, {k[0]});
+  if (!q.data && s[0] != 1) throw py::value_error("query must not be None where there are several");
+  within("units", units, 0, width);
+  within("common", common, -1, n_keys - 1);
+  check_indices("keys", k.data, k[0] * k[1], n_keys);
+  if (q.data) check_indices("query", q.data, k[0], s[0]);
+  return {t.data, s.data, b.data, k.data, q.data, k[0], k[1], n_keys, s[0], heads, units, width, common, rate};
 }
 
 void bind_operations(py::module_& m) {
   m.def("pair_embed_forward", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
                                  py::handle out, int activation, int threads) {
-    const auto at_a = view<int64_t>("a", a, {any, any});
-    const int64_t models = at_a[0], n = at_a[1];
-    const auto at_b = view<int64_t>("b", b, {models, n});
-    const PairTables tables = pair_tables(w_a, w_b, bias, models);
+    const auto [tables, at_a, at_b, models, n] = pairs_of(w_a, w_b, bias, a, b);
     const auto result = view<float>("out", out, {models, n, tables.width});
     const Activation kind = activation_of(activation);
-    checked_threads(threads);
-    py::gil_scoped_release release;
-    pair_embed_forward(tables, at_a.data, at_b.data, result.data, models, n, kind, threads);
+    const Unlocked unlocked(threads);
+    pair_embed_forward(tables, at_a, at_b, result.data, models, n, kind, threads);
   });
   m.def("pair_embed_backward", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
                                   py::handle grad_out, py::handle grad_a, py::handle grad_b, py::handle grad_bias,
                                   int activation, int threads) {
-    const auto at_a = view<int64_t>("a", a, {any, any});
-    const int64_t models = at_a[0], n = at_a[1];
-    const auto at_b = view<int64_t>("b", b, {models, n});
-    const PairTables tables = pair_tables(w_a, w_b, bias, models);
+    const auto [tables, at_a, at_b, models, n] = pairs_of(w_a, w_b, bias, a, b);
     const auto grad = view<float>("grad_out", grad_out, {models, n, tables.width});
     const auto of_a = view<float>("grad_a", grad_a, {models, tables.rows_a, tables.width});
     const auto of_b = view<float>("grad_b", grad_b, {models, tables.rows_b, tables.width});
     const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {models, tables.width});
     const Activation kind = activation_of(activation);
-    checked_threads(threads);
-    py::gil_scoped_release release;
-    check_indices("a", at_a.data, models * n, tables.rows_a);
-    check_indices("b", at_b.data, models * n, tables.rows_b);
-    pair_embed_backward(tables, at_a.data, at_b.data, grad.data, of_a.data, of_b.data, of_bias.data, models, n, kind,
-                        threads);
+    const Unlocked unlocked(threads);
+    pair_embed_backward(tables, at_a, at_b, grad.data, of_a.data, of_b.data, of_bias.data, models, n, kind, threads);
   });
   m.def("pair_embed_add_gradients", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
                                        py::handle grad_out, py::handle grad_a, py::handle grad_b, int activation) {
-    const auto at_a = view<int64_t>("a", a, {1, any});
-    const int64_t n = at_a[1];
-    const auto at_b = view<int64_t>("b", b, {1, n});
-    const PairTables tables = pair_tables(w_a, w_b, bias, 1);
+    const auto [tables, at_a, at_b, models, n] = pairs_of(w_a, w_b, bias, a, b, 1);
     const auto grad = view<float>("grad_out", grad_out, {n, tables.width});
     const auto of_a = view<float>("grad_a", grad_a, {tables.rows_a, tables.width});
     const auto of_b = view<float>("grad_b", grad_b, {tables.rows_b, tables.width});
     const Activation kind = activation_of(activation);
     py::gil_scoped_release release;
-    check_indices("a", at_a.data, n, tables.rows_a);
-    check_indices("b", at_b.data, n, tables.rows_b);
-    pair_embed_add_gradients(tables, at_a.data, at_b.data, grad.data, of_a.data, of_b.data, n, kind);
+    pair_embed_add_gradients(tables, at_a, at_b, grad.data, of_a.data, of_b.data, n, kind);
   });
+  // classes: so many columns of the logits count, the first ones; 0: all.
   m.def("classify", [](int loss, py::handle logits, py::handle target, py::handle grad_logits, py::handle loss_out,
-                       py::handle accuracy_out, int64_t of, int threads) {
+                       py::handle accuracy_out, int64_t of, int threads, int64_t classes) {
     const auto x = view<float>("logits", logits, {any, any, any});
-    const int64_t models = x[0], n = x[1], classes = x[2];
+    const int64_t models = x[0], n = x[1], stride = x[2];
+    classes = within("classes", classes, 0, stride) ? classes : stride;
     const auto answers = view<int64_t>("target", target, {models, n});
-    const auto grad = view_or_null<float>("grad_logits", grad_logits, {models, n, classes});
+    const auto grad = view_or_null<float>("grad_logits", grad_logits, {models, n, stride});
     const auto values = view<float>("loss_out", loss_out, {models});
     const auto accuracy = view<float>("accuracy_out", accuracy_out, {models});
     const Loss kind = loss_of(loss);
     within("of", of, n, most);
-    checked_threads(threads);
-    py::gil_scoped_release release;
-    classify(kind, x.data, answers.data, grad.data, values.data, accuracy.data, models, n, of, classes, threads);
-  });
+    const Unlocked unlocked(threads);
+    classify(kind, x.data, answers.data, grad.data, values.data, accuracy.data, models, n, of, classes, stride, threads);
+  }, py::arg("loss"), py::arg("logits"), py::arg("target"), py::arg("grad_logits"), py::arg("loss_out"),
+     py::arg("accuracy_out"), py::arg("of"), py::arg("threads"), py::arg("classes") = 0);
   m.def("active_products_work", &active_products_work);
   m.def("active_products_fit", &active_products_fit);
   m.def("active_forward", [](py::handle hidden, py::handle weights, py::handle bias, py::handle skip, py::handle out,
@@ -207,8 +243,7 @@ void bind_operations(py::module_& m) {
     const auto b = view_or_null<float>("bias", bias, {w[1]});
     const auto residual = view_or_null<float>("skip", skip, {h[0], w[1]});
     const auto result = view<float>("out", out, {h[0], w[1]});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     active_forward(h.data, w.data, b.data, residual.data, result.data, h[0], h[1], w[1], threads);
   });
   m.def("active_backward", [](py::handle hidden, py::handle grad_out, py::handle weights, py::handle x,
@@ -218,13 +253,13 @@ void bind_operations(py::module_& m) {
     const int64_t rows = h[0], units = h[1];
     const auto grad = view<float>("grad_out", grad_out, {rows, any});
     const auto w = view<float>("weights", weights, {units, grad[1]});
-    const auto input = view<float>("x", x, {rows, any});
+    const auto input = view_or_null<float>("x", x, {rows, any});
     const auto of_hidden = view<float>("grad_hidden", grad_hidden, {rows, units});
     const auto of_weights = view<float>("grad_weights", grad_weights, {units, grad[1]});
-    const auto of_first = view<float>("grad_first", grad_first, {units, input[1]});
+    const auto of_first = view_or_null<float>("grad_first", grad_first, {units, input[1]});
+    if (x.is_none() != grad_first.is_none()) throw py::value_error("x and grad_first must be given, or None, together");
     const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {units});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     active_backward({h.data, grad.data, w.data, input.data, of_hidden.data, of_weights.data, of_first.data,
                      of_bias.data, rows, units, input[1], grad[1]},
                     threads);
@@ -247,9 +282,8 @@ void bind_operations(py::module_& m) {
     if (of_a.data && !(of_b.data && of_weight.data)) throw py::value_error("grad_b and grad_weight must not be None");
     const Loss kind = loss_of(loss);
     within("rows", n, 1, most);
-    checked_threads(threads);
     std::pair<double, double> found;
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     pair_rows({tables, w.data, of_out.data, w[0], at_a.data, at_b.data, answers.data, n, of_a.data, of_b.data,
                of_weight.data, of_bias.data},
               kind, &found.first, &found.second, threads);
@@ -260,23 +294,20 @@ void bind_operations(py::module_& m) {
     const auto first = view<int64_t>("start", start, {within("n_rows", n_rows, 0, most - 1) + 1});
     const auto own = view<int64_t>("items", items, {at[0]});
     py::gil_scoped_release release;
-    for (int64_t i = 0; i < at[0]; ++i)
-      if (at.data[i] >= n_rows) check_indices("index", at.data + i, 1, n_rows);
+    check_below("index", at.data, at[0], n_rows);
     group_readers(at.data, at[0], n_rows, first.data, own.data);
   });
   m.def("sum_readers", [](py::handle x, py::handle start, py::handle items, py::handle out, int threads) {
     const auto rows = view<float>("x", x, {any, any});
     const auto sums = view<float>("out", out, {any, rows[1]});
     const Readers readers = readers_of("readers", start, items, sums[0], rows[0]);
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     sum_readers(rows.data, readers, sums.data, rows[1], threads);
   });
   m.def("sum_rows", [](py::handle x, py::handle out, int threads) {
     const auto rows = view<float>("x", x, {any, any});
     const auto sum = view<float>("out", out, {rows[1]});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     const int64_t start[] = {0, rows[0]};
     sum_readers(rows.data, {start, nullptr, 1}, sum.data, rows[1], threads);
   });
@@ -285,8 +316,7 @@ void bind_operations(py::module_& m) {
     const auto b = view_or_null<float>("bias", bias, {x[1]});
     const auto slopes = view_or_null<float>("slope", slope, {x[0], x[1]});
     const Activation kind = activation_of(activation);
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     activate_forward(x.data, b.data, slopes.data, x[0], x[1], kind, threads);
   });
   m.def("activate_backward", [](py::handle grad, py::handle kept, py::handle grad_bias, int activation, int threads) {
@@ -294,8 +324,7 @@ void bind_operations(py::module_& m) {
     const auto what = view<float>("kept", kept, {g[0], g[1]});
     const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {g[1]});
     const Activation kind = activation_of(activation);
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     activate_backward(g.data, what.data, of_bias.data, g[0], g[1], kind, threads);
   });
   m.def("add_rows", [](py::handle out, py::handle table, py::handle index, py::handle bias, int threads) {
@@ -304,8 +333,7 @@ void bind_operations(py::module_& m) {
     const auto at = view_or_null<int64_t>("index", index, {sum[0]});
     const auto b = view_or_null<float>("bias", bias, {sum[1]});
     if (table.is_none() && bias.is_none()) throw py::value_error("table and bias must not both be None");
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     if (at.data && !table.is_none()) check_indices("index", at.data, sum[0], rows[0]);
     add_rows(sum.data, rows.data, at.data, b.data, sum[0], sum[1], threads);
   });
@@ -314,8 +342,7 @@ void bind_operations(py::module_& m) {
     const auto rows = view<float>("x", x, {any, any});
     const auto w = view<float>("weight", weight, {rows[1]}), b = view<float>("bias", bias, {rows[1]});
     const auto result = view<float>("out", out, {rows[0], rows[1]}), kept = view<float>("stats", stats, {rows[0], 2});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     layer_norm_forward(rows.data, w.data, b.data, result.data, kept.data, rows[0], rows[1], eps, threads);
   });
   m.def("layer_norm_backward", [](py::handle x, py::handle weight, py::handle stats, py::handle grad, py::handle grad_x,
@@ -326,8 +353,7 @@ void bind_operations(py::module_& m) {
     const auto g = view<float>("grad", grad, {n, width}), of_x = view<float>("grad_x", grad_x, {n, width});
     const auto of_weight = view<float>("grad_weight", grad_weight, {width});
     const auto of_bias = view<float>("grad_bias", grad_bias, {width});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     layer_norm_backward(rows.data, w.data, kept.data, g.data, of_x.data, of_weight.data, of_bias.data, n, width, threads);
   });
   m.def("gathered_attention_forward", [](py::handle q, py::handle kv, py::handle query, py::handle keys, int64_t heads,
@@ -335,8 +361,7 @@ void bind_operations(py::module_& m) {
     const GatheredAttention a = gathered_of(q, kv, query, keys, heads);
     const auto result = view<float>("out", out, {a.rows, a.heads * a.d_head});
     const auto kept = view<float>("weights", weights, {a.rows, a.slots, a.heads});
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     gathered_attention_forward(a, result.data, kept.data, threads);
   });
   // The gradients of q and kv lie in memory as these do. Readers of queries are None where row r reads query r.
@@ -354,9 +379,40 @@ void bind_operations(py::module_& m) {
     const auto of_kv = view<float>("grad_kv", grad_kv, {a.n_keys, 2 * width}, true);
     within("stride of grad_q", of_q.stride, std::max(a.stride_q, width), a.stride_q);
     within("stride of grad_kv", of_kv.stride, std::max(a.stride_kv, 2 * width), a.stride_kv);
-    checked_threads(threads);
-    py::gil_scoped_release release;
+    const Unlocked unlocked(threads);
     gathered_attention_backward(a, by_query, by_key, kept.data, grad.data, of_q.data, of_kv.data, threads);
+  });
+  m.def("mixed_rows_forward", [](py::handle tables, py::handle scores, py::handle base, py::handle keys,
+                                 py::handle query, int64_t common, float rate, py::handle hidden, py::handle linear,
+                                 py::handle weights, int threads) {
+    const auto h = view<float>("hidden", hidden, {any, any});
+    const MixedRows rows = mixed_of(tables, scores, base, keys, query, h[1], common, rate);
+    view<float>("hidden", hidden, {rows.rows, rows.units});
+    const auto rest = view<float>("linear", linear, {rows.rows, rows.width - rows.units});
+    const auto kept = view<float>("weights", weights, {rows.rows, rows.slots, rows.heads});
+    const Unlocked unlocked(threads);
+    mixed_rows_forward(rows, h.data, rest.data, kept.data, threads);
+  });
+  m.def("mixed_rows_backward", [](py::handle tables, py::handle scores, py::handle base, py::handle keys,
+                                  py::handle query, int64_t common, float rate, py::handle start,
+                                  py::handle items, py::handle weights, py::handle grad_hidden,
+                                  py::handle grad_linear, py::handle grad_tables, py::handle grad_scores,
+                                  py::handle grad_base, int threads) {
+    const auto h = view<float>("grad_hidden", grad_hidden, {any, any});
+    const MixedRows rows = mixed_of(tables, scores, base, keys, query, h[1], common, rate);
+    view<float>("grad_hidden", grad_hidden, {rows.rows, rows.units});
+    const auto rest = view<float>("grad_linear", grad_linear, {rows.rows, rows.width - rows.units});
+    const auto kept = view<float>("weights", weights, {rows.rows, rows.slots, rows.heads});
+    const int64_t n = rows.rows * rows.slots;
+    const Readers readers = readers_of("readers of keys", start, items, rows.n_keys, n);
+    if ((n > 0 && !readers.items) || readers.start[0] != 0 || readers.start[rows.n_keys] != n)
+      throw py::value_error("readers of keys must be of all of them");
+    const auto of_tables = view<float>("grad_tables", grad_tables, {rows.heads, rows.n_keys, rows.width});
+    const auto of_scores = view<float>("grad_scores", grad_scores, {rows.n_queries, rows.n_keys, rows.heads});
+    const auto of_base = view<float>("grad_base", grad_base, {rows.n_queries, rows.width});
+    const Unlocked unlocked(threads);
+    mixed_rows_backward(rows, readers, kept.data, h.data, rest.data, of_tables.data, of_scores.data, of_base.data,
+                        threads);
   });
 }
 
@@ -367,7 +423,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("hyper_count") = int(hyper_count);
   m.def("look", &bind_look, py::arg("exchange"), py::arg("tensors"), py::arg("with_addresses"));
   m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
-        py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0);
+        py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0, py::arg("row_wise") = py::none());
   m.def("update_like_cuda", &bind_update_like_cuda, py::arg("rule"), py::arg("filter"), py::arg("ring_type"),
         py::arg("entries"), py::arg("hyper"), py::arg("overrides"), py::arg("tickets"), py::arg("large_tables"));
 

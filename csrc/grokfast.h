@@ -24,6 +24,12 @@ inline void check_indices(const char* name, const int64_t* index, int64_t n, int
                               std::to_string(index[i]));
 }
 
+// The same of entries that may be negative, for none.
+inline void check_below(const char* name, const int64_t* index, int64_t n, int64_t size) {
+  for (int64_t i = 0; i < n; ++i)
+    if (index[i] >= size) check_indices(name, index + i, 1, size);
+}
+
 constexpr int64_t kMaxCount = int64_t(1) << 53;  // of gradients in a history; beyond it no place in a ring is sure
 constexpr int64_t kResumWindows = 4;  // every element of a running sum is summed anew once in so many windows
 
@@ -43,9 +49,18 @@ struct UpdateEntry {
   int64_t hyper_row;
 };
 
-// Throws (ValueError in Python), nothing changed, where a count is not in [0, kMaxCount].
+// Of one tensor, what is not element by element. share: of the gradient's part along the weights, what is taken away
+// before the filter, its length kept; 0: nothing is. row: after the update no row of so many elements is longer than
+// `norm`; 0: rows are as they are. Rows lie one after the other, and a tensor has whole rows.
+struct RowWise {
+  double share, norm;
+  int64_t row;
+};
+
+// Throws (ValueError in Python), nothing changed, where a count is not in [0, kMaxCount]. row_wise: null, or one for each
+// entry; not where `rule` is none.
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
-            const double* hyper, int64_t shared_step, int threads);
+            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise = nullptr);
 
 // The same on a GPU, hundreds of tensors in one launch: entries lie on the host, all that they point to on the device, as
 // do `hyper` [rows, hyper_count], `overrides` (null, or [rows, 4] addresses of fp32 scalars that replace lr, alpha, lamb
@@ -69,6 +84,10 @@ struct PairTables {
   int64_t stride_a, stride_b, stride_bias;
   int64_t rows_a, rows_b, width;
 };
+inline void check_pairs(const PairTables& t, const int64_t* a, const int64_t* b, int64_t n) {
+  check_indices("pairs[..., 0]", a, n, t.rows_a);
+  check_indices("pairs[..., 1]", b, n, t.rows_b);
+}
 void pair_embed_forward(const PairTables& t, const int64_t* a, const int64_t* b, float* out, int64_t models, int64_t n,
                         Activation activation, int threads);
 void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out, float* grad_a,
@@ -79,10 +98,11 @@ void pair_embed_add_gradients(const PairTables& t, const int64_t* a, const int64
 
 enum class Loss : int { cross_entropy = 0, mse = 1 };
 
-// Loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes]. They
-// are means over `of` rows: n, or more where these are a part of them.
+// Loss and accuracy per model, and d loss / d logits (skipped when null), in one pass over logits [E, n, classes], whose
+// rows, of the gradient too, lie `stride` floats apart. They are means over `of` rows: n, or more where these are a part.
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
-              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads);
+              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int64_t stride,
+              int threads);
 
 // Loss, accuracy and, unless grad_a is null, every gradient of one model on n pairs, relu(w_a[a] + w_b[b] + bias) weightᵀ +
 // out_bias, in one pass over the rows, where pair_rows_fit. Gradients are written, not added to.
@@ -108,7 +128,7 @@ void active_forward(const float* hidden, const float* weights, const float* bias
 struct ActiveBackward {
   const float *hidden, *grad_out, *weights, *x;  // [rows, units], [rows, n_out], [units, n_out], [rows, n_in]
   float *grad_hidden;                            // [rows, units], of the relu's input
-  float *grad_weights, *grad_first, *grad_bias;  // [units, n_out], [units, n_in], [units]
+  float *grad_weights, *grad_first, *grad_bias;  // [units, n_out], [units, n_in] or null as x, [units] or null
   int64_t rows, units, n_in, n_out;
 };
 void active_backward(const ActiveBackward& p, int threads);
@@ -150,6 +170,24 @@ void gathered_attention_forward(const GatheredAttention& a, float* out, float* w
 void gathered_attention_backward(const GatheredAttention& a, const Readers& by_query, const Readers& by_key,
                                  const float* weights, const float* grad_out, float* grad_q, float* grad_kv,
                                  int threads);
+
+// Rows that are mixed of rows of tables, one table a head, by attention to a few keys (csrc/cpu/mixed_rows.cpp).
+//   mixed[r] = base[query[r]] + sum_s sum_h v[r, s, h] tables[h, keys[r, s]]   with v = rate w + 1 - rate, and
+//   w[r, :, h] = softmax over the keys of row r and the common one of scores[query[r], key, h].
+// The first `units` columns are the input of a relu, which is made; the others stay as they are. The common key has no
+// part in the sum: base has it, and the others' tables are differences from its rows.
+struct MixedRows {
+  const float *tables, *scores, *base;  // [heads, n_keys, width], [n_queries, n_keys, heads], [n_queries, width]
+  const int64_t *keys, *query;          // [rows, slots]; [rows] or null: one query
+  int64_t rows, slots, n_keys, n_queries, heads, units, width, common;  // common: a key, or -1
+  float rate;
+};
+// hidden [rows, units], linear [rows, width - units], weights w [rows, slots, heads].
+void mixed_rows_forward(const MixedRows& m, float* hidden, float* linear, float* weights, int threads);
+// From the gradients of the relu's input and of linear those of tables, scores and base; readers: of the flat keys.
+void mixed_rows_backward(const MixedRows& m, const Readers& readers, const float* weights, const float* grad_hidden,
+                         const float* grad_linear, float* grad_tables, float* grad_scores, float* grad_base,
+                         int threads);
 
 #if defined(GROKFAST_WITH_CUDA)
 int cuda_device_count();

@@ -6,13 +6,11 @@
 // Needs AVX-512 (32 registers); `active_products_work` says whether the processor has it.
 #pragma once
 
-#include "../grokfast.h"
+#include "rows.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define GF_ACTIVE 1
 #include <immintrin.h>
-
-#include <algorithm>
 
 #define GF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,bmi,bmi2,lzcnt,popcnt,fma,avx2")))
 #define GF_AVX512_INLINE GF_AVX512 __attribute__((always_inline)) static inline
@@ -25,11 +23,6 @@ constexpr int MOST = 8;    // vectors in a row of weights
 constexpr int ROWS = 64;   // of a tile: bits of a mask
 constexpr int UNITS = 64;  // of a block of weights in the forward
 
-GF_AVX512 inline void add(float* sum, const float* x, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
-}
-
 // Which of n <= 64 entries are not zero; n a multiple of 16. NaN is not zero.
 GF_AVX512_INLINE uint64_t mask_of(const float* x, int64_t n) {
   uint64_t mask = 0;
@@ -38,26 +31,26 @@ GF_AVX512_INLINE uint64_t mask_of(const float* x, int64_t n) {
   return mask;
 }
 
-// out[r, :] += sum_j h[r, j] weights[j, :] for rows <= ROWS rows of h [.., units] (units a multiple of 16): out and
-// weights have 16 V columns, their rows lie `stride` floats apart.
+// out[r, :] += sum_j h[r, j] weights[j, :] for rows of h [.., units] (units a multiple of 16) and weights [units, 16 V];
+// rows of out lie `stride` floats apart.
 template <int V>
-GF_AVX512_INLINE void add_products(const float* h, int64_t h_stride, int64_t rows, int64_t units, const float* weights,
-                                   int64_t stride, float* out, int64_t out_stride) {
+GF_AVX512 static void add_products(const float* h, int64_t rows, int64_t units, const float* weights, float* out,
+                                   int64_t stride) {
   for (int64_t begin = 0; begin < units; begin += UNITS) {
     const int64_t n = std::min<int64_t>(UNITS, units - begin);
-    const float* block = weights + begin * stride;
+    const float* block = weights + begin * LANES * V;
     for (int64_t r = 0; r < rows; ++r) {
-      const float* own = h + r * h_stride + begin;
-      const float* next = begin + UNITS < units ? own + UNITS : h + (rows + r) * h_stride;
+      const float* own = h + r * units + begin;
+      const float* next = begin + UNITS < units ? own + UNITS : h + (rows + r) * units;
       for (int i = 0; i < UNITS; i += LANES) __builtin_prefetch(next + i);  // in no order that a processor would guess
-      float* to = out + r * out_stride;
+      float* to = out + r * stride;
       __m512 sum[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[v] = _mm512_setzero_ps();
       for (uint64_t mask = mask_of(own, n); mask; mask &= mask - 1) {
         const int64_t j = __builtin_ctzll(mask);
         const __m512 factor = _mm512_set1_ps(own[j]);
-        const float* row = block + j * stride;
+        const float* row = block + j * LANES * V;
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(row + LANES * v), sum[v]);
       }
@@ -180,10 +173,11 @@ GF_AVX512_INLINE void load(Tile& tile, const float* h, int64_t stride, int64_t r
   for (int i = 0; i < LANES; ++i) tile.mask[i] = mask_of(tile.h + i * ROWS, rows);
 }
 
-// Fills tile.grad from x [rows, 16 V], the gradient of the products, and adds the gradient of the 16 units' weights.
+// Fills tile.grad from x [rows, 16 V], the gradient of the products, and adds that of the 16 units' weights [16, 16 V].
 template <int V>
-GF_AVX512_INLINE void backward(Tile& tile, int64_t rows, const float* x, int64_t x_stride, const float* weights,
-                               float* grad_weights, int64_t stride) {
+GF_AVX512 static void backward(Tile& tile, int64_t rows, const float* x, int64_t x_stride, const float* weights,
+                               float* grad_weights) {
+  constexpr int64_t stride = LANES * V;
   constexpr int TOGETHER = 2;  // units, so that few of the 16 sums at a time are of nothing
   alignas(64) float parts[(TOGETHER * ROWS + LANES) * LANES], dots[TOGETHER * ROWS + LANES];
   for (int i = 0; i < LANES; i += TOGETHER) {
@@ -201,6 +195,11 @@ GF_AVX512_INLINE void backward(Tile& tile, int64_t rows, const float* x, int64_t
       }
   }
 }
+
+// A function for each number of vectors: ADD_PRODUCTS[V - 1].
+#define GF_PER_VECTORS(f) {f<1>, f<2>, f<3>, f<4>, f<5>, f<6>, f<7>, f<8>}
+constexpr decltype(&add_products<1>) ADD_PRODUCTS[MOST] = GF_PER_VECTORS(add_products);
+constexpr decltype(&backward<1>) BACKWARD[MOST] = GF_PER_VECTORS(backward);
 
 }  // namespace active
 }  // namespace grokfast

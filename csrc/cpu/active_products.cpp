@@ -1,7 +1,5 @@
 // The products of an MLP with its hidden layer, and their gradients, only where a unit is active: active.h. Every sum has
 // one order: the same bits for any number of threads.
-#include <vector>
-
 #include "active.h"
 
 namespace grokfast {
@@ -13,19 +11,8 @@ using namespace active;
 
 constexpr int64_t FORWARD_ROWS = 32;  // of a tile
 
-template <int V>
-GF_AVX512 void forward_tile(const float* h, int64_t rows, int64_t units, const float* weights, float* out) {
-  add_products<V>(h, units, rows, units, weights, V * LANES, out, V * LANES);
-}
-
 GF_AVX512 void prefetch(const float* x, int64_t stride, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(x + r * stride);
-}
-
-template <int V>
-GF_AVX512 void dots_and_gradient(Tile& tile, const float* grad_out, int64_t rows, const float* weights,
-                                 float* grad_weights) {
-  backward<V>(tile, rows, grad_out, V * LANES, weights, grad_weights, V * LANES);
 }
 
 // The gradient of the first layer's weights, of 16 units.
@@ -35,15 +22,7 @@ GF_AVX512 void first_layer(const Tile& tile, const float* x, float* grad_weights
     add_gradient<V>(tile.mask[i], tile.grad + i * ROWS, x, V * LANES, grad_weights + i * V * LANES);
 }
 
-using Forward = decltype(&forward_tile<1>);
-using Dots = decltype(&dots_and_gradient<1>);
-using First = decltype(&first_layer<1>);
-constexpr Forward FORWARD[MOST] = {forward_tile<1>, forward_tile<2>, forward_tile<3>, forward_tile<4>,
-                                   forward_tile<5>, forward_tile<6>, forward_tile<7>, forward_tile<8>};
-constexpr Dots DOTS[MOST] = {dots_and_gradient<1>, dots_and_gradient<2>, dots_and_gradient<3>, dots_and_gradient<4>,
-                             dots_and_gradient<5>, dots_and_gradient<6>, dots_and_gradient<7>, dots_and_gradient<8>};
-constexpr First FIRST[MOST] = {first_layer<1>, first_layer<2>, first_layer<3>, first_layer<4>,
-                               first_layer<5>, first_layer<6>, first_layer<7>, first_layer<8>};
+constexpr decltype(&first_layer<1>) FIRST_LAYER[MOST] = GF_PER_VECTORS(first_layer);
 
 bool fits(int64_t width) { return width > 0 && width % LANES == 0 && width / LANES <= MOST; }
 
@@ -53,7 +32,7 @@ GF_AVX512 void backward_units(const ActiveBackward& p, int64_t begin, int64_t en
   Tile tile;
   for (int64_t row = 0; row < p.rows; row += ROWS) {
     const int64_t rows = std::min<int64_t>(ROWS, p.rows - row), whole = rows / LANES * LANES;
-    const float *grad_out = p.grad_out + row * p.n_out, *x = p.x + row * p.n_in;
+    const float *grad_out = p.grad_out + row * p.n_out, *x = p.x ? p.x + row * p.n_in : nullptr;
     for (int64_t j = begin; j < end; j += LANES) {
       const float* h = p.hidden + row * p.units + j;
       float* grad = p.grad_hidden + row * p.units + j;
@@ -71,8 +50,9 @@ GF_AVX512 void backward_units(const ActiveBackward& p, int64_t begin, int64_t en
         padded += LANES;
         for (int i = 0; i < LANES; ++i) tile.mask[i] = mask_of(tile.h + i * ROWS, padded);
       }
-      DOTS[p.n_out / LANES - 1](tile, grad_out, padded, p.weights + j * p.n_out, p.grad_weights + j * p.n_out);
-      FIRST[p.n_in / LANES - 1](tile, x, p.grad_first + j * p.n_in);
+      BACKWARD[p.n_out / LANES - 1](tile, padded, grad_out, p.n_out, p.weights + j * p.n_out,
+                                    p.grad_weights + j * p.n_out);
+      if (p.x) FIRST_LAYER[p.n_in / LANES - 1](tile, x, p.grad_first + j * p.n_in);
       for (int64_t r = 0; r < whole; r += LANES) transpose(tile.grad + r, ROWS, grad + r * p.units, p.units);
       if (whole < rows) {
         transpose(tile.grad + whole, ROWS, rest, LANES);
@@ -105,25 +85,24 @@ bool active_products_fit(int64_t width, int64_t units) {
 void active_forward(const float* hidden, const float* weights, const float* bias, const float* skip, float* out,
                     int64_t rows, int64_t units, int64_t width, int threads) {
   if (!active_products_fit(width, units)) throw std::invalid_argument("active_forward takes no such width or units");
-  const std::vector<float> zeros(bias ? 0 : width);
-  const float* first = bias ? bias : zeros.data();
+  const OrZeros first(bias, width);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t begin = 0; begin < rows; begin += FORWARD_ROWS) {
     const int64_t n = std::min(FORWARD_ROWS, rows - begin);
     float* own = out + begin * width;
     for (int64_t r = 0; r < n; ++r) {
-      std::copy_n(first, width, own + r * width);
-      if (skip) add(own + r * width, skip + (begin + r) * width, width);
+      std::copy_n(first.at(), width, own + r * width);
+      if (skip) add_row(own + r * width, skip + (begin + r) * width, width);
     }
-    FORWARD[width / LANES - 1](hidden + begin * units, n, units, weights, own);
+    ADD_PRODUCTS[width / LANES - 1](hidden + begin * units, n, units, weights, own, width);
   }
 }
 
 void active_backward(const ActiveBackward& p, int threads) {
-  if (!active_products_fit(p.n_out, p.units) || !active_products_fit(p.n_in, p.units))
+  if (!active_products_fit(p.n_out, p.units) || (p.x && !active_products_fit(p.n_in, p.units)))
     throw std::invalid_argument("active_backward takes no such width or units");
   std::fill_n(p.grad_weights, p.units * p.n_out, 0.f);
-  std::fill_n(p.grad_first, p.units * p.n_in, 0.f);
+  if (p.x) std::fill_n(p.grad_first, p.units * p.n_in, 0.f);
   if (p.grad_bias) std::fill_n(p.grad_bias, p.units, 0.f);
   const int64_t groups = p.units / LANES, teams = std::min<int64_t>(threads, groups);
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)

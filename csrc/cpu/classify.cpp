@@ -20,8 +20,8 @@ GF_CLONES bool answer_is_first_largest(const float* __restrict x, int64_t classe
   return ahead == 0;
 }
 
-GF_CLONES double cross_entropy_row(const float* x, int64_t answer, float* grad,
-                                   float* __restrict buffer, int64_t classes, float scale) {
+GF_CLONES double cross_entropy_row(const float* x, int64_t answer, float* grad, float* __restrict buffer,
+                                   int64_t classes, float scale) {
   float largest = x[0];
 #pragma omp simd reduction(max : largest)
   for (int64_t j = 0; j < classes; ++j) largest = x[j] > largest ? x[j] : largest;
@@ -62,27 +62,25 @@ double classify_row(Loss loss, const float* x, int64_t answer, float* grad, floa
                            : cross_entropy_row(x, answer, grad, buffer, classes, scale);
 }
 
-float classify_scale(Loss loss, int64_t of, int64_t classes) {
-  return float(1. / (double(of) * (loss == Loss::mse ? double(classes) : 1.)));
-}
-
-double classify_mean(Loss loss, double sum, int64_t of, int64_t classes) {
-  return sum / (double(of) * (loss == Loss::mse ? double(classes) : 1.));
+double classify_terms(Loss loss, int64_t of, int64_t classes) {
+  return double(of) * (loss == Loss::mse ? double(classes) : 1.);
 }
 
 void classify(Loss loss, const float* logits, const int64_t* target, float* grad_logits, float* loss_out,
-              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int threads) {
+              float* accuracy_out, int64_t models, int64_t n, int64_t of, int64_t classes, int64_t stride,
+              int threads) {
   check_indices("target", target, models * n, classes);
   std::vector<double> row_loss(models * n);
   std::vector<char> row_right(models * n);
-  const float scale = classify_scale(loss, of, classes);
+  const double terms = classify_terms(loss, of, classes);
+  const float scale = float(1. / terms);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<float> buffer(classes);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < models * n; ++i) {
-      const float* x = logits + i * classes;
-      float* grad = grad_logits ? grad_logits + i * classes : nullptr;
+      const float* x = logits + i * stride;
+      float* grad = grad_logits ? grad_logits + i * stride : nullptr;
       bool right;
       row_loss[i] = classify_row(loss, x, target[i], grad, buffer.data(), classes, scale, right);
       row_right[i] = right;
@@ -92,7 +90,7 @@ void classify(Loss loss, const float* logits, const int64_t* target, float* grad
     double sum = 0;
     int64_t right = 0;
     for (int64_t i = e * n; i < (e + 1) * n; ++i) sum += row_loss[i], right += row_right[i];
-    loss_out[e] = float(classify_mean(loss, sum, of, classes));
+    loss_out[e] = float(sum / terms);
     accuracy_out[e] = float(double(right) / double(of));
   }
 }

@@ -9,8 +9,7 @@ namespace grokfast {
 // gradient and may be x; buffer holds `classes` floats. Sets `right`.
 double classify_row(Loss loss, const float* x, int64_t answer, float* grad, float* buffer, int64_t classes, float scale,
                     bool& right);
-// What a row's gradient is multiplied by for a mean over `of` rows, and what sums of losses are divided by.
-float classify_scale(Loss loss, int64_t of, int64_t classes);
-double classify_mean(Loss loss, double sum, int64_t of, int64_t classes);
+// What the sum of the rows' losses is divided by for a mean over `of` rows.
+double classify_terms(Loss loss, int64_t of, int64_t classes);
 
 }  // namespace grokfast

@@ -2,39 +2,11 @@
 // segment sum. A multiplication by a one-hot matrix costs 2 * n * (rows_a + rows_b) * width operations, this 2 * n * width.
 // The backward works the activation's input out again from the tables, so nothing but the indices is kept.
 // Every segment is summed by one thread in row order: the same bits for any number of threads and any ensemble.
-#include <vector>
-
-#include "../grokfast.h"
+#include "activation.h"
+#include "rows.h"
 
 namespace grokfast {
 namespace {
-
-GF_INLINE float activate(float z, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return z < 0.f ? 0.f : z;  // keeps NaN
-    case Activation::square: return z * z;
-    case Activation::abs: return z < 0.f ? -z : z;
-    default: return z;
-  }
-}
-
-GF_INLINE float slope(float z, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return z > 0.f ? 1.f : 0.f;
-    case Activation::square: return 2.f * z;
-    case Activation::abs: return float(z > 0.f) - float(z < 0.f);
-    default: return 1.f;
-  }
-}
-
-// One loop per activation, so that each is vectorised.
-#define GF_PER_ACTIVATION(expression)                                                                    \
-  switch (activation) {                                                                                  \
-    case Activation::relu: { constexpr auto kind = Activation::relu; expression; } break;                \
-    case Activation::square: { constexpr auto kind = Activation::square; expression; } break;            \
-    case Activation::abs: { constexpr auto kind = Activation::abs; expression; } break;                  \
-    default: { constexpr auto kind = Activation::identity; expression; }                                 \
-  }
 
 GF_CLONES void forward_row(const float* __restrict x, const float* __restrict y, const float* __restrict bias,
                            float* __restrict out, int64_t width, Activation activation) {
@@ -56,14 +28,11 @@ GF_CLONES void backward_two_rows(const float* __restrict x, const float* __restr
   })
 }
 
-// Row numbers grouped by key, in row order within a group: rows[start[k] .. start[k + 1]).
-struct Segments {
-  std::vector<int64_t> start, rows;
-  Segments(const int64_t* key, int64_t n, int64_t n_keys) : start(n_keys + 1), rows(n) {
-    for (int64_t i = 0; i < n; ++i) ++start[key[i] + 1];
-    for (int64_t k = 0; k < n_keys; ++k) start[k + 1] += start[k];
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t i = 0; i < n; ++i) rows[next[key[i]]++] = i;
+// The rows that read each row of a table.
+struct Grouped {
+  std::vector<int64_t> start, items;
+  Grouped(const int64_t* index, int64_t n, int64_t rows) : start(rows + 1), items(n) {
+    group_readers(index, n, rows, start.data(), items.data());
   }
 };
 
@@ -71,36 +40,35 @@ struct Segments {
 
 void pair_embed_forward(const PairTables& t, const int64_t* a, const int64_t* b, float* out, int64_t models, int64_t n,
                         Activation activation, int threads) {
-  check_indices("pairs[..., 0]", a, models * n, t.rows_a);
-  check_indices("pairs[..., 1]", b, models * n, t.rows_b);
-  const std::vector<float> zeros(t.width);
+  check_pairs(t, a, b, models * n);
+  const OrZeros bias(t.bias, t.width);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t i = 0; i < models * n; ++i) {
     const int64_t e = i / n;
-    const float* bias = t.bias ? t.bias + e * t.stride_bias : zeros.data();
-    forward_row(t.w_a + e * t.stride_a + a[i] * t.width, t.w_b + e * t.stride_b + b[i] * t.width, bias, out + i * t.width,
-                t.width, activation);
+    forward_row(t.w_a + e * t.stride_a + a[i] * t.width, t.w_b + e * t.stride_b + b[i] * t.width,
+                bias.at(e * t.stride_bias), out + i * t.width, t.width, activation);
   }
 }
 
 void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out, float* grad_a,
                          float* grad_b, float* grad_bias, int64_t models, int64_t n, Activation activation, int threads) {
-  const std::vector<float> zeros(t.width);
+  check_pairs(t, a, b, models * n);
+  const OrZeros biases(t.bias, t.width);
   for (int64_t e = 0; e < models; ++e) {
     const int64_t *own_a = a + e * n, *own_b = b + e * n;
-    const Segments by_a(own_a, n, t.rows_a), by_b(own_b, n, t.rows_b);
+    const Grouped by_a(own_a, n, t.rows_a), by_b(own_b, n, t.rows_b);
     const float *w_a = t.w_a + e * t.stride_a, *w_b = t.w_b + e * t.stride_b;
-    const float *grad = grad_out + e * n * t.width, *bias = t.bias ? t.bias + e * t.stride_bias : zeros.data();
+    const float *grad = grad_out + e * n * t.width, *bias = biases.at(e * t.stride_bias);
     float *sum_a = grad_a + e * t.rows_a * t.width, *sum_b = grad_b + e * t.rows_b * t.width;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4) if (threads > 1)
     for (int64_t k = 0; k < t.rows_a + t.rows_b; ++k) {
       const bool first = k < t.rows_a;
-      const Segments& segments = first ? by_a : by_b;
+      const Grouped& readers = first ? by_a : by_b;
       const int64_t row = first ? k : k - t.rows_a;
       float* sum = (first ? sum_a : sum_b) + row * t.width;
       for (int64_t i = 0; i < t.width; ++i) sum[i] = 0.f;
-      for (int64_t at = segments.start[row]; at < segments.start[row + 1]; ++at) {
-        const int64_t i = segments.rows[at];
+      for (int64_t at = readers.start[row]; at < readers.start[row + 1]; ++at) {
+        const int64_t i = readers.items[at];
         backward_row(w_a + own_a[i] * t.width, w_b + own_b[i] * t.width, bias, grad + i * t.width, sum, t.width,
                      activation);
       }
@@ -108,18 +76,17 @@ void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b
     if (grad_bias) {  // every row of the batch is in exactly one segment of a
       float* sum = grad_bias + e * t.width;
       for (int64_t i = 0; i < t.width; ++i) sum[i] = 0.f;
-      for (int64_t k = 0; k < t.rows_a; ++k)
-        for (int64_t i = 0; i < t.width; ++i) sum[i] += sum_a[k * t.width + i];
+      for (int64_t k = 0; k < t.rows_a; ++k) add_row(sum, sum_a + k * t.width, t.width);
     }
   }
 }
 
 void pair_embed_add_gradients(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out,
                               float* grad_a, float* grad_b, int64_t n, Activation activation) {
-  const std::vector<float> zeros(t.bias ? 0 : t.width);
-  const float* bias = t.bias ? t.bias : zeros.data();
+  check_pairs(t, a, b, n);
+  const OrZeros bias(t.bias, t.width);
   for (int64_t i = 0; i < n; ++i)
-    backward_two_rows(t.w_a + a[i] * t.width, t.w_b + b[i] * t.width, bias, grad_out + i * t.width,
+    backward_two_rows(t.w_a + a[i] * t.width, t.w_b + b[i] * t.width, bias.at(), grad_out + i * t.width,
                       grad_a + a[i] * t.width, grad_b + b[i] * t.width, t.width, activation);
 }
 

@@ -3,8 +3,7 @@
 // with the hidden layer is made only where a unit is active (active.h).
 // Classes beyond a multiple of 16, up to 8 of them, are not padded to a vector but have products along the units.
 // Sums over rows are made tile by tile, in row order.
-#include <vector>
-
+#include "activation.h"
 #include "active.h"
 #include "classify.h"
 
@@ -40,10 +39,7 @@ struct Columns {
 
 GF_AVX512 void hidden_row(const float* x, const float* y, const float* bias, float* out, int64_t width) {
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
-    const float z = x[i] + y[i] + bias[i];
-    out[i] = z < 0.f ? 0.f : z;  // keeps NaN
-  }
+  for (int64_t i = 0; i < width; ++i) out[i] = activate(x[i] + y[i] + bias[i], Activation::relu);
 }
 
 GF_AVX512 float dot(const float* x, const float* y, int64_t n) {
@@ -69,30 +65,17 @@ GF_AVX512 void add_to_two(float* sum_x, float* sum_y, const float* grad, int64_t
   for (int64_t i = 0; i < n; ++i) sum_x[i] += grad[i], sum_y[i] += grad[i];
 }
 
-template <int V>
-GF_AVX512 void forward_tile(const float* h, int64_t rows, int64_t units, const float* weights, float* out,
-                            int64_t stride) {
-  add_products<V>(h, units, rows, units, weights, V * LANES, out, stride);
-}
-
-// grad [rows, units] receives the gradient of the hidden layer's input from x, that of the products.
-template <int V>
-GF_AVX512 void backward_tile(const float* h, int64_t rows, int64_t units, const float* x, int64_t stride,
+// grad [rows, units] receives the gradient of the hidden layer's input from x [rows, 16 vectors], that of the products.
+GF_AVX512 void backward_tile(int64_t vectors, const float* h, int64_t rows, int64_t units, const float* x, int64_t stride,
                              const float* weights, float* grad_weights, float* grad) {
   Tile tile;
   for (int64_t j = 0; j < units; j += LANES) {
+    const int64_t at = j * vectors * LANES;
     load(tile, h + j, units, rows);
-    backward<V>(tile, rows, x, stride, weights + j * V * LANES, grad_weights + j * V * LANES, V * LANES);
+    BACKWARD[vectors - 1](tile, rows, x, stride, weights + at, grad_weights + at);
     for (int64_t r = 0; r < rows; r += LANES) transpose(tile.grad + r, ROWS, grad + r * units + j, units);
   }
 }
-
-using Forward = decltype(&forward_tile<1>);
-using Backward = decltype(&backward_tile<1>);
-constexpr Forward FORWARD[MOST] = {forward_tile<1>, forward_tile<2>, forward_tile<3>, forward_tile<4>,
-                                   forward_tile<5>, forward_tile<6>, forward_tile<7>, forward_tile<8>};
-constexpr Backward BACKWARD[MOST] = {backward_tile<1>, backward_tile<2>, backward_tile<3>, backward_tile<4>,
-                                     backward_tile<5>, backward_tile<6>, backward_tile<7>, backward_tile<8>};
 
 }  // namespace
 
@@ -125,7 +108,7 @@ void compute(const Shared& shared, Part& part) {
   const bool wants_gradient = p.grad_a != nullptr;
   Scratch hidden(ROWS * units), logits(ROWS * stride), buffer(p.classes), grad_hidden(wants_gradient ? ROWS * units : 0);
   Scratch tile_singles(columns.singles * units), tile_bias(stride);
-  const float scale = classify_scale(shared.loss, p.n, p.classes);
+  const float scale = float(1. / classify_terms(shared.loss, p.n, p.classes));
   for (int64_t begin = part.begin; begin < part.end; begin += ROWS) {
     const int64_t rows = std::min<int64_t>(ROWS, part.end - begin), padded = (rows + LANES - 1) / LANES * LANES;
     const int64_t *a = p.a + begin, *b = p.b + begin;
@@ -133,7 +116,7 @@ void compute(const Shared& shared, Part& part) {
       hidden_row(t.w_a + a[r] * t.width, t.w_b + b[r] * t.width, shared.hidden_bias, hidden.data + r * units, t.width);
     std::fill_n(hidden.data + rows * units, (padded - rows) * units, 0.f);
     for (int64_t r = 0; r < rows; ++r) std::copy_n(shared.first, stride, logits.data + r * stride);
-    FORWARD[columns.vectors - 1](hidden.data, rows, units, shared.weights, logits.data, stride);
+    ADD_PRODUCTS[columns.vectors - 1](hidden.data, rows, units, shared.weights, logits.data, stride);
     for (int64_t r = 0; r < rows; ++r) {
       float* x = logits.data + r * stride;
       for (int64_t s = 0; s < columns.singles; ++s)
@@ -144,8 +127,8 @@ void compute(const Shared& shared, Part& part) {
       part.n_right += right;
     }
     if (!wants_gradient) continue;
-    BACKWARD[columns.vectors - 1](hidden.data, padded, units, logits.data, stride, shared.weights, part.grad_weights,
-                                  grad_hidden.data);
+    backward_tile(columns.vectors, hidden.data, padded, units, logits.data, stride, shared.weights, part.grad_weights,
+                  grad_hidden.data);
     std::fill_n(tile_bias.data, stride, 0.f);
     std::fill_n(tile_singles.data, columns.singles * units, 0.f);
     for (int64_t r = 0; r < rows; ++r) {
@@ -154,10 +137,10 @@ void compute(const Shared& shared, Part& part) {
         single_class(x[width + s], hidden.data + r * units, shared.singles + s * units, grad,
                      tile_singles.data + s * units, units);
       add_to_two(part.grad_a + a[r] * t.width, part.grad_b + b[r] * t.width, grad, t.width);
-      add(tile_bias.data, x, stride);
+      add_row(tile_bias.data, x, stride);
     }
-    add(part.grad_bias, tile_bias.data, stride);
-    add(part.grad_singles, tile_singles.data, columns.singles * units);
+    add_row(part.grad_bias, tile_bias.data, stride);
+    add_row(part.grad_singles, tile_singles.data, columns.singles * units);
   }
 }
 
@@ -166,20 +149,19 @@ void compute(const Shared& shared, Part& part) {
 void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads) {
   const PairTables& t = p.tables;
   if (!pair_rows_fit(p.classes)) throw std::invalid_argument("pair_rows takes no such processor or number of classes");
-  check_indices("pairs[..., 0]", p.a, p.n, t.rows_a);
-  check_indices("pairs[..., 1]", p.b, p.n, t.rows_b);
+  check_pairs(t, p.a, p.b, p.n);
   check_indices("target", p.target, p.n, p.classes);
   const Columns columns(p.classes);
   const int64_t units = (t.width + LANES - 1) / LANES * LANES, width = columns.width(), stride = columns.stride();
   const int64_t vector_classes = std::min(width, p.classes);
-  Scratch weights(units * width), singles(columns.singles * units), first(stride), no_bias(t.bias ? 0 : t.width);
+  Scratch weights(units * width), singles(columns.singles * units), first(stride);
+  const OrZeros hidden_bias(t.bias, t.width);
   for (int64_t c = 0; c < vector_classes; ++c)
     for (int64_t j = 0; j < t.width; ++j) weights.data[j * width + c] = p.weight[c * t.width + j];
   for (int64_t s = 0; s < columns.singles; ++s)
     std::copy_n(p.weight + (width + s) * t.width, t.width, singles.data + s * units);
   if (p.bias) std::copy_n(p.bias, p.classes, first.data);
-  const Shared shared{p,           loss,         columns, units, weights.data, singles.data, t.bias ? t.bias : no_bias.data,
-                      first.data};
+  const Shared shared{p, loss, columns, units, weights.data, singles.data, hidden_bias.at(), first.data};
 
   const int64_t tiles = (p.n + ROWS - 1) / ROWS, n_parts = std::min(PARTS, std::max<int64_t>(tiles, 1));
   const int64_t sizes[] = {t.rows_a * t.width, t.rows_b * t.width, units * width, columns.singles * units, stride};
@@ -204,10 +186,10 @@ void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_
   double sum = 0;
   int64_t n_right = 0;
   for (const Part& part : parts) sum += part.loss, n_right += part.n_right;
-  *loss_out = classify_mean(loss, sum, p.n, p.classes);
+  *loss_out = sum / classify_terms(loss, p.n, p.classes);
   *accuracy_out = double(n_right) / double(p.n);
   if (!p.grad_a) return;
-  for (int64_t i = 1; i < n_parts; ++i) add(parts[0].grad_a, parts[i].grad_a, size);
+  for (int64_t i = 1; i < n_parts; ++i) add_row(parts[0].grad_a, parts[i].grad_a, size);
   const Part& total = parts[0];
   std::copy_n(total.grad_a, sizes[0], p.grad_a);
   std::copy_n(total.grad_b, sizes[1], p.grad_b);

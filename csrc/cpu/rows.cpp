@@ -1,32 +1,21 @@
 // What stands between two matrix products, in one pass over the rows: bias and activation and their backward, bias and
 // a residual gathered from a table, layer normalisation, and the sums over rows that are the gradients of biases and
 // tables.
+#include "activation.h"
 #include "segments.h"
-#include "vector_math.h"
 
 namespace grokfast {
 namespace {
 
-GF_CLONES void relu_row(float* __restrict z, const float* __restrict bias, int64_t width) {
-  for (int64_t i = 0; i < width; ++i) {
-    const float x = z[i] + bias[i];
-    z[i] = x < 0.f ? 0.f : x;  // keeps NaN
-  }
+GF_CLONES void activate_row(float* __restrict z, const float* __restrict bias, int64_t width, Activation activation) {
+  GF_PER_ACTIVATION(for (int64_t i = 0; i < width; ++i) z[i] = activate(z[i] + bias[i], kind))
 }
 
-GF_CLONES void gelu_row(float* __restrict z, const float* __restrict bias, float* __restrict slope, int64_t width) {
+GF_CLONES void gelu_row(float* __restrict z, const float* __restrict bias, float* __restrict slopes, int64_t width) {
   for (int64_t i = 0; i < width; ++i) {
     const float x = z[i] + bias[i];
-    const Normal n = normal(x);
-    z[i] = x * n.integral;
-    slope[i] = n.integral + x * n.density;
-  }
-}
-
-GF_CLONES void gelu_row(float* __restrict z, const float* __restrict bias, int64_t width) {
-  for (int64_t i = 0; i < width; ++i) {
-    const float x = z[i] + bias[i];
-    z[i] = x * normal(x).integral;
+    z[i] = activate(x, Activation::gelu);
+    slopes[i] = slope(x, Activation::gelu);
   }
 }
 
@@ -88,37 +77,27 @@ GF_CLONES void norm_backward_row(const float* __restrict x, const float* __restr
   }
 }
 
-constexpr int64_t PIECE = 32;  // rows whose column sums are one partial sum
-
 }  // namespace
 
 void activate_forward(float* z, const float* bias, float* slope, int64_t rows, int64_t width, Activation activation,
                       int threads) {
-  const std::vector<float> zeros(bias ? 0 : width);
-  const float* offset = bias ? bias : zeros.data();
+  const OrZeros offset(bias, width);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t r = 0; r < rows; ++r) {
-    if (activation == Activation::relu)
-      relu_row(z + r * width, offset, width);
-    else if (slope)
-      gelu_row(z + r * width, offset, slope + r * width, width);
+    if (slope && activation == Activation::gelu)
+      gelu_row(z + r * width, offset.at(), slope + r * width, width);
     else
-      gelu_row(z + r * width, offset, width);
+      activate_row(z + r * width, offset.at(), width, activation);
   }
 }
 
 void activate_backward(float* grad, const float* kept, float* grad_bias, int64_t rows, int64_t width,
                        Activation activation, int threads) {
-  const int64_t pieces = (rows + PIECE - 1) / PIECE;
-  std::vector<float> sums(pieces * width);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t p = 0; p < pieces; ++p)
-    for (int64_t r = p * PIECE; r < rows && r < (p + 1) * PIECE; ++r)
-      (activation == Activation::relu ? relu_backward_row : gelu_backward_row)(grad + r * width, kept + r * width,
-                                                                               sums.data() + p * width, width);
-  if (!grad_bias) return;
-  for (int64_t i = 0; i < width; ++i) grad_bias[i] = 0.f;
-  for (int64_t p = 0; p < pieces; ++p) add_row(grad_bias, sums.data() + p * width, width);
+  const auto backward_row = activation == Activation::relu ? relu_backward_row : gelu_backward_row;
+  std::vector<float> unwanted(grad_bias ? 0 : width);
+  sum_all(rows, width, grad_bias ? grad_bias : unwanted.data(), threads, [=](float* sum, int64_t r) {
+    backward_row(grad + r * width, kept + r * width, sum, width);
+  });
 }
 
 void layer_norm_forward(const float* x, const float* weight, const float* bias, float* out, float* stats, int64_t rows,
@@ -129,18 +108,13 @@ void layer_norm_forward(const float* x, const float* weight, const float* bias, 
 
 void layer_norm_backward(const float* x, const float* weight, const float* stats, const float* grad, float* grad_x,
                          float* grad_weight, float* grad_bias, int64_t rows, int64_t width, int threads) {
-  const int64_t pieces = (rows + PIECE - 1) / PIECE;
-  std::vector<float> sums(2 * pieces * width);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t p = 0; p < pieces; ++p)
-    for (int64_t r = p * PIECE; r < rows && r < (p + 1) * PIECE; ++r)
-      norm_backward_row(x + r * width, weight, stats + 2 * r, grad + r * width, grad_x + r * width,
-                        sums.data() + 2 * p * width, sums.data() + (2 * p + 1) * width, width);
-  for (int64_t i = 0; i < width; ++i) grad_weight[i] = grad_bias[i] = 0.f;
-  for (int64_t p = 0; p < pieces; ++p) {
-    add_row(grad_weight, sums.data() + 2 * p * width, width);
-    add_row(grad_bias, sums.data() + (2 * p + 1) * width, width);
-  }
+  std::vector<float> sums(2 * width);  // of weight and bias
+  sum_all(rows, 2 * width, sums.data(), threads, [=](float* sum, int64_t r) {
+    norm_backward_row(x + r * width, weight, stats + 2 * r, grad + r * width, grad_x + r * width, sum, sum + width,
+                      width);
+  });
+  std::copy_n(sums.data(), width, grad_weight);
+  std::copy_n(sums.data() + width, width, grad_bias);
 }
 
 void add_rows(float* out, const float* table, const int64_t* index, const float* bias, int64_t rows, int64_t width,

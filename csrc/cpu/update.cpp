@@ -1,20 +1,24 @@
 // Gradient filter and optimizer in one pass over every tensor, in one parallel region.
 // Each thread owns one contiguous range of the concatenated elements (the same one every step, so its part stays in
-// its own cache). Blocks of 1,024 elements are filtered into a buffer that stays in L1 and then handed to the optimizer,
+// its own cache). Blocks of 256 elements are filtered into a buffer that stays in L1 and then handed to the optimizer,
 // so that each stream crosses the memory bus once.
 //
 // Moving average: a ring of raw gradients and their running sum. Adding and subtracting drifts, so a slice of every
 // tensor (of every 262,144 elements of a large one) is summed anew each step; every element has its turn once in
 // 4 windows. The rounding error is bounded by the values of the last 5 windows, at a quarter of a stream of extra reads.
+//
+// A projection of the gradient needs sums over whole tensors, which are made before (row_wise.h); rows are clipped while
+// the cache still holds them, and no row is shared by two threads.
 #include <algorithm>
 #include <vector>
 
 #include "../grokfast.h"
+#include "row_wise.h"
 
 namespace grokfast {
 namespace {
 
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kBlock = 256;
 constexpr int64_t kSection = 262144;
 constexpr int64_t kPrefetchRows = 4;
 constexpr int64_t kSerialBelow = 32768;  // elements; smaller updates run on the calling thread
@@ -22,6 +26,11 @@ constexpr int64_t kSerialBelow = 32768;  // elements; smaller updates run on the
 GF_CLONES void ema_block(const float* __restrict g, float* __restrict e, float* __restrict out, int64_t n, float weight,
                          float lamb) {
   for (int64_t i = 0; i < n; ++i) out[i] = ema_filter(g[i], e[i], weight, lamb);
+}
+
+GF_CLONES void projected_ema_block(const float* __restrict g, const float* __restrict w, float* __restrict e,
+                                   float* __restrict out, int64_t n, Projection p, float weight, float lamb) {
+  for (int64_t i = 0; i < n; ++i) out[i] = ema_filter(p.of(g[i], w[i]), e[i], weight, lamb);
 }
 
 GF_CLONES void ma_block(const float* __restrict g, float* __restrict slot, float* __restrict sum, float* __restrict out,
@@ -79,6 +88,8 @@ struct Step {
   Scalars scalars;
   int64_t window, pushed;  // gradients in the history before this one
   bool fresh;              // no history yet
+  const RowWise* row_wise = nullptr;
+  Projection projection{};  // where row_wise has a share
 };
 
 // Sums anew the slice of [begin, end) whose turn it is at this step.
@@ -105,14 +116,25 @@ void resum(const UpdateEntry& t, const T* ring, const Step& now, int64_t begin, 
 // Elements [begin, end) of one tensor; T is the ring's type.
 template <typename T>
 void update_range(Rule rule, const UpdateEntry& t, const Step& now, int64_t begin, int64_t end) {
-  alignas(64) float filtered[kBlock];
+  alignas(64) float filtered[kBlock], projected[kBlock];
   const Scalars& s = now.scalars;
   T* const ring = reinterpret_cast<T*>(t.filter1);
+  const int64_t row = now.row_wise ? now.row_wise->row : 0;
+  const bool is_projected = now.row_wise && now.row_wise->share != 0;
+  int64_t clipped = begin;  // rows up to here are done
   T* const slot = now.filter == FilterKind::ma ? ring + now.pushed % now.window * t.size : nullptr;
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t n = std::min(kBlock, end - at);
     const float* g = t.grad + at;
-    if (now.filter == FilterKind::ema) {
+    const bool is_begun = now.filter == FilterKind::ema && !now.fresh;
+    if (is_projected && is_begun) {
+      projected_ema_block(g, t.param + at, t.filter1 + at, filtered, n, now.projection, s.ema_weight, s.lamb);
+      g = filtered;
+    } else if (is_projected) {
+      project_block(g, t.param + at, projected, n, now.projection);
+      g = projected;
+    }
+    if (now.filter == FilterKind::ema && g != filtered) {
       if (now.fresh) std::copy_n(g, n, t.filter1 + at);
       ema_block(g, t.filter1 + at, filtered, n, s.ema_weight, s.lamb);
       g = filtered;
@@ -132,6 +154,7 @@ void update_range(Rule rule, const UpdateEntry& t, const Step& now, int64_t begi
       sgd_momentum_block(t.param + at, g, t.state1 + at, n, s);
     else
       sgd_block(t.param + at, g, n, s);
+    for (; row && clipped + row <= at + n; clipped += row) clip_row(t.param + clipped, row, now.row_wise->norm);
   }
   if (now.filter == FilterKind::ma) resum(t, ring, now, begin, end);
 }
@@ -157,7 +180,7 @@ Step begin_step(Rule rule, FilterKind filter, const UpdateEntry& t, const double
 }  // namespace
 
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
-            const double* hyper, int64_t shared_step, int threads) {
+            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise) {
   for (int64_t i = 0; i < n_entries; ++i)
     if (const int64_t* count = entries[i].count; count && (*count < 0 || *count > kMaxCount))
       throw std::invalid_argument("count must be between 0 and 2**53, got " + std::to_string(*count));
@@ -170,15 +193,27 @@ void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entr
   }
   const int64_t total = offset[n_entries];
   if (total < kSerialBelow) threads = 1;
+  const auto edge = [&](int64_t k) { return k == threads ? total : total * k / threads / 64 * 64; };
+  for (int64_t i = 0; row_wise && i < n_entries; ++i) steps[i].row_wise = row_wise + i;
+  for (int thread = 1; row_wise && thread < threads; ++thread) {  // of tensors that lie on an edge between threads
+    const int64_t i = std::upper_bound(offset.begin(), offset.end(), edge(thread)) - offset.begin() - 1;
+    if (i < n_entries && edge(thread) > offset[i] && edge(thread - 1) <= offset[i] && row_wise[i].share != 0)
+      steps[i].projection = projection(sums_of(entries[i], threads), row_wise[i].share);
+  }
   const auto range = ring == RingType::bf16 ? update_range<uint16_t> : update_range<float>;
 
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int thread = 0; thread < threads; ++thread) {
-    const auto edge = [&](int64_t k) { return k == threads ? total : total * k / threads / 64 * 64; };
     const int64_t low = edge(thread), high = edge(thread + 1);
     int64_t i = std::upper_bound(offset.begin(), offset.end(), low) - offset.begin() - 1;
     for (; i < n_entries && offset[i] < high; ++i) {
-      const int64_t begin = std::max<int64_t>(0, low - offset[i]), end = std::min(entries[i].size, high - offset[i]);
+      const int64_t row = row_wise ? std::max<int64_t>(row_wise[i].row, 1) : 1;
+      const int64_t size = entries[i].size;
+      const auto whole_rows = [=](int64_t place) { return place >= size ? size : place / row * row; };
+      const int64_t begin = whole_rows(std::max<int64_t>(0, low - offset[i])), end = whole_rows(high - offset[i]);
+      const bool is_whole = offset[i] >= low && offset[i + 1] <= high;
+      if (is_whole && row_wise && row_wise[i].share != 0)
+        steps[i].projection = projection(sums_of(entries[i]), row_wise[i].share);
       if (begin < end) range(rule, entries[i], steps[i], begin, end);
     }
   }

@@ -92,7 +92,7 @@ class MLP(EnsembleModule):
         super().__init__(seeds)
         self.config = config
         draw, sizes = Initializer(self.seeds, dtype), [n_features, *[config.width] * config.depth, n_outputs]
-        self.layers = nn.ModuleList(Layer(config, draw, n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.layers = nn.ModuleList(drawn_layer(config, draw, n_in, n_out) for n_in, n_out in pairwise(sizes))
 
     def forward(self, inputs: Tensor, masks: Any = None) -> Tensor:
         """[N, D], the same for every model, or [E, N, D] -> [E, N, n_outputs]; `masks` as for GrokTransformer."""
@@ -133,15 +133,19 @@ def onward(
 
 
 class Layer(nn.Module):
-    """weight [E, n_out, n_in] and bias [E, n_out] or None, as config.init and config.init_scale ask for."""
+    """weight [E, n_out, n_in] and bias [E, n_out] or None."""
 
-    def __init__(self, config: MLPConfig, draw: Initializer, n_in: int, n_out: int) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.weight = drawn_weight(config, draw, n_out, n_in, fan_in=n_in)
-        self.bias = drawn_bias(config, draw, n_out, fan_in=n_in)
+        self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def drawn_layer(config: MLPConfig, draw: Initializer, n_in: int, n_out: int) -> Layer:
+    """As config.init and config.init_scale ask for."""
+    return Layer(drawn_weight(config, draw, n_out, n_in, fan_in=n_in), drawn_bias(config, draw, n_out, fan_in=n_in))
 
 
 def drawn_weight(config: MLPConfig, draw: Initializer, *shape: int, fan_in: int) -> nn.Parameter:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from grokfast import checks, parts
-from grokfast.models.mlp import Layer, MLPConfig, drawn_bias, drawn_weight, onward
+from grokfast.models.mlp import MLPConfig, drawn_bias, drawn_layer, drawn_weight, onward
 from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, linear
 from grokfast.tasks.data import Data
 
@@ -98,7 +98,7 @@ class TokenMLP(EnsembleModule):
         self.w_in = nn.ParameterList(drawn_weight(config, draw, *shape, fan_in=fan_in) for _ in range(n_in))
         self.b_in = drawn_bias(config, draw, width, fan_in=fan_in)
         sizes = [*[width] * (config.depth - 1), n_answers]
-        self.layers = nn.ModuleList(Layer(config, draw, width, n_out) for n_out in sizes)
+        self.layers = nn.ModuleList(drawn_layer(config, draw, width, n_out) for n_out in sizes)
 
     def tables(self) -> list[Tensor]:
         """[E, n_tokens, width] of each position; positions may have the same one."""

@@ -39,9 +39,14 @@ def tile_for(
 
 def key(kernel: str, dtype: torch.dtype, precision: str, shape: Sequence[int], rows: int) -> str:
     """The class of a launch: sizes up to the next power of two, and few rows of one model or many."""
-    sizes = "-".join(str(1 << (size - 1).bit_length()) for size in shape)
+    sizes = "-".join(str(power_of_2(size)) for size in shape)
     many = "many" if rows >= MANY_ROWS else "few"
     return f"{kernel}, {str(dtype).removeprefix('torch.')} {precision}, {sizes}, {many}"
+
+
+def power_of_2(n: int) -> int:
+    """The next one, n itself included."""
+    return 1 << (n - 1).bit_length()
 
 
 @contextmanager

@@ -24,6 +24,10 @@ READERS = {
     "start": torch.arange(N + 1), "items": torch.arange(N),
     "start_k": torch.tensor([0, N * S, N * S, N * S]), "items_k": torch.arange(N * S),
 }  # fmt: skip
+MIXED = {
+    "tables": floats(2, 3, C), "scores": floats(A, 3, 2), "base": floats(A, C), "keys": indices(N, S),
+    "query": indices(N), "common": 2, "rate": 1.0,
+}  # fmt: skip
 # What each function takes: its arguments in their order, tensors and numbers.
 FUNCTIONS = {
     "pair_embed_forward": {**TABLES, **PAIRS, "out": floats(E, N, H), "activation": 1, "threads": 1},
@@ -81,6 +85,14 @@ FUNCTIONS = {
         **ATTENTION, "heads": 2, **READERS, "weights": floats(N, S, 2), "grad_out": floats(N, D),
         "grad_q": floats(N, D), "grad_kv": floats(3, 2 * D), "threads": 1,
     },
+    "mixed_rows_forward": {
+        **MIXED, "hidden": floats(N, H), "linear": floats(N, C - H), "weights": floats(N, S, 2), "threads": 1,
+    },
+    "mixed_rows_backward": {
+        **MIXED, "start": READERS["start_k"], "items": READERS["items_k"], "weights": floats(N, S, 2),
+        "grad_hidden": floats(N, H), "grad_linear": floats(N, C - H), "grad_tables": floats(2, 3, C),
+        "grad_scores": floats(A, 3, 2), "grad_base": floats(A, C), "threads": 1,
+    },
 }  # fmt: skip
 TENSORS = [(name, key) for name, given in FUNCTIONS.items() for key, t in given.items() if isinstance(t, torch.Tensor)]
 NUMBERS = [(name, key) for name, given in FUNCTIONS.items() for key, n in given.items() if type(n) is int]
@@ -125,8 +137,25 @@ def test_what_fits_is_taken(function, compiled):
 LONGER = {
     "sum_readers": ("x", "items"), "sum_rows": ("x",), "add_rows": ("table",),
     "gathered_attention_forward": ("q", "kv"), "gathered_attention_backward": ("items", "items_k"),
+    "mixed_rows_backward": ("items",),
 }  # fmt: skip
-FIRST = ("x", "index", "q", "kv", "z", "out", "weight", "weights", "grad", "logits", "hidden", "a", "keys")
+FIRST = (
+    "x",
+    "tables",
+    "scores",
+    "index",
+    "q",
+    "kv",
+    "z",
+    "out",
+    "weight",
+    "weights",
+    "grad",
+    "logits",
+    "hidden",
+    "a",
+    "keys",
+)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -146,7 +175,13 @@ def test_a_wrong_tensor_is_refused(function, argument, wrong, compiled):
 @pytest.mark.parametrize("number", [-1, 0, 1 << 20, (1 << 63) - 1])
 @pytest.mark.parametrize(("function", "argument"), NUMBERS)
 def test_numbers_have_bounds(function, argument, number, compiled):
-    taken = {"activation": (0,), "loss": (0,), "threads": (1 << 20,), "of": (1 << 20, (1 << 63) - 1)}
+    taken = {
+        "activation": (0,),
+        "loss": (0,),
+        "threads": (1 << 20,),
+        "of": (1 << 20, (1 << 63) - 1),
+        "common": (-1, 0),
+    }
     if number in taken.get(argument, ()):
         return
     with pytest.raises((TypeError, ValueError)):
@@ -160,6 +195,8 @@ def test_numbers_have_bounds(function, argument, number, compiled):
         ("classify", "target"), ("group_readers", "index"), ("sum_readers", "start"), ("sum_readers", "items"),
         ("add_rows", "index"), ("gathered_attention_forward", "query"), ("gathered_attention_forward", "keys"),
         ("gathered_attention_backward", "start"), ("gathered_attention_backward", "items_k"),
+        ("mixed_rows_forward", "keys"), ("mixed_rows_forward", "query"), ("mixed_rows_backward", "start"),
+        ("mixed_rows_backward", "items"),
     ],
 )  # fmt: skip
 def test_indices_that_were_changed_since_they_were_checked_are_refused(function, argument, compiled):

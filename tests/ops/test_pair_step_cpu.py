@@ -117,20 +117,16 @@ def test_nan_comes_through(way):
 
 
 def test_it_fits_one_thread_and_an_activation_of_the_extension(monkeypatch):
-    flat = torch.zeros(1, 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert cpu.fits("relu", flat, CLASSES)
-    assert cpu.fits("square", flat, CLASSES)
-    assert not cpu.fits("gelu", flat, CLASSES)
-    assert not cpu.fits("relu", flat.double(), CLASSES)
-    with backend.using("reference"):
-        assert not cpu.fits("relu", flat, CLASSES)
+    assert cpu.fits("relu", CLASSES)
+    assert cpu.fits("square", CLASSES)
+    assert not cpu.fits("gelu", CLASSES)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert not cpu.fits("square", flat, CLASSES)
+    assert not cpu.fits("square", CLASSES)
 
 
 @needs_avx512
 def test_a_relu_fits_any_number_of_threads_and_up_to_136_classes(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert cpu.fits("relu", torch.zeros(1, 4), 136)
-    assert not cpu.fits("relu", torch.zeros(1, 4), 137)
+    assert cpu.fits("relu", 136)
+    assert not cpu.fits("relu", 137)

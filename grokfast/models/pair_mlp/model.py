@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from grokfast import checks, parts
 from grokfast.models.base import Model
-from grokfast.models.mlp import onward
+from grokfast.models.mlp import Layer, onward
 from grokfast.nn.ensemble import EnsembleModule, Initializer, embedding, linear
 from grokfast.nn.masks import dropout
 from grokfast.ops import pair_embed
@@ -146,8 +146,8 @@ class PairMLP(EnsembleModule):
         self.b_in = bias(width, fan_in)
         self.hidden = nn.ModuleList()
         for _ in range(config.depth - 1):
-            self.hidden.append(_Linear(matrix(width, width, width), bias(width, width)))
-        self.out = _Linear(matrix(n_answers, width, width), bias(n_answers, width))
+            self.hidden.append(Layer(matrix(width, width, width), bias(width, width)))
+        self.out = Layer(matrix(n_answers, width, width), bias(n_answers, width))
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """w_a and w_b [E, n_tokens, width]."""
@@ -190,14 +190,3 @@ class PairMLP(EnsembleModule):
 
 def _shape(t: Tensor) -> str:
     return f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}"
-
-
-class _Linear(nn.Module):
-    """weight [E, n_out, n_in], bias [E, n_out] or None."""
-
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)

@@ -71,14 +71,11 @@ class Pieces(Autograd):
         config: Any = spec.model
         if why := spec.why_no_extension:
             return why
-        if spec.changes_rows:
-            return "rows are changed before they are shown"
         if config.depth != 1 or spec.loss_op is None or spec.has_dropout:
             what = "dropout" if spec.has_dropout else "the loss"
             return f"depth {config.depth}" if config.depth != 1 else f"{what} is not in the extension"
-        is_active = pair_rows.only_active(config.activation, spec.data.n_answers)
-        is_alone = torch.get_num_threads() == 1 and config.activation in pair_rows.ACTIVATIONS
-        return "" if is_active or is_alone else f"{config.activation} in pieces is for one thread"
+        fits = pair_rows.fits(config.activation, spec.data.n_answers)
+        return "" if fits else f"{config.activation} in pieces is for one thread"
 
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
@@ -88,13 +85,13 @@ class Pieces(Autograd):
         return FUSED, "C++ extension, a few rows at a time"
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-        pairs, targets, _ = self.runs.chosen_of(e, split, batch)
+        pairs, targets = self._shown(e, split, batch, trains=grad is not None)
         a, b = pairs.T.contiguous()
         flat, config, op = self.runs.flat, self.runs.spec.model, self.runs.spec.loss_op
         weights = self._weights(flat[e])
         grads = None if grad is None else self._weights(grad[e], is_gradient=True)
         results = pair_rows.gradient(
-            weights, grads, a, b, targets, activation=config.activation, loss=op or "",  # type: ignore[attr-defined]
+            weights, grads, a, b, targets.contiguous(), activation=config.activation, loss=op or "",  # type: ignore[attr-defined]
         )  # fmt: skip
         if grad is not None and grads is not None and self._embed:
             self._through_embeddings(flat[e], grad[e], grads)

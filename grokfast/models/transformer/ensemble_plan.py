@@ -13,7 +13,7 @@ from grokfast import checks
 from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan, _Layout, _Sources
 from grokfast.ops.batch import read_tokens
-from grokfast.ops.read_rows import EnsembleIndex
+from grokfast.ops.read_rows import EnsembleIndex, take
 from grokfast.ops.rows import PairIndex
 
 
@@ -170,13 +170,13 @@ class _EnsembleLayout:
         else:
             assert self.output is not None
             layers.append(self.last_table)
-            output = EnsembleIndex(_take(self.output, batch)[..., 0], self.n_outputs)
+            output = EnsembleIndex(take(self.output, batch)[..., 0], self.n_outputs)
         return EnsembleRows(self._pairs(batch), tuple(layers), output)
 
     def _pairs(self, batch: Tensor) -> Tensor | PairIndex:
         if self.all_pairs is not None:
             return self.all_pairs
-        tokens = _take(self.tokens, batch)  # [E, B, T]
+        tokens = take(self.tokens, batch)  # [E, B, T]
         parts = [
             torch.stack([tokens[..., t], self.columns[t].expand_as(batch)], -1)
             if pairs is None
@@ -204,11 +204,6 @@ class _EnsembleLayout:
         sources = self.before if name == "before" else self.after
         keys, query = (EnsembleIndex(t.expand(self.n_models, *t.shape), sources.n_rows) for t in self.of_tables[name])
         return EnsembleLayer(keys, query if name == "before" else None)
-
-
-def _take(table: Tensor, batch: Tensor) -> Tensor:
-    """table [E, N, T] at rows batch [E, B] -> [E, B, T]."""
-    return table.gather(1, batch.unsqueeze(2).expand(-1, -1, table.shape[2]))
 
 
 class _DeviceSources:

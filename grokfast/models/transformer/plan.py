@@ -105,6 +105,11 @@ class Plan:
         """The whole data set, in its order."""
         return self._rows(torch.arange(len(self)))
 
+    @functools.cached_property
+    def common_position(self) -> int | None:
+        """The last position that has one token in all rows; None: there is none."""
+        return next((t for t in range(len(self.token_values) - 1, -1, -1) if len(self.token_values[t]) == 1), None)
+
     def rows(self, batch: Tensor | None = None) -> PlannedRows:
         """The rows to compute for the data set's rows `batch` [B], int64; None: for all of them, in order.
 

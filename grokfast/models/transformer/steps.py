@@ -6,22 +6,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from grokfast import backend
 from grokfast.models.autograd import Autograd
-from grokfast.models.base import FUSED, OPERATIONS, PLAIN, Need, PerSplit, Spec
+from grokfast.models.base import FUSED, Need, PerSplit, Spec
 from grokfast.models.runs import Runs
+from grokfast.models.transformer.folded_step import FoldedStep
 from grokfast.models.transformer.memory import memory
 from grokfast.models.transformer.model import TransformerConfig
-from grokfast.models.transformer.plan import Plan
-from grokfast.models.transformer.planned import logits_of
+from grokfast.models.transformer.planned_cpu import ATTENTION, Planned
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.ops.classify import UNASKED
 
 SEVERAL = "several answers a row: every position counts"
-ATTENTION = "an attention rate below 1"
 
 
 class Kernels(PerSplit):
@@ -74,71 +68,6 @@ class Kernels(PerSplit):
         return Need(train.held + sum(test.held for test in tests), passing)
 
 
-class Planned(Autograd):
-    """On a CPU: each distinct prefix once. A step with dropout computes every position of every row after all."""
-
-    def __init__(self, runs: Runs, plans: dict[str, list[Plan]] | None = None) -> None:
-        super().__init__(runs)
-        config: Any = runs.spec.model
-        self.plans = plans or {
-            split: [
-                Plan(config, rows.inputs[e, :n].cpu(), asked(rows.targets[e, :n])) for e, n in enumerate(rows.counts)
-            ]
-            for split, rows in runs.rows.items()
-        }
-
-    def keep(self, models: Sequence[int]) -> Planned:
-        return Planned(self.runs, {split: [plans[i] for i in models] for split, plans in self.plans.items()})
-
-    @classmethod
-    def why_not(cls, spec: Spec) -> str:
-        if spec.is_reference:
-            return "plain PyTorch is asked for"
-        if spec.device.type != "cpu":
-            return "plans without kernels are a CPU's"
-        if spec.model.attention_rate != 1:  # type: ignore[attr-defined]
-            return ATTENTION
-        if not spec.why_no_extension:
-            return ""
-        config: Any = spec.model
-        n = len(spec.data.train)
-        shares = Plan(config, spec.data.train.inputs, asked(spec.data.train.targets)).shares(
-            min(spec.batch_size or n, n)
-        )
-        return "" if shares else f"{spec.why_no_extension}; no two rows have a prefix in common"
-
-    @classmethod
-    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
-        once = "each distinct prefix once"
-        if spec.has_dropout or spec.changes_rows:
-            once += f", but for {'dropout' if spec.has_dropout else 'rows that are changed'}"
-        if spec.why_no_extension:
-            return PLAIN, f"{once}; {spec.why_no_extension}"
-        return OPERATIONS, f"C++ extension, {once}"
-
-    def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
-        runs = self.runs
-        if ((self.is_random or runs.augment is not None) and runs.module.training) or backend.current() == "reference":
-            return super().of_model(e, split, batch, grad)
-        _, targets, own = runs.chosen_of(e, split, batch)
-        weights = runs.own[e]
-        logits = logits_of(runs.module, weights, self.plans[split][e].rows(own))[None]
-        if (those := asked(targets)) is None:
-            return self._backward(e, logits, targets, list(weights.values()), grad)
-        answers = targets[those]  # each as a row of its own
-        loss, accuracy = self._backward(e, logits, answers, list(weights.values()), grad)
-        if len(answers) > len(targets):  # a row is right where all are
-            right = torch.ones_like(those)
-            right[those] = logits[0].detach().argmax(-1) == answers
-            accuracy = right.all(-1).to(logits.dtype).mean()[None]
-        return loss, accuracy
-
-
-def asked(targets: Tensor) -> Tensor | None:
-    """Of targets [N, S] which are asked for; None where they are one class each."""
-    return targets != UNASKED if targets.ndim == 2 else None
-
-
 class Plain(Autograd):
     """Every position of every row."""
 
@@ -148,4 +77,4 @@ class Plain(Autograd):
         return super().words(spec, obstacles[1:] if on_cpu else obstacles)
 
 
-TransformerConfig.ways = (Kernels, Planned, Plain)
+TransformerConfig.ways = (Kernels, FoldedStep, Planned, Plain)

@@ -20,10 +20,8 @@ from grokfast.ops.products import product
 PIECE = 768  # rows: of 256 hidden units, 0.8 MB
 
 
-def fits(activation: str, flat: Tensor, n_answers: int) -> bool:
-    """Whether this is the way for parameters in `flat`: CPU fp32, the extension, and relu or one thread and no gelu."""
-    if backend.extension() is None or not backend.plain(flat):
-        return False
+def fits(activation: str, n_answers: int) -> bool:
+    """Whether this is the way where there is the extension: relu, or one thread and no gelu."""
     return only_active(activation, n_answers) or (torch.get_num_threads() == 1 and activation in ACTIVATIONS)
 
 

@@ -6,12 +6,10 @@ sums have one order. How many programs share the chunks among them depends on th
 
 from __future__ import annotations
 
+from grokfast.ops.configurations import power_of_2
+
 MAX_CHUNKS = 16
 PIECES = {"ieee": 3, "tf32x3": 3, "tf32": 2, "bf16": 1}  # bf16 numbers that stand for one of a hidden unit's gradient
-
-
-def _power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 def cdiv(a: int, b: int) -> int:
@@ -30,7 +28,7 @@ def tiles(
 
     capability: 80 for 8.0. From 9.0 to 10.x the tensor cores read shared memory, which leaves registers for more.
     """
-    hidden, classes, tokens = (max(16, _power_of_2(n)) for n in (width, n_answers, n_tokens))
+    hidden, classes, tokens = (max(16, power_of_2(n)) for n in (width, n_answers, n_tokens))
     is_exact = precision in ("ieee", "tf32x3")
     if kernel == "rows":
         return {

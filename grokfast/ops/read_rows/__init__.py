@@ -52,10 +52,11 @@ def read_rows(x: Tensor, index: EnsembleIndex, *, backend: str | None = None) ->
     obstacle = "" if x.dtype == torch.float32 else f"they take fp32, got {x.dtype}"
     if dispatch.uses_triton("read_rows", x, backend, obstacle):
         return _ReadRows.apply(x, index)
-    return _take(x, index.index)
+    return take(x, index.index)
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """x [E, N, d] at rows index [E, B] -> [E, B, d]."""
     return x.gather(1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
@@ -64,7 +65,7 @@ class _ReadRows(torch.autograd.Function):
     @dispatch.outside_autocast
     def forward(ctx: Any, x: Tensor, index: EnsembleIndex) -> Tensor:
         ctx.index = index
-        return _take(x, index.index)
+        return take(x, index.index)
 
     @staticmethod
     @once_differentiable

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from grokfast.models.transformer.model import TransformerConfig
+from grokfast.ops.configurations import power_of_2
 
 MAX_CHUNKS = 8  # of rows, in the gradients of weights
 LEAST_ROWS = 128  # of a chunk, but for the last ones
@@ -29,10 +30,6 @@ ENTERING = 16  # of level 0, which has few rows and a short way
 def padded(n: int) -> int:
     """A multiple of 64 bytes, in fp32 numbers."""
     return n + -n % 16
-
-
-def _power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -200,25 +197,25 @@ def tiles(
     Those of "rows" have `height` rows; not `trains`: they are an evaluation's.
     """
     d, is_exact = config.d_model, precision in ("ieee", "tf32x3")
-    width = max(16, _power_of_2(d))
+    width = max(16, power_of_2(d))
     warps = 4 if precision == "tf32x3" else 8  # Triton gives each 16 rows of three products in a row: more repeat them
     if kernel == "enter":
-        columns = min(64, max(16, _power_of_2(3 * d)))
+        columns = min(64, max(16, power_of_2(3 * d)))
         return {"BM": 16, "BN": columns, "BK": min(16 if is_exact else 32, width), "BD": width, "num_warps": 4}
     if kernel == "weights":
         is_odd = d % 16 or config.d_mlp % 16  # loads of single numbers need registers, too
         side = min(64 if is_exact or is_odd else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 3 if precision == "tf32" else 2}
-    head, heads, is_tall = _power_of_2(d // config.n_heads), _power_of_2(config.n_heads), height >= HEIGHTS[2]
+    head, heads, is_tall = power_of_2(d // config.n_heads), power_of_2(config.n_heads), height >= HEIGHTS[2]
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     is_narrow = is_exact or d > 128 or is_tall or not trains
     return {
         "BM": height,
         "BN": min(64 if is_narrow else 128, max(width, 16)),
         "BK": min(16 if is_exact or (d > 128 and not trains) else 32, width),
-        "BV": min(64 if is_exact or d > 128 else 128, max(16, _power_of_2(n_outputs))),
+        "BV": min(64 if is_exact or d > 128 else 128, max(16, power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
-        "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, _power_of_2(config.d_mlp))),
+        "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, power_of_2(config.d_mlp))),
         # Rows of a block of LayerNorm, of the loss, and of attention.
         "BR": min(height, HEIGHTS[0], max(1, 8192 // width)),
         "BL": min(height, HEIGHTS[0]),

@@ -1,0 +1,174 @@
+"""The Step of a one-layer transformer without LayerNorm on a CPU: what is linear folded into tables (folding.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grokfast import backend
+from grokfast.models.base import OPERATIONS, Spec
+from grokfast.models.runs import Runs
+from grokfast.models.transformer.folding import Folded, FoldedRows, fold, unfold
+from grokfast.models.transformer.model import TransformerConfig
+from grokfast.models.transformer.plan import Plan
+from grokfast.models.transformer.planned_cpu import Planned
+from grokfast.ops.classify.reference import LOSSES
+from grokfast.ops.mixed_rows import cpu as mixed_rows
+from grokfast.ops.products import product
+from grokfast.ops.rows import threads_for
+
+
+class FoldedStep(Planned):
+    """One model after the other, each with the bits that it has alone; gradients are written where they belong."""
+
+    def __init__(self, runs: Runs, plans: dict[str, list[Plan]] | None = None) -> None:
+        super().__init__(runs, plans)
+        config: Any = runs.spec.model
+        self.config: TransformerConfig = config
+        self.n_outputs = config.n_outputs(runs.spec.data)
+        sizes = [shape.numel() for shape in runs.layout.shapes]
+        self.sizes = [*sizes, runs.flat.shape[1] - sum(sizes)]
+        self.names = [name.removeprefix("blocks.0.") for name in runs.layout.names]
+        self.weights = [self._named(row) for row in runs.flat]
+        for own in self.weights:
+            own.setdefault("positions", runs.module.positions[0])
+            own.setdefault("unembedding", own["embedding"][: self.n_outputs])
+        self._whole: dict[tuple[str, int], tuple[FoldedRows, Tensor]] = {}
+        self._held: dict[tuple[str, int, int], Tensor] = {}
+
+    def keep(self, models: Sequence[int]) -> FoldedStep:
+        return FoldedStep(self.runs, {split: [plans[i] for i in models] for split, plans in self.plans.items()})
+
+    @classmethod
+    def why_not(cls, spec: Spec) -> str:
+        config: Any = spec.model
+        if spec.why_no_extension:
+            return spec.why_no_extension
+        if config.n_layers > 1 or config.norm != "none":
+            return "what a layer gives is linear in its tables only in one layer without LayerNorm"
+        if config.activation != "relu" or not config.residual:
+            return "folded are relu networks with skip connections"
+        if spec.has_dropout or spec.changes_rows or spec.data.n_positions:
+            return "folded are the answers of one position, without dropout, of rows as they are"
+        n = len(spec.data.train)
+        folded, planned = work(
+            config, Plan(config, spec.data.train.inputs), min(spec.batch_size or n, n), config.n_outputs(spec.data)
+        )
+        return "" if folded < planned else f"{folded / planned:.1f} times the multiplications if folded"
+
+    @classmethod
+    def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
+        return OPERATIONS, "C++ extension, folded: tables straight to hidden units and logits"
+
+    def gradient(
+        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
+    ) -> None:
+        with torch.no_grad():
+            self._losses("train", batch, grad, loss, accuracy)
+
+    def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
+        if backend.current() == "reference":
+            with torch.set_grad_enabled(grad is not None):
+                return super().of_model(e, split, batch, grad)
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.of_model(e, split, batch, grad)
+        rows, targets = self._chosen(e, split, batch)
+        folded = fold(self.config, self.weights[e], rows)
+        mixture = mixed_rows.Mixture(
+            folded.tables, folded.scores, folded.base, rows.keys, rows.query, rows.common, self.config.attention_rate
+        )
+        n, units, padded = len(targets), self.config.d_mlp, folded.tables.shape[2] - self.config.d_mlp
+        hidden, linear = self._room("hidden", n, units), self._room("linear", n, padded)
+        weights = mixed_rows.forward(mixture, hidden, linear)
+        logits = self._logits(hidden, linear, folded)
+        of_logits = None if grad is None else self._room("of_logits", n, padded)
+        loss, accuracy = self._classify(e, logits, targets, of_logits)
+        if grad is None or of_logits is None:
+            return loss, accuracy
+        of_hidden, of_products = self._through_hidden(hidden, of_logits, folded)
+        to = torch.empty_like(folded.tables), torch.empty_like(folded.scores), torch.empty_like(folded.base)
+        mixed_rows.backward(mixture, weights, of_hidden, of_logits, to)
+        unfold(self.config, self.weights[e], rows, folded, (*to, of_products), self._named(grad[e]))
+        return loss, accuracy
+
+    def _classify(self, e: int, logits: Tensor, targets: Tensor, of_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy [1]; of_logits [R, C], unless None, receives the gradient of logits [R, C], C padded."""
+        if self.runs.spec.loss_op is not None:
+            found = logits.new_empty(2, 1)
+            loss, n, threads = LOSSES.index(self.runs.spec.loss_op), len(logits), threads_for(logits, 16)
+            of_logits = None if of_logits is None else of_logits[None]
+            backend.load_extension().classify(
+                loss, logits[None], targets[None], of_logits, *found, n, threads, self.n_outputs
+            )
+            return found[0], found[1]
+        scheduled = self._of_loss(slice(e, e + 1))
+        logits = logits[None, :, : self.n_outputs].contiguous()
+        if of_logits is None:
+            return self.loss(logits, targets[None], **scheduled)
+        value, accuracy, g = self.loss.gradient(logits, targets[None], **scheduled)
+        of_logits[:, : self.n_outputs] = g[0]
+        return value, accuracy
+
+    def _named(self, row: Tensor) -> dict[str, Tensor]:
+        """Views of a model's row [P]."""
+        parts = zip(self.names, row.split(self.sizes), self.runs.layout.shapes)
+        return {name: t.view(shape) for name, t, shape in parts}
+
+    def _chosen(self, e: int, split: str, batch: Tensor | None) -> tuple[FoldedRows, Tensor]:
+        """The rows of model e, and their targets in the same order; those of whole splits are kept."""
+        if batch is None and (split, e) in self._whole:
+            return self._whole[split, e]
+        _, targets, own = self.runs.chosen_of(e, split, batch)
+        rows = FoldedRows.of(self.plans[split][e], self.runs.spec.data.n_tokens, own)
+        found = rows, targets[rows.order]
+        if own is None:
+            self._whole[split, e] = found
+        return found
+
+    def _room(self, name: str, n_rows: int, width: int) -> Tensor:
+        """[n_rows, width], zeros at first, to write to: memory that comes anew from the system costs more."""
+        key = name, n_rows, width
+        if key not in self._held:
+            self._held[key] = self.runs.flat.new_zeros(n_rows, width)
+        return self._held[key]
+
+    def _logits(self, hidden: Tensor, linear: Tensor, folded: Folded) -> Tensor:
+        if not _only_active(hidden, linear):
+            return product(hidden, folded.to_logits.T, skip=linear)
+        out, threads = self._room("logits", *linear.shape), threads_for(hidden, linear.shape[1])
+        backend.load_extension().active_forward(hidden, folded.to_logits, None, linear, out, threads)
+        return out
+
+    def _through_hidden(self, hidden: Tensor, of_logits: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
+        """The gradients of the relu's input and of M."""
+        if not _only_active(hidden, of_logits):
+            of_hidden = product(of_logits, folded.to_logits)
+            return torch.ops.aten.threshold_backward(of_hidden, hidden, 0), hidden.T @ of_logits
+        of_hidden, of_products = self._room("of_hidden", *hidden.shape), torch.empty_like(folded.to_logits)
+        tensors = hidden, of_logits, folded.to_logits, None, of_hidden, of_products, None, None
+        backend.load_extension().active_backward(*tensors, threads_for(hidden, 2 * of_logits.shape[1]))
+        return of_hidden, of_products
+
+
+def _only_active(hidden: Tensor, logits: Tensor) -> bool:
+    """Whether the extension multiplies the hidden layer where it is active."""
+    return backend.load_extension().active_products_fit(logits.shape[1], hidden.shape[1])
+
+
+def work(config: TransformerConfig, plan: Plan, batch: int, n_outputs: int) -> tuple[int, int]:
+    """Multiplications of a forward pass, folded and only planned, of the training rows or `batch` of them."""
+    rows = plan.rows(torch.arange(batch))
+    (layer,) = rows.layers
+    n_keys, d, units = layer.keys.n_rows, config.d_model, config.d_mlp
+    width, n_queries = units + n_outputs, n_keys - layer.first
+    slots = layer.keys.shape[1] - (plan.common_position is not None)
+    computed = layer.keys.shape[0]  # rows, or distinct ones
+    tables = n_keys * 3 * d * d
+    of_tables = d * d * width + n_keys * d * width + n_queries * (n_keys * d + width * d) + units * n_outputs * d
+    of_rows = batch * (units * n_outputs + slots * config.n_heads * width)
+    planned = computed * (2 * layer.keys.shape[1] * d + d * d + 2 * d * units + d * n_outputs)
+    return tables + of_tables + of_rows, tables + planned
