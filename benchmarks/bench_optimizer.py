@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.interleave import Contender, interleave, report
-from grokfast import EMA, MA, GrokFast
+from grokfast import EMA, MA, GrokFast, NormClip, OrthoGrad
+from grokfast.transforms import Chain, Transform
 
 WINDOW = 100
 # The Nanda transformer, and something with the shape of a small language model: 150 tensors, 10 M parameters.
@@ -28,6 +29,12 @@ SHAPES = {
     "10 M parameters in 150 tensors": [(256, 524)] * 75 + [(256,)] * 75,
 }  # fmt: skip
 ROUNDS = {"227k parameters in 12 tensors": 300, "10 M parameters in 150 tensors": 25}
+
+
+CLIP = NormClip(1.5, parameters="matrices")
+FILTERS: dict[str, Transform] = {
+    "ema": EMA(), "ma": MA(WINDOW), "orthograd": OrthoGrad(), "norm_clip": CLIP, "all": Chain(OrthoGrad(), EMA(), CLIP)
+}  # fmt: skip
 
 
 class PlainEMA:
@@ -78,7 +85,7 @@ def contender(kind: str, shapes: list[tuple[int, ...]]) -> Contender:
     else:
         optimizer = torch.optim.AdamW(params, fused=True, **options)  # type: ignore[arg-type]
         if kind != "fused":
-            optimizer = GrokFast(optimizer, EMA() if kind == "ema" else MA(WINDOW))
+            optimizer = GrokFast(optimizer, FILTERS[kind])
 
     def step() -> None:
         if plain is not None:
@@ -96,6 +103,9 @@ CONTENDERS = {
     "torch AdamW(fused=True), no filter": "fused",
     "GrokFast(AdamW, EMA)": "ema",
     f"GrokFast(AdamW, MA({WINDOW}))": "ma",
+    "GrokFast(AdamW, OrthoGrad)": "orthograd",
+    "GrokFast(AdamW, NormClip)": "norm_clip",
+    "GrokFast(AdamW, OrthoGrad, EMA, NormClip)": "all",
     "AdamW(foreach) + plain-loop EMA": "plain-ema",
     f"AdamW(foreach) + plain-loop MA({WINDOW})": "plain-ma",
 }

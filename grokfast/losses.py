@@ -55,25 +55,44 @@ class Loss(Part):
 @parts.register("cross_entropy")
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Loss):
-    """−Σ q log softmax(logits), mean over rows; q is 1 at the answer, or 1 − label_smoothing there, and
-    label_smoothing / C everywhere (Szegedy et al. 2016, arXiv 1512.00567), as torch's."""
+    """−Σ q log softmax(logits / T), mean over rows; q is 1 at the answer, or 1 − label_smoothing there, and
+    label_smoothing / C everywhere (Szegedy et al. 2016, arXiv 1512.00567), as torch's.
 
-    scheduled: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
+    temperature: T > 0. Above 1 the softmax saturates later: the scale of the logits is what a weight norm's effect on
+    the delay runs through (Khanh 2026, arXiv 2606.18465, which divides the logits by a T that is not trained). It may
+    differ between the runs of an ensemble; fused steps have T = 1 only.
+    """
+
+    scheduled: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "temperature"})
+    varies: ClassVar[frozenset[str]] = frozenset({"temperature"})
 
     label_smoothing: float = added(0.0)
+    temperature: float = added(1.0)
 
     def __post_init__(self) -> None:
-        checks.Fields(self, "loss.").real("label_smoothing", minimum=0, maximum=1)
+        fields = checks.Fields(self, "loss.")
+        fields.real("label_smoothing", minimum=0, maximum=1)
+        fields.real("temperature", minimum=0, maximum=checks.LARGEST_REAL, open_minimum=True)
 
     @property
     def op(self) -> str | None:
-        return None if self.label_smoothing else "cross_entropy"
+        return None if self.label_smoothing or self.temperature != 1 else "cross_entropy"
 
     def __call__(
-        self, logits: Tensor, target: Tensor, exists: Tensor | None = None, *, label_smoothing: Tensor | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        exists: Tensor | None = None,
+        *,
+        label_smoothing: Tensor | None = None,
+        temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         from grokfast.ops import classify
 
+        if temperature is not None:
+            logits = logits / temperature.to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
+        elif self.temperature != 1:
+            logits = logits / self.temperature
         value, accuracy = classify(logits, target, loss="cross_entropy", exists=exists)
         share = self.label_smoothing if label_smoothing is None else label_smoothing.to(logits.dtype)
         if label_smoothing is not None or self.label_smoothing:

@@ -24,8 +24,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "task": ("grokfast.tasks",),
     "model": ("grokfast.models",),
     "loss": ("grokfast.losses",),
-    "optimizer": ("grokfast.transforms.optimizers",),
-    "transform": ("grokfast.transforms.filters", "grokfast.transforms.chain"),
+    "optimizer": ("grokfast.transforms.optimizers", "grokfast.transforms.muon", "grokfast.transforms.schedule_free"),
+    "transform": ("grokfast.transforms",),
     "change": ("grokfast.schedules",),
     "probe": ("grokfast.probes",),
 }
@@ -40,7 +40,8 @@ _PATH = re.compile(r"[A-Za-z_][\w./-]*")  # as data/set.npz, which Python reads 
 class Part:
     """Base of all parts: a frozen dataclass whose fields are plain values, or parts, checked when it is made.
 
-    family: set by the family's class, not by its kinds. varies: the fields in which runs of an ensemble may differ.
+    family: set by the family's class, not by its kinds. varies: the fields in which runs of an ensemble may differ;
+    differs: further ones, that are no numbers of a step.
     scheduled: of a model or a loss the fields that may change with the step (`schedule.changes`).
     keeps: the fields that another kind of the family takes over when it is chosen instead, if it has them.
     consumed: the fields that are read when it is made, and are empty then, as a file's path: they are no axes.
@@ -49,6 +50,7 @@ class Part:
 
     family: ClassVar[str]
     varies: ClassVar[frozenset[str]] = frozenset()
+    differs: ClassVar[frozenset[str]] = frozenset()
     scheduled: ClassVar[frozenset[str]] = frozenset()
     keeps: ClassVar[frozenset[str]] = frozenset()
     consumed: ClassVar[frozenset[str]] = frozenset()
@@ -284,8 +286,9 @@ def _plain_in(value: Any) -> Any:
 
 
 def names_of(kind: Any) -> list[str]:
-    """The names of a part's fields."""
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    """The names of a part's fields, in the order in which they are given: those given by name only come last."""
+    own = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return [f.name for f in sorted(own, key=lambda f: bool(f.kw_only))]
 
 
 def fields_of(part: Any) -> dict[str, Any]:
@@ -392,6 +395,7 @@ def may_vary(name: str, value: Any) -> Iterator[str]:
         for at, one in named([one for one in value if isinstance(one, Part)]).items():
             yield from may_vary(f"{name}.{at}", one)
     elif isinstance(value, Part) or dataclasses.is_dataclass(value):
-        yield from (f"{name}.{own}" for own in getattr(value, "varies", ()))
+        both = *getattr(value, "varies", ()), *getattr(value, "differs", ())
+        yield from (f"{name}.{own}" for own in both)
         for own in names_of(value):
             yield from may_vary(f"{name}.{own}", getattr(value, own))

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim import SGD
 
+from grokfast import Chain, GrokFast
 from grokfast.losses import MSE, CrossEntropy, Hinge, StableMax, regress
 from grokfast.ops.classify import position_accuracy
 
@@ -39,7 +41,9 @@ def test_mse_of_several_answers():
     torch.testing.assert_close(loss, (logits - F.one_hot(target, C)).square().mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.2), MSE()], ids=str)
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.2), CrossEntropy(temperature=3.0), MSE()], ids=str
+)
 def test_rows_that_do_not_exist_do_not_count(loss):
     logits, target = _positions()
     exists = torch.arange(N) < torch.tensor([[N], [4]])
@@ -112,7 +116,37 @@ def test_r_squared_of_constant_targets():
     assert regress(outputs, y)[1].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.3), MSE()], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_temperature_divides_the_logits(smoothing):
+    logits, target = _positions()
+    loss, accuracy = CrossEntropy(label_smoothing=smoothing, temperature=2.5)(logits, target)
+    of_models = torch.tensor([2.5, 0.3], dtype=torch.float64)  # as a schedule, or runs that differ, have it
+    two, _ = CrossEntropy(label_smoothing=smoothing)(logits, target, temperature=of_models)
+    for e, value in enumerate(of_models.tolist()):
+        expected = F.cross_entropy(logits[e].flatten(0, 1) / value, target[e].flatten(), label_smoothing=smoothing)
+        torch.testing.assert_close(two[e], expected)
+    torch.testing.assert_close(loss[0], two[0])
+    assert torch.equal(accuracy, CrossEntropy()(logits, target)[1])
+
+
+def test_a_loss_with_a_temperature_is_not_in_fused_steps():
+    assert CrossEntropy().op == "cross_entropy"
+    assert CrossEntropy(temperature=2.0).op is None
+    for value in (0, -1.0, float("inf"), "warm"):
+        with pytest.raises((TypeError, ValueError), match=r"loss\.temperature"):
+            CrossEntropy(temperature=value)
+
+
+@pytest.mark.parametrize("loss", [Hinge(), StableMax()], ids=str)
+def test_a_loss_is_no_transform(loss):
+    for wrong in (lambda: Chain(loss), lambda: GrokFast(SGD([torch.zeros(3, requires_grad=True)]), loss)):
+        with pytest.raises(TypeError, match="transform"):
+            wrong()
+
+
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.3), CrossEntropy(temperature=0.7), MSE()], ids=str
+)
 def test_gradients_of_several_answers(loss):
     logits, target = _positions()
     assert torch.autograd.gradcheck(lambda x: loss(x, target)[0], logits)

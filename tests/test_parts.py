@@ -84,7 +84,7 @@ def test_a_users_registered_kind_is_stored_as_any_process_finds_it():
         pass
 
     assert parts.chosen("transform", "of_this_test") == Ours()
-    assert parts.to_plain(Ours()) == {"kind": f"{__name__}:{Ours.__qualname__}"}
+    assert parts.to_plain(Ours()) == {"kind": f"{__name__}:{Ours.__qualname__}", "start": 0, "stop": None}
     del parts.kinds("transform")["of_this_test"]
 
 

@@ -1,7 +1,8 @@
 """Filter and optimizer step in one pass over memory, for AdamW, Adam, SGD and Lion: where that applies, it is taken.
 
-On CPU fp32 tensors by the C++ extension, on a GPU by one launch for all tensors of a dtype. Nine memory streams instead
-of the optimizer's seven and the filter's five. `p.grad` stays raw; the inner optimizer's state keeps torch's format, so
+On CPU fp32 tensors by the C++ extension, there with a projection before the filter and a clip of rows after the update,
+on a GPU by one launch for all tensors of a dtype. Nine memory streams instead of the optimizer's seven and the filter's
+five. `p.grad` stays raw; the inner optimizer's state keeps torch's format, so
 that it may be saved, loaded and continued by torch (on a GPU with the step counts there, as under fused=True).
 """
 
@@ -14,13 +15,12 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
-from grokfast.optim.history import is_filter, settle
+from grokfast.optim.history import settle
 from grokfast.optim.inner import is_watched
 from grokfast.optim.passes import Passes
 from grokfast.optim.settings import Setting
-from grokfast.optim.slots import RULES, Work, group_rows
-from grokfast.transforms.base import Transform
-from grokfast.transforms.filters import EMA, MA
+from grokfast.optim.slots import NAMELESS, RULES, Work, group_rows
+from grokfast.transforms.one_pass import filter_in, pass_of
 from grokfast.transforms.rows import FILTER_ONLY
 
 
@@ -53,8 +53,13 @@ def _run(
 ) -> list[Tensor] | None:
     """One pass; None, nothing changed, where it does not apply."""
     groups, states = optimizer.param_groups, optimizer.state
-    if any(setting.is_idle or not (setting.filter is None or is_filter(setting.filter)) for setting in settings):
-        return None
+    known = []
+    for setting in settings:
+        takes = pass_of(setting.filter)
+        if setting.is_idle or setting.off or (takes is None and setting.filter is not None):
+            return None
+        known.append(takes)
+    filters = [filter_in(setting.filter) for setting in settings]
     params, grads, counts = [], [], []
     for group, setting in zip(groups, settings):
         own = [p for p in group["params"] if p.grad is not None] if setting.filter is not None else []
@@ -65,7 +70,11 @@ def _run(
         return []
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
-    kinds = {_kind(setting.filter) for setting in settings if setting.filter is not None}
+    kinds = {
+        (takes, filter.common if filter else None, setting.filter if takes.is_row_wise else None)
+        for takes, filter, setting in zip(known, filters, settings)
+        if takes is not None
+    }
     if len(kinds) > 1:
         return None
     engine = backend.current(), backend.extension()
@@ -74,32 +83,35 @@ def _run(
     if made is None:
         work = work_of(optimizer, settings)
         settle(((w.filter, w.param) for w in work), states, capturable=capturable)
-        made = passes.make(key, rule, work, states, capturable)
+        made = passes.make(key, rule, work, states, capturable, all_names(optimizer))
         if made is None:
             return None
-    hyper = group_rows(rule, optimizer, [setting.filter for setting in settings])
+    hyper = group_rows(rule, optimizer, filters)
     outs = passes.run(made, params, grads, states, hyper, _overrides(groups, settings))
     if rule != FILTER_ONLY:
         torch.autograd.graph.increment_version(params)
     return outs
 
 
-def _kind(filter: Transform) -> tuple[Any, ...]:
-    """What all filters of a pass have in common."""
-    if isinstance(filter, MA):
-        return MA, filter.window_size, filter.ring
-    return (EMA,)
-
-
 def work_of(optimizer: torch.optim.Optimizer, settings: Sequence[Setting]) -> list[Work]:
     """Every parameter with a gradient whose group has a filter."""
     return [
-        Work(row, group, p, setting.filter)
+        Work(row, group, p, setting.filter, name)
         for row, (group, setting) in enumerate(zip(optimizer.param_groups, settings))
         if setting.filter is not None
-        for p in group["params"]
+        for p, name in zip(group["params"], names_of(group))
         if p.grad is not None
     ]
+
+
+def all_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """`names_of` all groups."""
+    return tuple(name for group in optimizer.param_groups for name in names_of(group))
+
+
+def names_of(group: dict[str, Any]) -> list[str]:
+    """Of each parameter of a group its name, where torch was given `named_parameters()`."""
+    return group.get("param_names") or [NAMELESS] * len(group["params"])
 
 
 def _can_read(group: dict[str, Any]) -> bool:

@@ -3,7 +3,8 @@
 An EMA alone keeps `grokfast_ema`; a MA alone keeps `grokfast_ring` [window_size, *shape], their running `grokfast_sum`
 and the number of gradients seen, `grokfast_count` (0-dim int64). Histories of half-precision gradients are fp32. Where
 nothing may wait for the device the count lies on it, and an EMA has one, too. Any other transform keeps
-`grokfast_<place>.<name>`, its place that in its chain, and the count, beside the parameter.
+`grokfast_<place>.<name>`, its place that in its chain, and the count, beside the parameter; with a start or stop of its
+own it has a `grokfast_count.<place>`, too, of the gradients seen while it was on.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor
 from grokfast.optim.sharding import is_sharded, local_part, placed_like
 from grokfast.transforms.base import Layout, Transform
 from grokfast.transforms.chain import elements
-from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.filters import Kept
 from grokfast.transforms.launch import is_capturing
+from grokfast.transforms.one_pass import filter_in, pass_of
 
 PREFIX = "grokfast_"
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
@@ -39,22 +41,42 @@ def require_dense(grad: Tensor | None) -> None:
         )
 
 
-def is_filter(transform: Transform | None) -> bool:
-    """Whether it is EMA or MA, alone."""
-    return isinstance(transform, (EMA, MA))
+def kept_by(transform: Transform) -> dict[str, Kept]:
+    """What a filter, alone, keeps of a parameter, by its key; nothing of any other transform."""
+    own = transform.as_filter
+    return {f"{PREFIX}{kept.name}": kept for kept in own.kept} if own else {}
+
+
+def keys_of(transform: Transform) -> dict[str, Kept]:
+    """What the filter of one pass keeps of a parameter, by its key: in a chain as the chain keeps it."""
+    own = pass_of(transform)
+    if transform.as_filter or own is None or own.filter is None:
+        return kept_by(transform)
+    filter = filter_in(transform)
+    return {f"{PREFIX}{own.filter}.{kept.name}": kept for kept in filter.kept} if filter else {}
 
 
 def shapes_of(transform: Transform, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Of each tensor that is kept of a parameter of `shape`. An EMA's may have a count, too."""
-    if isinstance(transform, EMA):
-        return {EMA_KEY: tuple(shape)}
-    if isinstance(transform, MA):
-        return {RING_KEY: (transform.window_size, *shape), SUM_KEY: tuple(shape), COUNT_KEY: ()}
+    """Of each tensor that is kept of a parameter of `shape`. A filter that does not count may have a count, too."""
+    if own := transform.as_filter:
+        shapes = {key: (*kept.lead, *shape) for key, kept in kept_by(own).items()}
+        return {**shapes, COUNT_KEY: ()} if own.counts else shapes
     layout = Layout.of({"parameter": shape})
     found: dict[str, tuple[int, ...]] = {COUNT_KEY: ()}
     for place, one in enumerate(elements(transform)):
         found |= {f"{PREFIX}{place}.{name}": tuple(own) for name, own in one.state(layout).items()}
+        if not one.is_always_on:
+            found[count_of(place)] = ()
     return found
+
+
+def count_of(place: int) -> str:
+    """The key of an own count."""
+    return f"{COUNT_KEY}.{place}"
+
+
+def is_count(key: str) -> bool:
+    return key == COUNT_KEY or key.startswith(f"{COUNT_KEY}.")
 
 
 def is_key(key: Any) -> bool:
@@ -91,7 +113,7 @@ def require_state(
             raise TypeError(f"{name}[{key!r}] must be a tensor, got {type(value).__name__}")
         if value.shape != accepted:
             raise ValueError(f"{name}[{key!r}] has shape {tuple(value.shape)}, accepted is {accepted} for {filter}")
-        if key == COUNT_KEY and (value.dtype not in counts or not _is_count(value)):
+        if is_count(key) and (value.dtype not in counts or not _is_count(value)):
             raise ValueError(f"{name}[{key!r}] must be a torch.int64 count between 0 and 2**53, got {value!r}")
 
 
@@ -115,69 +137,71 @@ def settle(work: Iterable[tuple[Transform, Tensor]], states: Any, *, capturable:
             require_state("state[p]", history, filter, p.shape, counts, hint)
     for filter, p, state, history in found:
         if any(value.dtype is not _dtype(key, filter, p) for key, value in history.items()) or any(
-            value.device != p.device for key, value in history.items() if key not in (RING_KEY, COUNT_KEY)
+            value.device != p.device for key, value in history.items() if not _lies_elsewhere(key, filter)
         ):
             state |= placed(history, filter, p, capturable=capturable)
 
 
+def _lies_elsewhere(key: str, filter: Transform) -> bool:
+    """Whether it need not lie beside its parameter."""
+    kept = kept_by(filter).get(key)
+    return key == COUNT_KEY or (kept is not None and kept.on_host)
+
+
 def _dtype(key: str, filter: Transform, p: Tensor) -> torch.dtype:
-    if key == COUNT_KEY:
+    if is_count(key):
         return torch.int64
-    is_bf16 = key == RING_KEY and isinstance(filter, MA) and filter.ring == "bfloat16"
-    return torch.bfloat16 if is_bf16 else torch.promote_types(p.dtype, torch.float32)
+    kept = kept_by(filter).get(key)
+    return torch.bfloat16 if kept and kept.in_bf16 else torch.promote_types(p.dtype, torch.float32)
 
 
 def placed(history: dict[str, Tensor], filter: Transform, p: Tensor, *, capturable: bool) -> dict[str, Tensor]:
     """A copy of a loaded history as the filter keeps it: in at least fp32, in the order of `p`'s memory."""
-    if not is_filter(filter):
+    own, kept = filter.as_filter, kept_by(filter)
+    if own is None:
         return {key: value.detach().to(p.device, _dtype(key, filter, p), copy=True) for key, value in history.items()}
     copied = {}
     for key, value in history.items():
         dtype = _dtype(key, filter, p)
         if key == COUNT_KEY:
-            if capturable or isinstance(filter, MA):
+            if capturable or own.counts:
                 copied[key] = value.detach().to(p.device if capturable else "cpu", dtype, copy=True)
         elif is_sharded(p) or is_sharded(value):
             copied[key] = value.detach().to(p.device, dtype, copy=True)
-        elif key == RING_KEY and isinstance(filter, MA):
-            copied[key] = new_ring(filter, p.detach(), dtype).copy_(value)
         else:
-            copied[key] = torch.empty_like(p.detach(), dtype=dtype).copy_(value)
+            copied[key] = zeros(kept[key], p.detach(), dtype).copy_(value)
     return copied
 
 
 def init_state(filter: Transform, grad: Tensor, *, count_on: torch.device | None = None) -> dict[str, Tensor]:
     """The state before the first gradient, sharded and laid out as `grad` is; an EMA starts at that gradient itself.
 
-    `count_on`: the device of the count; None: the CPU for a MA, and no count for an EMA.
+    `count_on`: the device of the count; None: the CPU where the filter counts, and else no count.
     """
-    if not isinstance(filter, (EMA, MA)):
+    own = filter.as_filter
+    if own is None:
         shapes = shapes_of(filter, grad.shape)
         return {
             key: torch.zeros(shape, dtype=_dtype(key, filter, grad), device=grad.device)
             for key, shape in shapes.items()
         }
-    own = local_part(grad.detach())
-    dtype = torch.promote_types(grad.dtype, torch.float32)
-    count = torch.zeros((), dtype=torch.int64, device=count_on or "cpu")
-    if isinstance(filter, EMA):
-        state = {EMA_KEY: placed_like(grad, own.to(dtype, copy=True))}
-        return state if count_on is None else {**state, COUNT_KEY: count}
-    return {
-        RING_KEY: placed_like(grad, new_ring(filter, own, dtype)),
-        SUM_KEY: placed_like(grad, torch.zeros_like(own, dtype=dtype)),
-        COUNT_KEY: count,
-    }
+    raw = local_part(grad)
+    state = {
+        key: placed_like(grad, raw.to(_dtype(key, own, grad), copy=True) if kept.is_gradient
+                         else zeros(kept, raw.detach(), _dtype(key, own, grad)))
+        for key, kept in kept_by(own).items()
+    }  # fmt: skip
+    if own.counts or count_on is not None:
+        state[COUNT_KEY] = torch.zeros((), dtype=torch.int64, device=count_on or "cpu")
+    return state
 
 
-def new_ring(filter: MA, own: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros [window_size, *shape]; within a row the elements lie in memory as those of `own` do."""
+def zeros(kept: Kept, own: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros [*lead, *shape]; the elements, those of a row where there are several, lie in memory as `own`'s do."""
     row = torch.empty_like(own, device="meta")
-    shape, strides = (filter.window_size, *row.shape), (row.numel(), *row.stride())
-    on_host = filter.ring == "host" and own.is_cuda
-    place = {"device": "cpu", "pin_memory": True} if on_host else {"device": own.device}
-    kind = torch.bfloat16 if filter.ring == "bfloat16" else dtype
-    return torch.empty_strided(shape, strides, dtype=kind, **place).zero_()
+    shape, strides = (*kept.lead, *row.shape), (*(row.numel() for _ in kept.lead), *row.stride())
+    place = {"device": "cpu", "pin_memory": True} if kept.on_host and own.is_cuda else {"device": own.device}
+    return torch.empty_strided(shape, strides, dtype=dtype, **place).zero_()
 
 
 def place_count(history: dict[str, Any], device: torch.device) -> None:

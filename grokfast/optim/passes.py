@@ -6,6 +6,7 @@ that an update reads is looked at before every run.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,11 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.optim.look import look
 from grokfast.optim.slots import Work, entry, fill, fits, slots_of
-from grokfast.transforms.filters import MA
+from grokfast.transforms.base import Layout
+from grokfast.transforms.chain import elements
 from grokfast.transforms.launch import ENTRY_WIDTH, GRAD, PARAM, HyperTables, Launch, Uploads, dtypes, is_capturing
-from grokfast.transforms.rows import FILTER_ONLY, FILTERS
+from grokfast.transforms.one_pass import filter_in, numbers, pass_of
+from grokfast.transforms.rows import FILTER_ONLY
 
 _KEPT_AT_MOST = 8
 _CAN_COUNT_USES = hasattr(Tensor, "_use_count") and hasattr(torch._C, "_storage_Use_Count")
@@ -41,12 +44,24 @@ class Passes:
         known = self.made.get(key)
         return known if known is not None and known.is_current(params, grads, states) else None
 
-    def make(self, key: tuple[Any, ...], rule: int, work: Sequence[Work], states: Any, capturable: bool) -> Made | None:
-        """New ones, or None, nothing changed, where no kernel fits."""
+    def make(
+        self,
+        key: tuple[Any, ...],
+        rule: int,
+        work: Sequence[Work],
+        states: Any,
+        capturable: bool,
+        names: tuple[str, ...] = (),
+    ) -> Made | None:
+        """New ones, or None, nothing changed, where no kernel fits. `names`: of all the optimizer's parameters."""
         for w in work:
+            if w.filter.as_filter is None and (
+                rule == FILTER_ONLY or backend.device_kernels(w.param.device) is not None
+            ):
+                return None  # a projection needs weights, and is not in the launches
             if not fits(rule, w, states.get(w.param, {}), _dtypes(w.param.device, capturable)):
                 return None
-        made = Made(rule, work, states, capturable, self.uploads)
+        made = Made(rule, work, states, capturable, self.uploads, names)
         self.made.pop(key, None)
         if len(self.made) >= _KEPT_AT_MOST:
             self.made.pop(next(iter(self.made)))
@@ -89,9 +104,18 @@ class Passes:
 class Made:
     """Passes, and how all that they read lay in memory when they were made."""
 
-    def __init__(self, rule: int, work: Sequence[Work], states: Any, capturable: bool, uploads: Uploads) -> None:
-        filter, kind = work[0].filter, FILTERS[type(work[0].filter)]
-        window, is_bf16 = (filter.window_size, filter.ring == "bfloat16") if isinstance(filter, MA) else (1, False)
+    def __init__(
+        self,
+        rule: int,
+        work: Sequence[Work],
+        states: Any,
+        capturable: bool,
+        uploads: Uploads,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        filter = filter_in(work[0].filter)
+        kind, window, is_bf16 = (filter.number, filter.window, filter.in_bf16) if filter else (0, 1, False)
+        row_wise = [_row_wise(w, names) for w in work]
         ring = torch.bfloat16 if is_bf16 else torch.float32
         params = [w.param for w in work]
         self.outs = [torch.empty_like(p) for p in params] if rule == FILTER_ONLY else []
@@ -115,7 +139,8 @@ class Made:
                 self.parts.append(OnDevice(entries, numbers, make))
             else:
                 update = partial(backend.load_extension().update, rule, kind)
-                self.parts.append(OnCpu(entries, numbers, update, is_bf16))
+                own = array("d", itertools.chain.from_iterable(row_wise[i] for i in numbers)) or None
+                self.parts.append(OnCpu(entries, numbers, update, is_bf16, own))
         self._look = look([*params, *self.read(params, states)])
         self._look_of_grads = look([p.grad for p in params if p.grad is not None], with_addresses=False)
 
@@ -157,16 +182,35 @@ def _is_shared(tensors: list[Tensor], i: int) -> bool:
     )
 
 
+def _row_wise(work: Work, names: tuple[str, ...]) -> array[float]:
+    """`one_pass.numbers` of a parameter; none where the pass asks for none."""
+    own = pass_of(work.filter)
+    if own is None or not own.is_row_wise:
+        return array("d")
+    layout = Layout.of({work.name: work.param.shape})._replace(others=names)
+    project, clip = (None if place is None else elements(work.filter)[place] for place in (own.project, own.clip))
+    return numbers(layout, project, clip)
+
+
 class OnCpu:
     """The update of CPU fp32 tensors, in the extension; `entries` but for the columns that come at every step."""
 
-    def __init__(self, entries: array[int], numbers: list[int], update: Callable[..., None], is_bf16: bool) -> None:
-        self.entries, self.numbers, self.update, self.ring = entries, numbers, update, int(is_bf16)
+    def __init__(
+        self,
+        entries: array[int],
+        numbers: list[int],
+        update: Callable[..., None],
+        is_bf16: bool,
+        row_wise: array[float] | None,
+    ) -> None:
+        self.entries, self.numbers, self.row_wise = entries, numbers, row_wise
+        self.update, self.ring = update, int(is_bf16)
 
     def __call__(self, columns: Mapping[int, array[int]], hyper: array[float]) -> None:
         for column, addresses in columns.items():
             self.entries[column::ENTRY_WIDTH] = addresses
-        self.update(self.entries, hyper, 0, torch.get_num_threads(), ring_type=self.ring)
+        threads = torch.get_num_threads()
+        self.update(self.entries, hyper, 0, threads, ring_type=self.ring, row_wise=self.row_wise)
 
 
 class OnDevice:

@@ -9,16 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokfast.optim.history import (
-    COUNT_KEY,
-    EMA_KEY,
-    history_of,
-    init_state,
-    place_count,
-    require_dense,
-)  # fmt: skip
+from grokfast.optim.history import COUNT_KEY, PREFIX, history_of, init_state, place_count, require_dense
 from grokfast.optim.sharding import local_part, placed_like
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.filters import Filter
 
 
 def filter_gradient(
@@ -45,18 +38,15 @@ def filter_gradient(
         raw = local_part(grad if differentiable else grad.detach())
         if not history_of(state):
             state |= init_state(filter, grad, count_on=raw.device if capturable else None)
-            if differentiable and isinstance(filter, EMA):
-                state[EMA_KEY] = raw.to(state[EMA_KEY].dtype, copy=True)
         if capturable:
             place_count(state, raw.device)
         own = {key: local_part(value) for key, value in history_of(state).items()}
-        named = {key.removeprefix("grokfast_"): value for key, value in own.items()}
-        count = named.get("count")
-        if capturable or (isinstance(filter, MA) and count is not None and not count.is_cpu):
+        named = {key.removeprefix(PREFIX): value for key, value in own.items()}
+        if capturable or (filter.counts and not named["count"].is_cpu):
             return placed_like(grad, filter.filtered(raw, named, tensors))
-        if isinstance(filter, EMA):
-            return placed_like(grad, filter.filtered(raw, {"ema": named["ema"]}, {}))
-        is_off = trigger and filter.warmup
+        if not filter.counts:
+            return placed_like(grad, filter.filtered(raw, {k: t for k, t in named.items() if k != "count"}, {}))
+        is_off = trigger and filter.numbers.get("warmup")
         out = filter.filtered(raw, {**named, "count": int(own[COUNT_KEY])}, {"lamb": 0.0} if is_off else {})
         own[COUNT_KEY].add_(1)
         return placed_like(grad, out)

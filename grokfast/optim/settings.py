@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from grokfast import checks
-from grokfast.transforms.base import Transform
-from grokfast.transforms.chain import Chain
-from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.base import MOMENTS, Transform
+from grokfast.transforms.chain import elements
+from grokfast.transforms.filters import EMA, filter_of
+from grokfast.transforms.spans import is_on
 
 _VALUES = ("alpha", "lamb", "enabled")
-_KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_started")
+_NONE: frozenset[int] = frozenset()
+_REACHED = {moment: f"grokfast_{moment}" for moment in MOMENTS}
+_KEYS = (*(f"grokfast_{name}" for name in _VALUES), "grokfast_steps", "grokfast_started", *_REACHED.values())
 
 
 class Setting(NamedTuple):
-    """A group's filter now, None while it is off; `tensors` are 0-dim fp32 ones that stand in for its values."""
+    """A group's filter now, None while it is off; `tensors` are 0-dim fp32 ones that stand in for its values; `off` are
+    the places of a chain's elements that have not started yet, or have stopped."""
 
     filter: Transform | None
     tensors: dict[str, Tensor]
+    off: frozenset[int] = frozenset()
 
     @property
     def is_idle(self) -> bool:
         """Whether gradients are to stay as they are, λ being 0, and only their history goes on."""
-        return isinstance(self.filter, (EMA, MA)) and self.filter.lamb == 0 and "lamb" not in self.tensors
+        own = filter_of(self.filter)
+        return own is not None and own.lamb == 0 and "lamb" not in self.tensors
+
+
+def transform_of(group: dict[str, Any], base: Transform, theirs: Container[str] = ()) -> Transform:
+    """`base`, or the filter that the group has as "filter"; the one element where it is a chain of one."""
+    if isinstance(group.get("filter"), Transform) and "filter" not in theirs:
+        base = group["filter"]
+    return own[0] if base.as_filter is None and len(own := elements(base)) == 1 else base
+
+
+def reach(groups: Iterable[dict[str, Any]], moment: str) -> None:
+    """Have every group say that a moment has come. Raises ValueError for one that is none."""
+    key = _REACHED[checks.choice("moment", moment, MOMENTS)]
+    for group in groups:
+        group[key] = True
+
+
+def _off(group: dict[str, Any], transform: Transform) -> frozenset[int]:
+    if transform.as_filter and transform.is_always_on:  # asked at every step
+        return _NONE
+    own = elements(transform)
+    if all(one.is_always_on for one in own):
+        return _NONE
+    steps = group.setdefault("grokfast_steps", 0)
+    reached = [moment for moment, key in _REACHED.items() if group.get(key)]
+    return frozenset(place for place, one in enumerate(own) if not is_on(one, steps, reached))
 
 
 def setting_of(group: dict[str, Any], base: Transform, theirs: Container[str] = ()) -> Setting:
@@ -36,10 +67,7 @@ def setting_of(group: dict[str, Any], base: Transform, theirs: Container[str] = 
     `theirs`: keys that are the inner optimizer's, whatever their names. Raises TypeError or ValueError for a value that
     no filter takes.
     """
-    if isinstance(group.get("filter"), Transform) and "filter" not in theirs:
-        base = group["filter"]
-    if isinstance(base, Chain) and len(base.transforms) == 1:
-        base = base.transforms[0]
+    base = transform_of(group, base, theirs)
     own: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name in _VALUES:
@@ -47,17 +75,20 @@ def setting_of(group: dict[str, Any], base: Transform, theirs: Container[str] = 
         value = group.get(key)
         if value is None or key in theirs:
             continue
-        if name != "enabled" and not isinstance(base, (EMA, MA)):
+        if name != "enabled" and base.as_filter is None:
             raise ValueError(f"{key} is for EMA or MA alone, the group's filter is {base}; give it a filter of its own")
         if isinstance(value, Tensor):
-            if not isinstance(base, (EMA, MA)):
+            if base.as_filter is None:
                 raise TypeError(f"{key} may be a tensor for EMA or MA alone, the group's filter is {base}")
             tensors[name] = value
-        elif name != "alpha" or isinstance(base, EMA):
+        elif name == "enabled" or name in base.varies:
             own[name] = value
     if not checks.boolean("grokfast_enabled", own.pop("enabled", True)):
         return Setting(None, {})
-    return Setting(dataclasses.replace(base, **own) if own and isinstance(base, (EMA, MA)) else base, tensors)
+    off = _off(group, base)
+    if off and len(elements(base)) == 1:
+        return Setting(None, {})
+    return Setting(dataclasses.replace(base, **own) if own else base, tensors, off)
 
 
 def check_group(group: dict[str, Any], theirs: Container[str] = (), *, capturable: bool) -> None:
@@ -82,5 +113,6 @@ def check_counts(group: dict[str, Any], theirs: Container[str] = ()) -> None:
     """Raise TypeError or ValueError unless what a group says of a later start can be so."""
     if "grokfast_steps" in group and "grokfast_steps" not in theirs:
         checks.integer("grokfast_steps", group["grokfast_steps"], minimum=0)
-    if "grokfast_started" in group and "grokfast_started" not in theirs:
-        checks.boolean("grokfast_started", group["grokfast_started"])
+    for key in ("grokfast_started", *_REACHED.values()):
+        if key in group and key not in theirs:
+            checks.boolean(key, group[key])

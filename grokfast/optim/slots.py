@@ -12,34 +12,37 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grokfast.optim.history import COUNT_KEY, EMA_KEY, RING_KEY, SUM_KEY, init_state, place_count
+from grokfast.optim.history import COUNT_KEY, init_state, keys_of, place_count
 from grokfast.optim.lion import Lion
-from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.filters import Kept
 from grokfast.transforms.rows import ADAM, FILTER_ONLY, LION, SGD, hyper_row
 
 RULES: dict[type, int] = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD, Lion: LION}
 
+NAMELESS = "parameter"
+
 
 class Work(NamedTuple):
-    """A parameter with a gradient: the number of its group, the group, and its filter."""
+    """A parameter with a gradient: the number of its group, the group, its filter, and its name, if it has one."""
 
     row: int
     group: dict[str, Any]
     param: Tensor
-    filter: Any  # EMA or MA where a kernel works on it, else any transform
+    filter: Any  # one pass where a kernel works on it, else any transform
+    name: str = NAMELESS
 
 
 def slots_of(rule: int, work: Work, *, capturable: bool) -> tuple[str, ...]:
     """Names of the tensors in `optimizer.state[p]` that a kernel reads and writes, in the order of an entry.
 
-    The optimizer's two and its step, the filter's past, its sum and its count; "" is none. `capturable`: an EMA has a
-    count, too.
+    The optimizer's two and its step, the filter's two and its count; "" is none. `capturable`: a filter that does not
+    count has a count, too.
     """
     momentum = "momentum_buffer" if rule == SGD and work.group["momentum"] else ""
     own = {ADAM: ("exp_avg", "exp_avg_sq", "step"), LION: ("exp_avg", "", "")}.get(rule, (momentum, "", ""))
-    if isinstance(work.filter, MA):
-        return (*own, RING_KEY, SUM_KEY, COUNT_KEY)
-    return (*own, EMA_KEY, "", COUNT_KEY if capturable else "")
+    past, total = (*keys_of(work.filter), "", "")[:2]
+    filter = work.filter.as_filter
+    return (*own, past, total, COUNT_KEY if capturable or filter is None or filter.counts else "")
 
 
 def fits(rule: int, work: Work, state: Mapping[str, Any], dtypes: Any) -> bool:
@@ -69,11 +72,18 @@ def fits(rule: int, work: Work, state: Mapping[str, Any], dtypes: Any) -> bool:
             return False
     if rule == SGD and own and not p.is_cpu and work.group["dampening"] and not any(has):
         return False  # torch starts it undamped
-    if isinstance(work.filter, EMA):
-        return EMA_KEY not in state or like(state[EMA_KEY], torch.float32)
-    if RING_KEY not in state:
+    kept = keys_of(work.filter)
+    if work.filter.as_filter is None:  # a chain keeps rows of numbers
+        lengths = {name: (*own.lead, p.numel()) for name, own in kept.items() if name in state}
+        return p.is_cpu and p.is_contiguous() and grad.is_contiguous() and all(  # type: ignore[union-attr]
+            _is_plain(state[name]) and state[name].is_contiguous() and state[name].shape == shape
+            and (state[name].dtype, state[name].device) == (torch.float32, p.device)
+            for name, shape in lengths.items()
+        )  # fmt: skip
+    if not any(name in state for name in kept):
         return True
-    return like(state[SUM_KEY], torch.float32) and _ring_fits(work.filter, state[RING_KEY], state[SUM_KEY])
+    return all(_rows_fit(own, state[name], p) if own.lead else like(state[name], torch.float32)
+               for name, own in kept.items())  # fmt: skip
 
 
 def _is_plain(t: Any) -> bool:
@@ -85,12 +95,13 @@ def _is_plain(t: Any) -> bool:
     return t.untyped_storage().nbytes() >= needed
 
 
-def _ring_fits(filter: MA, ring: Tensor, total: Tensor) -> bool:
-    dtype = torch.bfloat16 if filter.ring == "bfloat16" else torch.float32
-    if not _is_plain(ring) or ring.dtype is not dtype or ring.shape != (filter.window_size, *total.shape):
+def _rows_fit(kept: Kept, rows: Any, p: Tensor) -> bool:
+    """Of what has a row for each of several gradients."""
+    dtype = torch.bfloat16 if kept.in_bf16 else torch.float32
+    if not _is_plain(rows) or rows.dtype is not dtype or rows.shape != (*kept.lead, *p.shape):
         return False
-    is_reachable = ring.device == total.device or (ring.is_cpu and ring.is_pinned())
-    in_order = not total.numel() or ring.stride() == (total.numel(), *total.stride())
+    is_reachable = rows.device == p.device or (rows.is_cpu and rows.is_pinned())
+    in_order = not p.numel() or rows.stride() == (p.numel(), *p.stride())
     return is_reachable and in_order
 
 
@@ -112,7 +123,7 @@ def fill(
             state[name] = zeros
         elif name == "step":
             state[name] = state[name].to(place)
-    if slots[3] not in state:
+    if next(filter(None, slots[3:])) not in state:
         state |= init_state(work.filter, grad, count_on=place if slots[5] else None)
     elif slots[5]:
         place_count(state, place)

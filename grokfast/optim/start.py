@@ -1,4 +1,4 @@
-"""A filter that begins later: each param group says how far that is, so that a state dict does."""
+"""Transforms that begin later, or stop: each param group says how far that is, so that a state dict does."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ class Start:
 
     def count(self, groups: list[dict[str, Any]]) -> None:
         """One more step is taken."""
-        if self.is_later:
-            for group in groups:
+        for group in groups:
+            if "grokfast_steps" in group:  # where a start or stop asks for it
                 group["grokfast_steps"] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from grokfast.optim.filtering import Filtering
 from grokfast.optim.history import history_of, init_state, placed, require_state, settle
 from grokfast.optim.inner import evaluate, is_to_make_state, take_step, takes_closure, theirs
 from grokfast.optim.saved import Aside, all_params, drop_history, split, with_histories
-from grokfast.optim.settings import Setting, check_counts, check_group, setting_of
+from grokfast.optim.settings import Setting, check_counts, check_group, reach, setting_of, transform_of
+from grokfast.optim.sharpness import sharpened
 from grokfast.optim.slots import RULES
 from grokfast.optim.start import Start
+from grokfast.parts import kinds
 from grokfast.transforms.base import Transform
-from grokfast.transforms.chain import Chain, elements
-from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.chain import elements
+from grokfast.transforms.filters import EMA
+from grokfast.transforms.sam import SAM
 
 
 class GrokFast(torch.optim.Optimizer):
@@ -46,6 +49,9 @@ class GrokFast(torch.optim.Optimizer):
         GrokFast(AdamW([{"params": body}, {"params": head, "grokfast_lamb": 0.5}, {"params": norms,
                  "grokfast_enabled": False}]))
 
+    A transform's own `start` and `stop` are steps of this optimizer, or moments that `reach("memorizing")` says have
+    come; a transform alone, while it is off, is as in a group that is off.
+
     Args:
         optimizer: the inner optimizer.
         filter: `grokfast.EMA(...)`, `grokfast.MA(...)`, any other transform or a Chain of them; the attribute may be
@@ -64,8 +70,9 @@ class GrokFast(torch.optim.Optimizer):
 
     Where the inner optimizer is torch's AdamW, Adam or SGD, or grokfast.optim.Lion, filter and update are one pass: on
     CPU fp32 tensors, and on NVIDIA GPUs, fp32, bf16 or fp16, one launch for all tensors of a dtype. Around any other
-    optimizer the filter is. Other transforms than EMA and MA, and chains, are torch operations on each parameter by
-    itself, and see it as [1, n].
+    optimizer the filter is. On CPU fp32 tensors OrthoGrad before them, NormClip after them, or either alone, is in that
+    pass, too, unless it starts or stops. Other transforms, and chains, are torch operations on each parameter by
+    itself, and see it as [1, n]. SAM takes the gradient twice: its step needs the closure, which it evaluates twice.
 
     With an inner optimizer made `differentiable` the filter is, too. One that takes derivatives of `p.grad` itself (a
     Hessian's diagonal, say) gets the raw gradients of groups that are off or at λ = 0; filtered ones have none.
@@ -107,10 +114,16 @@ class GrokFast(torch.optim.Optimizer):
             if capturable and group.get("capturable") is False:
                 raise ValueError(f"capturable=True needs {type(optimizer).__name__}(..., capturable=True), too")
             check_group(group, theirs(optimizer), capturable=is_capturable)
-            own = setting_of(group, filter, theirs(optimizer)).filter
-            asks = [one for one in elements(own) if one.needs_host]
+            own = elements(transform_of(group, filter, theirs(optimizer)))
+            asks = [one for one in own if one.needs_host]
+            spans = [one for one in own if not one.is_always_on]
             if is_capturable and asks:
                 raise ValueError(f"{asks[0]} needs the host, which a captured step does without: capturable=False")
+            if is_capturable and spans:
+                raise ValueError(
+                    f"{spans[0]} counts steps on the host, which a captured step does without: make "
+                    "grokfast_enabled a 0-dim tensor on the device"
+                )
             if is_capturable and (start_step or start_when is not None):
                 raise ValueError(
                     f"start_step={start_step!r} and start_when={start_when!r} count steps on the host, which a "
@@ -206,6 +219,10 @@ class GrokFast(torch.optim.Optimizer):
     def _start(self) -> Start:
         return Start(self.start_step, self.start_when)
 
+    def reach(self, moment: Literal["memorizing", "generalizing"]) -> None:
+        """Say that training has memorised, or generalised: what starts or stops by that does so with the next step."""
+        reach(self.param_groups, moment)
+
     def _switch(self, on: bool) -> None:
         for group in self.param_groups:
             group["grokfast_enabled"] = on
@@ -214,6 +231,11 @@ class GrokFast(torch.optim.Optimizer):
         """Begin all histories anew, with another kind of filter, say."""
         for p in all_params(self.optimizer):
             drop_history(self.state, p)
+
+    def observe(self, train_loss: float | Tensor, test_loss: float | Tensor) -> None:
+        """Tell the transforms the losses that an evaluation has found, by which some go, as GrokAdamW does: numbers, or
+        0-dim tensors, which are not waited for."""
+        self._filtering.observe(self.optimizer, self._settings(), train_loss, test_loss)
 
     def zero_grad(self, *args: Any, **options: Any) -> None:
         """The inner optimizer's."""
@@ -232,7 +254,13 @@ class GrokFast(torch.optim.Optimizer):
         if self._is_blank:
             self.forget()
             self._is_blank = False
-        if not self._start.has_come(self.param_groups):
+        has_begun = self._start.has_come(self.param_groups)
+        moving = [(p, sam.rho) for p, sam in self._sharpened().items()] if has_begun else []
+        if moving:
+            if closure is None:
+                raise ValueError("SAM takes the gradient of a step twice: call step(closure), which evaluates it")
+            closure = sharpened(closure, moving)
+        if not has_begun:
             result = take_step(self.optimizer, closure, *args, **options)
         elif closure is not None and type(self.optimizer) not in RULES and takes_closure(self.optimizer):
             result = self._step_with_closure(closure, *args, **options)
@@ -311,10 +339,19 @@ class GrokFast(torch.optim.Optimizer):
         own = theirs(self.optimizer)
         return [setting_of(group, self.filter, own) for group in self.param_groups]
 
+    def _sharpened(self) -> dict[Tensor, SAM]:
+        """The parameters whose gradients are taken anew."""
+        found: dict[Tensor, SAM] = {}
+        for group, setting in zip(self.param_groups, self._settings()):
+            first = next(iter(elements(setting.filter)), None)
+            if isinstance(first, SAM) and 0 not in setting.off:
+                found |= dict.fromkeys(group["params"], first)
+        return found
+
     def _filters(self) -> dict[Tensor, Transform]:
         """Every parameter's filter, whether it is on or not."""
-        settings = zip(self.param_groups, self._settings())
-        return {p: setting.filter or self.filter for group, setting in settings for p in group["params"]}
+        own = theirs(self.optimizer)
+        return {p: transform_of(group, self.filter, own) for group in self.param_groups for p in group["params"]}
 
     def _adopt(self) -> None:
         """Check and settle the histories that are in `state` already."""
@@ -389,7 +426,8 @@ class GrokFast(torch.optim.Optimizer):
         return f"{type(self).__name__}({self.filter!r}, {self.optimizer!r})"
 
 
-torch.serialization.add_safe_globals([EMA, MA, Chain])  # a group may hold one, and a state dict has the groups
+# A group may hold one, and a state dict has the groups.
+torch.serialization.add_safe_globals([*kinds("transform").values()])
 
 
 def _are_blank(histories: Iterable[dict[str, Any]]) -> bool:

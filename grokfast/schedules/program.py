@@ -9,10 +9,10 @@ from torch import Tensor
 
 from grokfast import checks, parts
 from grokfast.schedules.base import Change
+from grokfast.transforms.base import MOMENTS
 from grokfast.transforms.tables import Switched
 
 PORTION = 1 << 16  # steps whose values are checked at a time
-MOMENTS = ("memorizing", "generalizing")
 
 
 class Program:

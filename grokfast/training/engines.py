@@ -82,8 +82,8 @@ class Eager:
 
     def launch(self) -> Evaluation | None:
         ensemble, hooks = self.ensemble, self.hooks
-        if (tables := ensemble.optimizer.tables) is not None:
-            tables.begun.copy_(established(self.outcomes))
+        if ensemble.optimizer.waits:
+            ensemble.optimizer.reached.copy_(established(self.outcomes))
         while True:
             ensemble.step()
             hooks.stepped(ensemble.steps)

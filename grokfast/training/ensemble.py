@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -97,7 +97,8 @@ class Ensemble:
             if (own := _form(of_run)) != (first := _form(data[0])):
                 raise ValueError(f"experiments[{i}].task gives data of {own}, experiments[0].task of {first}")
         most, self.coverage = max(data, key=lambda d: len(d.train)), data[0].coverage
-        self.choice = choice_of(common, self.device, most)
+        plainest = next((e for e in experiments if e.loss.op is None), common)  # a way that is all runs'
+        self.choice = choice_of(plainest, self.device, most)
         for experiment, of_run in zip(experiments, data):
             for change in experiment.schedule.changes:
                 change.check(of_run)
@@ -107,7 +108,7 @@ class Ensemble:
         self._shown = [shown(e.schedule.changes, d) for e, d in zip(experiments, data)]
         self.orders = _orders(experiments, [len(d.train) for d in data], self._shown)
         self.runs = Runs(
-            spec_of(common, self.device, most), [e.model for e in experiments], data, [e.seed for e in experiments],
+            spec_of(plainest, self.device, most), [e.model for e in experiments], data, [e.seed for e in experiments],
             products=self.choice.products, largest=None if self.orders is None else self.orders.size,
             has_gaps=any(self._shown),
         )  # fmt: skip
@@ -140,6 +141,7 @@ class Ensemble:
             for values, experiment in zip(current, self.experiments):
                 values |= dict.fromkeys((name, own), experiment.flat()[own])
         program = Program(changes, current, self.schedule.steps, same)
+        self._share_scheduled()
         if not program.names:
             return
         others = [name for name in program.names if name in {same[own] for own in _scheduled(first)}]
@@ -153,16 +155,23 @@ class Ensemble:
         self._share_scheduled()
 
     def _share_scheduled(self) -> None:
+        """Let model and loss find the values that change with the step, and those in which a run's loss is its own."""
         self.runs.scheduled = {name.partition(".")[2]: values for name, values in self.optimizer.others.items()}
+        of_all = self.runs.spec.loss
+        for field in of_all.varies - self.runs.scheduled.keys():
+            values = [getattr(e.loss, field) for e in self.experiments]
+            if {*values} != {getattr(of_all, field)}:
+                self.runs.scheduled[field] = torch.tensor(values, dtype=torch.float64).to(self.device)
 
     @property
     def takes_ahead(self) -> bool:
         """Whether an evaluation of the whole training set is the next step's gradient, too."""
-        return self.orders is None and not self.compute.is_random and not self.runs.scheduled
+        is_another = self.compute.is_random or self.optimizer.others or self.experiments[0].optimizer.is_averaged
+        return self.orders is None and not is_another
 
     def change(self) -> None:
         """Let model and loss have the values of the step that comes, where they change with it."""
-        if self.runs.scheduled:
+        if self.optimizer.others:
             self.optimizer.change()
 
     def _steps(self) -> Tensor:
@@ -201,7 +210,9 @@ class Ensemble:
     def step(self) -> None:
         """One optimizer step of every run; notes the step at which a loss or gradient first is not finite."""
         ahead, self._ahead = self._ahead, None
-        loss, _, grad = self.gradient(self._chosen()) if ahead is None else ahead
+        chosen = self._chosen()
+        loss, _, grad = self.gradient(chosen) if ahead is None else ahead
+        self.take_anew(grad, chosen)
         with torch.no_grad():
             self.optimizer.step(self.flat, grad, loss, self.diverged_at)
 
@@ -217,6 +228,27 @@ class Ensemble:
         self.change()
         self.compute.gradient(self.flat, grad, loss, chosen, accuracy)
         return loss, accuracy, grad
+
+    def take_anew(self, grad: Tensor, chosen: Tensor | None) -> None:
+        """Overwrite the gradients, of these rows, by those at other weights where a transform has them there."""
+        kept = self.optimizer.move(self.flat, grad)
+        if kept is not None:
+            self.compute.gradient(self.flat, grad, self.flat.new_empty(len(self.flat)), chosen)
+            with torch.no_grad():
+                self.flat.copy_(kept)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """For an evaluation: the models have the weights that are evaluated, where the optimizer trains others."""
+        own = self.optimizer.averaged(self.flat)
+        kept = None if own is None else self.flat.clone()
+        try:
+            if own is not None:
+                self.flat.copy_(own)
+            yield
+        finally:
+            if kept is not None:
+                self.flat.copy_(kept)
 
     def measure(self, split: str) -> tuple[Tensor, Tensor]:
         """Losses and accuracies [E] on a split."""
@@ -236,13 +268,15 @@ class Ensemble:
         computed instead, and kept for it.
         """
         self.change()
-        if goes_on and self.takes_ahead:
-            self._ahead = self.gradient(None)
-            train = self._ahead[:2]
-        else:
-            train = self.measure("train")
-        measured = [train, *map(self.measure, self.splits[1:])]
-        table = self.table([loss for loss, _ in measured], [accuracy for _, accuracy in measured]).tolist()
+        with self.averaged():
+            if goes_on and self.takes_ahead:
+                self._ahead = self.gradient(None)
+                train = self._ahead[:2]
+            else:
+                train = self.measure("train")
+            measured = [train, *map(self.measure, self.splits[1:])]
+            self.optimizer.observe(*(measured[at][0] for at in self.judged))
+            table = self.table([loss for loss, _ in measured], [accuracy for _, accuracy in measured]).tolist()
         return [Record(self.steps, dict(zip(self.columns, row))) for row in table]
 
     def table(self, losses: Sequence[Tensor], accuracies: Sequence[Tensor]) -> Tensor:
@@ -254,6 +288,12 @@ class Ensemble:
     def splits(self) -> list[str]:
         """The names of the splits as they are measured: "train" first."""
         return ["train", *(split for split in self.rows if split != "train")]
+
+    @property
+    def judged(self) -> tuple[int, int]:
+        """Which of `splits` tell that a run has memorised, and that it generalises."""
+        criteria = self.experiments[0].criteria
+        return self.splits.index(criteria.memorize), self.splits.index(criteria.generalize)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -277,8 +317,9 @@ class Ensemble:
         take = self.runs.keep(models)
         self.optimizer.keep(index)
         take()
-        self._share_scheduled()
+        self.probes.forget()
         self.experiments, self.diverged_at = [self.experiments[i] for i in models], diverged_at
+        self._share_scheduled()
         self._shown, self._changes = [self._shown[i] for i in models], [self._changes[i] for i in models]
         self._data = [self._data[i] for i in models] if self._data else []
         self._batch_seeds = self._batch_seeds[index]
@@ -287,8 +328,12 @@ class Ensemble:
         self.compute = self.compute.keep(models)
 
     def weights(self, i: int, flat: Tensor | None = None) -> dict[str, Tensor]:
-        """Run i's parameters by name, without the ensemble axis; those in another `flat` [E, P], if given."""
-        row = (self.flat if flat is None else flat)[i : i + 1].detach().cpu()
+        """Run i's parameters as they are evaluated, by name, without the ensemble axis; those in another `flat` [E, P],
+        if given."""
+        if flat is None:
+            own = self.optimizer.averaged(self.flat)
+            flat = self.flat if own is None else own
+        row = flat[i : i + 1].detach().cpu()
         return {name: of_one[0].clone() for name, of_one in self.runs.layout.views(row).items()}
 
     def checkpoint(self, i: int) -> dict[str, Tensor]:

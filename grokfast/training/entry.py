@@ -100,6 +100,7 @@ def train(
     with _engine(todo[0]), stop_requests() as stop:
         ensemble, wave = first_wave(todo, max_together)
         check_origins(todo, store, ensemble)
+        ensemble.probes.try_out(ensemble.runs)
         runs = [Run(number=i, experiment=e, store=store) for i, e in enumerate(todo)]
         for run in runs:
             if store is not None:
@@ -200,6 +201,8 @@ def go_on(
             if steps > experiment.schedule.steps:
                 wish = experiment.schedule.steps
                 raise ValueError(f"steps must be at least {steps}, as run {run_id} goes on from there, got {wish}")
+        if taken[0] == 0:
+            ensemble.probes.try_out(ensemble.runs)
         for run_id, old, new in zip(run_ids, before, experiments):
             if new != old:
                 store.reopen(run_id, new.to_dict())

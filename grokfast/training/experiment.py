@@ -216,7 +216,7 @@ class Experiment:
         """The dotted names in which runs that train together may differ."""
         names = {*self.varies}
         for name, value in fields_of(self).items():
-            if name not in ("loss", "probes"):  # which an ensemble has in common
+            if name != "probes":  # which an ensemble has in common
                 names |= {*parts.may_vary(name, value)}
         return names
 

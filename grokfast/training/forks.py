@@ -44,7 +44,8 @@ def fitted(state: State, ensemble: Ensemble) -> State:
     """The state as one that the runs of `ensemble` can take up; that of a run itself stays what it is.
 
     Weights go on as they are. So does what the optimizer keeps, if the new one keeps the same tensors (as AdamW and
-    Adam do), and what a transform keeps, if there is one of the same kind, and name, with a state of the same shapes.
+    Adam do), and what a transform keeps, if there is one of the same kind, name and start, with a state of the same
+    shapes.
     Anything else begins anew, and counts its steps from here. Floating-point numbers take the experiment's precision.
 
     Raises ValueError, which names the parameter, where the model has others.
@@ -65,7 +66,7 @@ def fitted(state: State, ensemble: Ensemble) -> State:
     sizes = {layout.size, ensemble.flat.shape[1]}
     for part, names in state_names(experiment.optimizer, experiment.filter, layout).items():
         theirs = before.get(part, {})
-        goes_on = part in were and kinds[part] is were[part] and theirs.keys() == names.keys()
+        goes_on = part in were and kinds[part] == were[part] and theirs.keys() == names.keys()
         pairs = [(names[name], state.tensors[theirs[name]]) for name in names] if goes_on else []
         taken = {name: like for name, tensor in pairs if (like := _like(tensor, blank[name], sizes)) is not None}
         if goes_on and len(taken) == len(names):
@@ -104,8 +105,8 @@ def check_origins(experiments: Sequence[Experiment], store: RunStore | None, ens
             fitted(fork, ensemble)
 
 
-def _kinds(experiment: Experiment) -> dict[str, type]:
-    return {name: type(one) for name, one in named(experiment.filter).items()}
+def _kinds(experiment: Experiment) -> dict[str, tuple[type, int | str]]:
+    return {name: (type(one), one.start) for name, one in named(experiment.filter).items()}
 
 
 def _like(tensor: Tensor, own: Tensor, sizes: set[int]) -> Tensor | None:

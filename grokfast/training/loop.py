@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -55,6 +56,7 @@ class Loop:
         self.made: Ensemble | None = None
         self.engine: Engine | None = None
         self.window: Window | None = None  # under way, or not yet read
+        self.gaps: set[str] = set()  # columns of probes that have been not finite
         times = Times(runs[0].experiment.schedule.snapshots if store is not None else None)
         self.hooks = Hooks(times, self._snapshot, self._stepped, stop.is_set)
 
@@ -211,10 +213,24 @@ class Loop:
         return bool(records) and records[-1].step == self.ensemble.steps
 
     def _record(self, run: Run, record: Record) -> None:
+        record = self._with_gaps(run, record)
         run.record(record)
         self.ensemble.told(run.row, record)
         for observer in self.observers:
             observer.recorded(run.number, record, run.outcome)
+
+    def _with_gaps(self, run: Run, record: Record) -> Record:
+        """With a gap where a probe has measured what is not finite, which is said once of each column."""
+        bad = [name for name in self.ensemble.probes.names if math.isinf(record[name])]
+        if math.isfinite(record["train_loss"]):  # else it is not the probe's doing
+            for name in (name for name in bad if name not in self.gaps):
+                self.gaps.add(name)
+                warnings.warn(
+                    f"the probes' column {name!r} is NaN or infinite in {run.run_id or run.experiment.name} at step "
+                    f"{record.step:,}: it has gaps where it is",
+                    stacklevel=2,
+                )
+        return Record(record.step, {**record.values, **dict.fromkeys(bad, math.nan)}) if bad else record
 
     def _is_to_be_saved(self) -> bool:
         return self.store is not None and time.monotonic() - self.saved >= self.checkpoint_every

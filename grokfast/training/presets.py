@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from grokfast.losses import MSE, Hinge
+from grokfast.losses import MSE, Hinge, StableMax
 from grokfast.models import MLPConfig, PairMLPConfig, TransformerConfig
 from grokfast.tasks import (
     DigitsTask,
@@ -20,11 +20,22 @@ from grokfast.tasks import (
 from grokfast.training.experiment import Criteria, Experiment, Schedule
 from grokfast.transforms.filters import EMA
 from grokfast.transforms.optimizers import SGD, Adam, AdamW
+from grokfast.transforms.orthograd import OrthoGrad
 
 SMALL_DECODER = TransformerConfig(
     n_layers=2, d_model=64, d_mlp=256, activation="gelu", norm="pre", attention_bias=True, init="torch",
     init_scales="embedding=0.125,positions=0.02",
 )  # fmt: skip
+
+# Prieto et al. 2025, arXiv 2501.04697: without weight decay the logits run away (softmax collapse) and test accuracy
+# stalls.
+PRIETO = Experiment(
+    name="prieto",
+    task=ModularTask(operation="add", p=113, train_fraction=0.4),
+    model=PairMLPConfig(width=200, depth=2, bias=False),
+    optimizer=AdamW(lr=1e-2, betas=(0.9, 0.999)),
+    schedule=Schedule(steps=20_000, eval_every=50, stop_after=1000),
+)
 
 PRESETS: dict[str, Experiment] = {
     # Seconds on a CPU. Trained at lr 1e-2, ten times Liu et al.'s, so their gap of 10³ steps becomes 10².
@@ -89,14 +100,30 @@ PRESETS: dict[str, Experiment] = {
         schedule=Schedule(steps=10_000, batch_size=512, eval_every=20, stop_after=500),
         criteria=Criteria(threshold=0.95),
     ),
-    # Prieto et al. 2025, arXiv 2501.04697: without weight decay the logits run away (softmax collapse) and test
-    # accuracy stalls.
-    "prieto": Experiment(
-        name="prieto",
-        task=ModularTask(operation="add", p=113, train_fraction=0.4),
-        model=PairMLPConfig(width=200, depth=2, bias=False),
-        optimizer=AdamW(lr=1e-2, betas=(0.9, 0.999)),
-        schedule=Schedule(steps=20_000, eval_every=50, stop_after=1000),
+    "prieto": PRIETO,
+    # Their cures, with their AdamW, whose eps is 1e-25: figure 1 has 80,000 epochs of StableMax, 300 of OrthoGrad.
+    "prieto-stablemax": replace(
+        PRIETO,
+        name="prieto-stablemax",
+        loss=StableMax(),
+        optimizer=AdamW(lr=1e-2, betas=(0.9, 0.999), eps=1e-25),
+        schedule=Schedule(steps=80_000, eval_every=100, stop_after=1000),
+    ),
+    "prieto-orthograd": replace(
+        PRIETO,
+        name="prieto-orthograd",
+        filter=OrthoGrad(),
+        optimizer=AdamW(lr=1e-2, betas=(0.9, 0.99), eps=1e-25),
+        schedule=Schedule(steps=1000, eval_every=10, stop_after=100),
+        criteria=Criteria(grok_gap=100),
+    ),
+    # Their repository's issue 8: weight decay alone does it.
+    "prieto-wd8": replace(
+        PRIETO,
+        name="prieto-wd8",
+        optimizer=AdamW(lr=1e-2, weight_decay=8.0, betas=(0.9, 0.999)),
+        schedule=Schedule(steps=1000, eval_every=10, stop_after=100),
+        criteria=Criteria(grok_gap=100),
     ),
     # Chughtai et al. 2023, arXiv 2302.03025: a symmetric group, embeddings of both operands, one hidden layer; at five
     # times their rate and with 60% of the table, to end within a minute.
@@ -241,6 +268,13 @@ ABOUT = {
     "prieto": About(
         "a + b mod 113, no decay", "Prieto et al., arXiv 2501.04697", "memorises, never generalises", 20_000
     ),
+    "prieto-stablemax": About(
+        "a + b mod 113, StableMax", "Prieto et al., arXiv 2501.04697", "late, by 80,000 (published)", 80_000
+    ),
+    "prieto-orthograd": About(
+        "a + b mod 113, OrthoGrad", "Prieto et al., arXiv 2501.04697", "both within 150: no delay", 230
+    ),
+    "prieto-wd8": About("a + b mod 113, decay 8", "after Prieto et al., arXiv 2501.04697", "generalises near 200", 300),
     "s5": About("S5, embeddings and MLP, 60%", "after Chughtai et al., arXiv 2302.03025", "generalises by 6,000", 2750),
     "a5": About("A5, embeddings and MLP, 60%", "after Chughtai et al., arXiv 2302.03025", "generalises by 8,000", 3800),
     "d30": About("dihedral group of 60, ReLU MLP", "", "generalises by 1,200", 800),

@@ -87,11 +87,11 @@ class Replay:
         self.moments: Moments | None = None
         if self.tables is not None:
             ensemble.optimizer.is_fed = True
-            self.moments = Moments(ensemble.experiments, outcomes, self.tables.begun)
+        if ensemble.optimizer.waits:
+            self.moments = Moments(ensemble.experiments, outcomes, ensemble.optimizer.reached)
         self.graphs = Graphs(ensemble.device)
         self.table: Tensor | None = None  # of all columns, where they are not the report's
-        criteria = ensemble.experiments[0].criteria
-        self._judged = tuple(map(ensemble.splits.index, (criteria.memorize, criteria.generalize)))
+        self._judged = ensemble.judged
         if ensemble.columns != STANDARD or self._judged != (0, 1):
             self.table = self.watch.report.new_zeros(len(ensemble.flat), len(ensemble.columns))
         self._reports = [(_host_copy(self.watch.report), _host_copy(self.table)) for _ in range(2)]
@@ -165,10 +165,12 @@ class Replay:
             if i > 0 or not part.is_begun:
                 ensemble.change()
                 self.step.gradient(ensemble.flat, self.grad, self.loss, batch)
+            ensemble.take_anew(self.grad, batch)
             with torch.no_grad():
                 optimizer.step(ensemble.flat, self.grad, self.loss, ensemble.diverged_at)
         if part.evaluates:
-            self._evaluate()
+            with ensemble.averaged():
+                self._evaluate()
 
     def _evaluate(self) -> None:
         ensemble, steps = self.ensemble, self.ensemble.optimizer.clock.steps
@@ -190,6 +192,7 @@ class Replay:
             for at, (loss, accuracy) in zip(self._judged, ((train_loss, train_accuracy), (test_loss, test_accuracy))):
                 loss.copy_(losses[at])
                 accuracy.copy_(accuracies[at])
+        ensemble.optimizer.observe(train_loss, test_loss)
         self.watch.update(ensemble.flat, steps, ensemble.diverged_at)
         if self.moments is not None:
             self.moments.update(train_accuracy, test_accuracy, steps)

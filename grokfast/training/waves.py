@@ -15,6 +15,7 @@ from grokfast.training.ensemble import Ensemble, choice_of, resolve_device, spec
 from grokfast.training.experiment import Experiment
 from grokfast.training.replay import LONGEST
 from grokfast.transforms.base import Layout
+from grokfast.transforms.chain import elements
 from grokfast.transforms.flat import state_slots
 
 SHARE = 0.9  # of the free memory that is planned with: blocks of memory are rounded up, graphs have some of their own
@@ -36,6 +37,8 @@ def bytes_per_run(experiment: Experiment, among: Sequence[Experiment] = ()) -> N
     slots = state_slots(experiment.optimizer, experiment.filter, layout, parameters, dtype)
     held = 3 * parameters * dtype.itemsize  # weights, gradient, weights at the end
     held += sum(slot.bytes for slot in slots.values())
+    apart = experiment.optimizer.is_averaged or any(one.is_taken_anew for one in elements(experiment.filter))
+    held += 2 * apart * parameters * dtype.itemsize  # weights elsewhere, and those to go back to
     held += sum(n * split_bytes(data.splits[name]) for name, n in rows.items())
     batch = min(experiment.schedule.batch_size or rows["train"], rows["train"])
     if batch < rows["train"] or has_batches(experiment.schedule.changes):

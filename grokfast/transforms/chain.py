@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from grokfast import parts
@@ -13,13 +14,15 @@ from grokfast.transforms.base import Transform
 @register("chain")
 @dataclass(frozen=True, init=False, repr=False)
 class Chain(Transform):
-    """Transforms in this order: `Chain(OrthoGrad(), EMA())`. Those before the update precede those after it.
+    """Transforms in this order: `Chain(OrthoGrad(), EMA())`; first those before the update, then those after it.
 
     Elements are called by their kinds, a second one of a kind "ema_2", and so on: filter.ema.alpha. A chain within a
-    chain is its elements. Raises TypeError or ValueError unless there are transforms.
+    chain is its elements. Raises TypeError or ValueError unless there are transforms, in an order that can be.
     """
 
     inline: ClassVar[str] = "transforms"
+    start: ClassVar[int] = 0  # type: ignore[misc]  # each element has its own
+    stop: ClassVar[None] = None  # type: ignore[misc]
 
     transforms: tuple[Transform, ...]
 
@@ -32,6 +35,15 @@ class Chain(Transform):
             found += one.transforms if isinstance(one, Chain) else [one]
         if not found:
             raise ValueError("transforms must be at least one, got none")
+        for one in found[1:]:
+            if one.is_taken_anew:
+                raise ValueError(f"transforms must begin with {one}, whose gradient the others change, got {found}")
+        for one, following in pairwise(found):
+            if (one.when, following.when) == ("after", "before"):
+                raise ValueError(
+                    f"transforms must be in the order in which they act: {following}, before the update, cannot follow "
+                    f"{one}, which changes the weights after it"
+                )
         object.__setattr__(self, "transforms", tuple(found))
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from grokfast import checks
 from grokfast.parts import register
@@ -17,36 +17,76 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@register("ema")
-@dataclass(frozen=True)
-class EMA(Transform):
-    """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
+class Kept(NamedTuple):
+    """A tensor that a filter keeps of a parameter: [*lead, *shape], in the parameter's precision, at least fp32.
 
-    alpha in [0, 1] is the momentum of the average, lamb (any finite number) how strongly it is added.
-    There is no bias correction: the first ĝ is (1 + λ) g. Raises TypeError or ValueError, naming the argument.
+    is_gradient: it begins as the first gradient, others as zeros. in_bf16: it is in bf16. on_host: of parameters on a
+    GPU it is in page-locked host memory.
     """
 
-    varies: ClassVar[frozenset[str]] = frozenset({"alpha", "lamb"})
+    name: str
+    lead: tuple[int, ...] = ()
+    is_gradient: bool = False
+    in_bf16: bool = False
+    on_host: bool = False
 
-    alpha: float = 0.98
-    lamb: float = 2.0
 
-    def __post_init__(self) -> None:
-        fields = checks.Fields(self)
-        fields.real("alpha", minimum=0.0, maximum=1.0)
-        fields.real("lamb")
+@dataclass(frozen=True)
+class Filter(Transform):
+    """Base of the filters, ĝ = g + λ·lowpass(g) element by element: all that others ask of one.
+
+    number: csrc/update_rules.h's FilterKind. counts: it always counts the gradients in its history; one that does not
+    has a count only where nothing may wait for the device.
+    """
+
+    role: ClassVar[Literal["", "project", "filter", "clip"]] = "filter"
+    number: ClassVar[int]
+    counts: ClassVar[bool]
+
+    if TYPE_CHECKING:
+        lamb: float
+
+    @property
+    def as_filter(self) -> Filter | None:
+        return self
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """What it keeps: two tensors at most."""
+        raise NotImplementedError
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """Its columns of csrc/update_rules.h's `Hyper`, if they are not 0 (window_size: 1)."""
+        raise NotImplementedError
+
+    @property
+    def window(self) -> int:
+        """How many gradients its history has."""
+        return max((kept.lead[0] for kept in self.kept if kept.lead), default=1)
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether it keeps gradients in bf16."""
+        return any(kept.in_bf16 for kept in self.kept)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it keeps gradients of a GPU in host memory."""
+        return any(kept.on_host for kept in self.kept)
+
+    @property
+    def common(self) -> tuple[object, ...]:
+        """What all filters of a pass have in common: it says what they keep."""
+        raise NotImplementedError
 
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
-        return {"ema": (layout.size,)}
+        return {kept.name: (*kept.lead, layout.size) for kept in self.kept}
 
     def filtered(self, grad: Tensor, state: Mapping[str, Any], numbers: Mapping[str, Any]) -> Tensor:
-        """ĝ; `state` ("ema", "count") advances. `numbers` ("alpha", "lamb", "enabled") go before the fields.
-
-        As rules.filter_ema; no count: e holds the first gradient already."""
-        own = {"alpha": self.alpha, "lamb": self.lamb, **numbers}
-        from grokfast.transforms import rules
-
-        return rules.filter_ema(grad, state["ema"], state.get("count"), **own)
+        """ĝ; what `state` holds by name, "count" too, advances. `numbers` ("alpha", "lamb", "enabled") go before the
+        fields."""
+        raise NotImplementedError
 
     def apply(
         self,
@@ -60,9 +100,55 @@ class EMA(Transform):
         grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
 
 
+def filter_of(transform: Transform | None) -> Filter | None:
+    """`as_filter` of a transform, or of none."""
+    return None if transform is None else transform.as_filter
+
+
+@register("ema")
+@dataclass(frozen=True)
+class EMA(Filter):
+    """Exponential moving average: e ← g at first, then e ← α e + (1 − α) g; ĝ = g + λ e (Grokfast-EMA, algorithm 2).
+
+    alpha in [0, 1] is the momentum of the average, lamb (any finite number) how strongly it is added.
+    There is no bias correction: the first ĝ is (1 + λ) g. Raises TypeError or ValueError, naming the argument.
+    """
+
+    varies: ClassVar[frozenset[str]] = frozenset({"alpha", "lamb"})
+    number: ClassVar[int] = 1
+    counts: ClassVar[bool] = False
+
+    alpha: float = 0.98
+    lamb: float = 2.0
+
+    def __post_init__(self) -> None:
+        fields = checks.Fields(self)
+        fields.real("alpha", minimum=0.0, maximum=1.0)
+        fields.real("lamb")
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return (Kept("ema", is_gradient=True),)
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        return {"alpha": self.alpha, "lamb": self.lamb}
+
+    @property
+    def common(self) -> tuple[object, ...]:
+        return (self.number,)
+
+    def filtered(self, grad: Tensor, state: Mapping[str, Any], numbers: Mapping[str, Any]) -> Tensor:
+        """As rules.filter_ema; no count: e holds the first gradient already."""
+        own = {"alpha": self.alpha, "lamb": self.lamb, **numbers}
+        from grokfast.transforms import rules
+
+        return rules.filter_ema(grad, state["ema"], state.get("count"), **own)
+
+
 @register("ma")
 @dataclass(frozen=True)
-class MA(Transform):
+class MA(Filter):
     """Moving average over the last `window_size` raw gradients: ĝ = g + λ·(mean or sum of the window) (algorithm 1).
 
     The current gradient is part of the window. With `warmup` the filter stays off until the window is full; without
@@ -76,6 +162,8 @@ class MA(Transform):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"lamb"})
+    number: ClassVar[int] = 2
+    counts: ClassVar[bool] = True
 
     window_size: int = 100
     lamb: float = 5.0
@@ -90,15 +178,29 @@ class MA(Transform):
         fields.choice(filter_type=("mean", "sum"), ring=("full", "bfloat16", "host"))
         fields.boolean("warmup")
 
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        window = Kept("ring", (self.window_size,), in_bf16=self.ring == "bfloat16", on_host=self.ring == "host")
+        return window, Kept("sum")
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        is_mean = self.filter_type == "mean"
+        return {"lamb": self.lamb, "window_size": self.window_size, "window_mean": is_mean, "warmup": self.warmup}
+
+    @property
+    def common(self) -> tuple[object, ...]:
+        return self.number, self.window_size, self.ring
+
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         if self.ring != "full":
             raise ValueError(
                 f"ring must be 'full' unless MA is the last transform before the update, got {self.ring!r}"
             )
-        return {"ring": (self.window_size, layout.size), "sum": (layout.size,)}
+        return super().state(layout)
 
     def filtered(self, grad: Tensor, state: Mapping[str, Any], numbers: Mapping[str, Any]) -> Tensor:
-        """ĝ; `state` ("ring", "sum", "count") advances. `numbers` ("lamb", "enabled") go before the fields."""
+        """As rules.filter_ma."""
         own = {"lamb": self.lamb, **{name: value for name, value in numbers.items() if name != "alpha"}}
         from grokfast.transforms import rules
 
@@ -106,17 +208,3 @@ class MA(Transform):
             grad, state["ring"], state["sum"], state["count"], window_size=self.window_size,
             is_mean=self.filter_type == "mean", warmup=self.warmup, **own,
         )  # fmt: skip
-
-    def apply(
-        self,
-        grad: Tensor,
-        weights: Tensor,
-        state: Mapping[str, Tensor],
-        hyper: Mapping[str, Tensor],
-        layout: Layout,
-        step: Tensor,
-    ) -> None:
-        grad.copy_(self.filtered(grad, {**state, "count": step.clone()}, hyper))
-
-
-Filter = EMA | MA

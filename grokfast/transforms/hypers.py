@@ -24,7 +24,10 @@ def places(filter: Transform | None) -> dict[str, Place]:
     """By every name: "lr" or "optimizer.lr"; "ema.alpha" or "filter.ema.alpha", and where only one has it "alpha"."""
     found = {name: Place(-1, name) for name in OF_OPTIMIZER}
     own = {
-        f"{name}.{f}": Place(i, f) for i, (name, one) in enumerate(named(filter).items()) for f in sorted(one.varies)
+        f"{name}.{f}": Place(i, f)
+        for i, (name, one) in enumerate(named(filter).items())
+        for f in sorted(one.varies)
+        if not isinstance(getattr(one, f), tuple)  # of several numbers none is the one that changes
     }
     times = Counter(place.field for place in own.values())
     short = {place.field: place for place in own.values() if times[place.field] == 1 and place.field not in found}

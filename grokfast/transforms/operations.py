@@ -11,6 +11,7 @@ from torch import Tensor
 from grokfast import checks
 from grokfast.transforms.base import Layout, Transform
 from grokfast.transforms.chain import elements, named
+from grokfast.transforms.spans import Span
 
 
 class Operation:
@@ -20,13 +21,18 @@ class Operation:
         transform: that of the first model.
         place, prefix: its place in the chain; before the names of its state stands "<place>.".
         hyper: of each field that may vary the values [E, 1].
+        span: when it is on; None: always.
     """
 
     def __init__(self, place: int, filters: Sequence[Transform | None], layout: Layout, like: Tensor) -> None:
         own = [elements(filter)[place] for filter in filters]
         self.transform, self.name, self.layout = own[0], list(named(filters[0]))[place], layout
         self.place, self.prefix = place, f"{place}."
+        self.span = Span.of(own, like.device)
         values = {field: [getattr(one, field) for one in own] for field in sorted(self.transform.varies)}
+        for field, of_models in values.items():
+            if len({len(own) for own in of_models if isinstance(own, tuple)}) > 1:
+                raise ValueError(f"{self.name}.{field} must be equally many numbers for all models, got {of_models}")
         self.hyper = {
             field: torch.tensor(of_models, dtype=torch.float64).to(like.device, like.dtype)[:, None]
             for field, of_models in values.items()
@@ -39,11 +45,28 @@ class Operation:
 
     def apply(self, grad: Tensor, flat: Tensor, state: Mapping[str, Tensor], step: Tensor) -> None:
         """To the parameters in the rows of grad and flat [E, P]; what lies behind them stays."""
-        size, prefix = self.layout.size, self.prefix
-        own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        self.transform.apply(
-            grad[:, :size], flat[:, :size], MappingProxyType(own), MappingProxyType(self.hyper), self.layout, step
-        )
+        size, own = self.layout.size, self._own(state)
+        self.transform.apply(grad[:, :size], flat[:, :size], own, MappingProxyType(self.hyper), self.layout, step)
+
+    def observe(self, state: Mapping[str, Tensor], train_loss: Tensor, test_loss: Tensor) -> None:
+        """Tell it the losses [E, 1] of an evaluation."""
+        self.transform.observe(self._own(state), train_loss, test_loss)
+
+    def _own(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        names = (name for name in state if name.startswith(self.prefix))
+        return MappingProxyType({name.removeprefix(self.prefix): state[name] for name in names})
+
+    def apply_where(self, on: Tensor, grad: Tensor, flat: Tensor, state: Mapping[str, Tensor], step: Tensor) -> None:
+        """`apply` to the models that are `on`, bool [E]; of the others all stays as it is."""
+        if on.is_cpu and on.all():
+            self.apply(grad, flat, state, step)
+        elif not on.is_cpu or on.any():
+            own = [grad if self.transform.when == "before" else flat]
+            own += [t for name, t in state.items() if name.startswith(self.prefix)]
+            before = [t.clone() for t in own]
+            self.apply(grad, flat, state, step)
+            for t, was in zip(own, before):
+                t.copy_(torch.where(on.view(-1, *[1] * (t.ndim - 1)), t, was))
 
     @torch.no_grad()
     def try_out(self, flat: Tensor) -> None:

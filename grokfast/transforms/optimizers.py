@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grokfast import checks, parts
 from grokfast.parts import Part
+from grokfast.transforms.selection import chosen
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from grokfast.transforms.base import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Part):
-    """Base of the optimizers.
+    """Base of the optimizers. One of one's own is a frozen dataclass with `rule` "", an `update`, and a `state`.
 
+    is_averaged: whether evaluations are of other weights than those that train, see `averaged`.
+    rule: what the one pass and the one launch call its update; "": neither has it, and `update` is torch operations.
     Where another kind is chosen for an experiment, it keeps the fields that both have: the same recipe with Lion.
 
     Args:
@@ -31,6 +36,7 @@ class Optimizer(Part):
     keeps: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay", "warmup", "decayed", "betas", "eps"})
     varies: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay"})
     rule: ClassVar[str]
+    is_averaged: ClassVar[bool] = False
 
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -50,27 +56,51 @@ class Optimizer(Part):
 
     def decayed_ranges(self, layout: Layout) -> list[slice]:
         """Where decayed parameters lie in a row of flat [E, P]. ValueError where a pattern is no parameter's."""
-        chosen = set()
-        for pattern in self.decayed.split(","):
-            if pattern == "matrices":
-                names = [name for name, shape in zip(layout.names, layout.shapes) if len(shape) > 1]
-            else:
-                names = fnmatch.filter(layout.names, pattern.strip())
-            if not names:
-                known = ", ".join(map(repr, layout.names))
-                raise ValueError(f"optimizer.decayed must be of parameters' names, {known}, got {pattern!r}")
-            chosen |= {*names}
+        names = chosen(self.decayed, layout, "optimizer.decayed")
         found: list[slice] = []
         for name, at, shape in zip(layout.names, layout.offsets, layout.shapes):
-            if name in chosen:
+            if name in names:
                 begin = found.pop().start if found and found[-1].stop == at else at
                 found.append(slice(begin, at + shape.numel()))
         return found
 
     @property
     def moments(self) -> list[str]:
-        """Names of the tensors that it keeps of a model, each as large as the parameters."""
-        return ["exp_avg", "exp_avg_sq"]
+        """Names of the tensors that it keeps of a model for the one pass, each as large as the parameters."""
+        return ["exp_avg", "exp_avg_sq"] if self.rule else []
+
+    def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+        """The tensors that `update` keeps of a model, zeros at first: name -> shape without E."""
+        return {}
+
+    def update(
+        self,
+        grad: Tensor,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        """Change weights [E, P] in place, given grad [E, P], and the state [E, *shape], too.
+
+        hyper: fp64 [E, 1] of each field in `varies` ("beta1" and "beta2" for betas), lr being this step's with its
+        warm-up. step: int64 [E, 1], the steps taken before this one. As with `Transform.apply`, nothing may ask the
+        host for a tensor's values. Weight decay, and what it acts on, is the update's own.
+        """
+        raise NotImplementedError("it has none")
+
+    def averaged(
+        self,
+        weights: Tensor,
+        state: Mapping[str, Tensor],
+        hyper: Mapping[str, Tensor],
+        layout: Layout,
+        step: Tensor,
+    ) -> None:
+        """Change weights [E, P], a copy of those that train, into those that are evaluated; as `update`, where
+        `is_averaged`."""
+        raise NotImplementedError("it has none")
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -78,12 +108,14 @@ class Optimizer(Part):
         parameters are decayed, it is not the update that decays them."""
         return {
             "lr": self.lr, "betas": getattr(self, "betas", (0.9, 0.999)), "eps": getattr(self, "eps", 1e-8),
-            "weight_decay": self.weight_decay if self.decayed == "all" else 0.0, "decoupled": self.rule == "adamw",
+            "weight_decay": self.weight_decay if self.decayed == "all" or not self.rule else 0.0,
+            "decoupled": self.rule == "adamw",
             "momentum": getattr(self, "momentum", 0.0), "nesterov": getattr(self, "nesterov", False),
         }  # fmt: skip
 
 
-def _check_betas(part: Any) -> None:
+def check_betas(part: Any) -> None:
+    """Raise TypeError or ValueError unless part.betas are two numbers in [0, 1); it then has them as floats."""
     if not isinstance(part.betas, (tuple, list)) or len(part.betas) != 2:
         raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {checks.shown(part.betas)}")
     one, two = (checks.real("optimizer.betas", beta, minimum=0, maximum=1, open_maximum=True) for beta in part.betas)
@@ -101,7 +133,7 @@ class _Adams(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_betas(self)
+        check_betas(self)
         checks.Fields(self, "optimizer.").real("eps", minimum=0, maximum=checks.LARGEST_REAL)
 
 
@@ -167,7 +199,7 @@ class Lion(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_betas(self)
+        check_betas(self)
 
     @property
     def moments(self) -> list[str]:

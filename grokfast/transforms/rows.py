@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from grokfast.transforms.filters import EMA, MA, Filter
+from grokfast.transforms.filters import Filter
 
 HYPER_COUNT = 16
 ADAM, SGD, LION, FILTER_ONLY = range(4)
-FILTERS: dict[type, int] = {EMA: 1, MA: 2}
+NONE: Mapping[str, float] = MappingProxyType({})
 COLUMNS = {
     name: i
     for i, name in enumerate(
@@ -34,14 +36,10 @@ def hyper_row(
     **_: Any,
 ) -> tuple[float, ...]:
     """A param group, or a model of an ensemble, as a row of csrc/update_rules.h's `Hyper`, in its order."""
-    alpha = filter.alpha if isinstance(filter, EMA) else 0.0
-    window, mean, warmup = (
-        (filter.window_size, filter.filter_type == "mean", filter.warmup)
-        if isinstance(filter, MA)
-        else (1, False, False)
-    )
+    own = filter.numbers if filter else NONE
     return (
         float(lr), float(betas[0]), float(betas[1]), eps, float(weight_decay), float(decoupled),
         momentum, dampening, float(nesterov), float(maximize),
-        alpha, filter.lamb if filter else 0.0, float(window), float(mean), float(warmup), 1.0,
+        own.get("alpha", 0.0), own.get("lamb", 0.0), float(own.get("window_size", 1)),
+        float(own.get("window_mean", 0)), float(own.get("warmup", 0)), 1.0,
     )  # fmt: skip

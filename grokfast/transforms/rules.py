@@ -78,7 +78,7 @@ def filter_ema(
 ) -> Tensor:
     """ĝ = g + λ e, where e ← g at first, then e ← α e + (1 − α) g. Returns ĝ; ema and count advance.
 
-    `count`, int64, is how many gradients e has seen: 0-dim for one tensor, or [E, 1], the same number for E models.
+    `count`, int64, is how many gradients e has seen: 0-dim for one tensor, or [E, 1] for E models.
     None: e holds the first gradient already, and α and λ are numbers. Where `enabled`, of count's shape, is 0 the
     filter is off and forgets: its count is 0, and what its tensors hold means nothing until they are written again.
     """
@@ -137,26 +137,26 @@ def _amplified(grad: Tensor, raw: Tensor, slow: Tensor, lamb: Tensor, count: Ten
 
 def _push(ring: Tensor, total: Tensor, raw: Tensor, count: Tensor, window: int, is_on: Tensor) -> Tensor:
     """Put `raw` in the place of the oldest gradient; returns how many the window holds."""
-    one, raw = count.flatten()[:1], torch.empty_like(total).copy_(raw)
-    rows, flat, own = ring.transpose(0, 1), total, raw  # of E models
-    if count.ndim == 0:
-        rows, flat, own = in_memory_order(ring, 1), in_memory_order(total, 0), in_memory_order(raw, 0)
-    seen = (count + 1).clamp(max=window)
-    slot = (one % window).to(ring.device)
-    before, stored = rows.index_select(0, slot)[0], own.to(ring)
-    oldest = torch.where(count >= window, before.to(total), 0)  # a slot not yet written since the history began
-    now = torch.where(count == 0, 0, flat) - oldest + stored.to(total)
-    rows.index_copy_(0, slot, torch.where(is_on.to(ring.device), stored, before).unsqueeze(0))
+    raw, seen = torch.empty_like(total).copy_(raw), (count + 1).clamp(max=window)
+    rows, flat, own, had, is_on = ring, total, raw, count, is_on  # [E, window, P], [E, P] twice, [E, 1] twice
+    if count.ndim == 0:  # one tensor is one model
+        rows, flat, own = in_memory_order(ring, 1)[None], in_memory_order(total, 0)[None], in_memory_order(raw, 0)[None]
+        had, is_on = count.view(1, 1), is_on.view(1, 1)
+    n, place = flat.shape[-1], ring.device
+    slot = (had % window).to(place)[:, :, None].expand(-1, 1, n)
+    before, stored = rows.gather(1, slot)[:, 0], own.to(ring)
+    oldest = torch.where(had >= window, before.to(total), 0)  # a slot not yet written since the history began
+    now = torch.where(had == 0, 0, flat) - oldest + stored.to(total)
+    rows.scatter_(1, slot, torch.where(is_on.to(place), stored, before)[:, None])
 
     # The slice whose turn it is; beyond the end, the last element again and again, to the same value.
-    n = flat.shape[-1]
     size = -(-n // (RESUM_WINDOWS * window))
-    turn = one % (RESUM_WINDOWS * window)
-    index = (turn * size + torch.arange(size, device=count.device)).clamp(max=n - 1)
-    live = torch.arange(window, device=count.device).view(-1, *[1] * flat.ndim) < seen
-    slices = torch.where(live, rows.index_select(-1, index.to(ring.device)).to(total), 0)
-    fresh = slices.movedim(0, -1).contiguous().sum(-1)  # along memory: in the same order in any company
-    now.index_copy_(-1, index, fresh)
+    turn = had % (RESUM_WINDOWS * window)
+    index = (turn * size + torch.arange(size, device=count.device)).clamp(max=n - 1)  # [E, size]
+    live = torch.arange(window, device=count.device)[:, None] < (had + 1)[:, :, None]
+    slices = torch.where(live, rows.gather(2, index.to(place)[:, None].expand(-1, window, -1)).to(total), 0)
+    fresh = slices.movedim(1, -1).contiguous().sum(-1)  # along memory: in the same order in any company
+    now.scatter_(-1, index, fresh)
     flat.copy_(torch.where(is_on, now, flat))
     return seen
 

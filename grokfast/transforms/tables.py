@@ -38,14 +38,14 @@ class Program(Protocol):
 class Tables:
     """The values of a program, for E models on a device.
 
-    begun: int64 [2, E], after which steps a run was found to have memorised, and generalised; -1: not yet. They may be
-    written at any time: an evaluation on the device writes them there.
+    reached: int64 [2, E], after which steps a run was found to have memorised, and generalised; -1: not yet. They may
+    be written at any time: an evaluation on the device writes them there.
     """
 
-    def __init__(self, program: Program, models: int, device: torch.device, most_steps: int = STEPS) -> None:
-        self.program, self.device = program, device
+    def __init__(self, program: Program, reached: Tensor, most_steps: int = STEPS) -> None:
+        self.program, self.reached, self.device = program, reached, reached.device
+        models, device = reached.shape[1], reached.device
         self.ring = torch.zeros(most_steps, models, len(program.names), dtype=torch.float64, device=device)
-        self.begun = torch.full((2, models), -1, dtype=torch.int64, device=device)
         self._switched = [s._replace(to=s.to.to(device), delay=s.delay.to(device)) for s in program.switched]
         self._held = range(0)
         self._row = torch.empty_like(self.ring[:1])
@@ -66,7 +66,7 @@ class Tables:
         torch.index_select(self.ring, 0, steps[:1] % len(self.ring), out=self._row)
         values = self._row[0]
         for column, moment, to, delay in self._switched:
-            begun = self.begun[moment]
+            begun = self.reached[moment]
             is_on = (begun >= 0) & (steps >= begun + delay)
             values[:, column] = torch.where(is_on, to, values[:, column])
         return values

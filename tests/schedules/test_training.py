@@ -43,8 +43,8 @@ def eager(experiments, until=None):
                 own.append(record)
         if ensemble.steps >= steps:
             return records, ensemble, outcomes
-        if ensemble.optimizer.tables is not None:
-            ensemble.optimizer.tables.begun.copy_(established(outcomes))
+        if ensemble.optimizer.waits:
+            ensemble.optimizer.reached.copy_(established(outcomes))
         ensemble.step()
 
 
@@ -117,7 +117,7 @@ def test_a_switch_takes_effect_after_the_evaluation_that_established_its_moment(
     with backend.using("reference"):
         _, _, replay = replayed([run])
         _, _, (outcome,) = eager([run])
-    assert replay.tables.begun[0].tolist() == [outcome.memorizing.established]
+    assert replay.tables.reached[0].tolist() == [outcome.memorizing.established]
 
 
 @pytest.mark.parametrize("changes", [RATES, AFTER, (Curriculum(steps=30, start=0.3), SwapOperands())])
@@ -131,8 +131,8 @@ def test_it_goes_on_to_the_same_bits(changes, filter):
     while further.steps < 40:
         if further.steps % 4 == 0 and further.steps > 20:
             outcomes[0].update(further.evaluate()[0])
-        if further.optimizer.tables is not None:
-            further.optimizer.tables.begun.copy_(established(outcomes))
+        if further.optimizer.waits:
+            further.optimizer.reached.copy_(established(outcomes))
         further.step()
     assert torch.equal(further.flat, ensemble.flat)
 

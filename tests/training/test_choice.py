@@ -131,7 +131,8 @@ def test_on_a_cpu_it_is_the_extension_or_plain_pytorch(compiled, monkeypatch):
     assert choice(QUICK.override({"model.activation": "gelu"}), CPU).name == OPERATIONS
     deeper = choice(QUICK.override({"model.depth": 2}), CPU)
     assert (deeper.name, deeper.reason) == (PLAIN, "depth 2; layer by layer, without autograd")
-    assert choice(NANDA, CPU).reason == "C++ extension, each distinct prefix once"
+    folded = "C++ extension, folded: tables straight to hidden units and logits"
+    assert choice(NANDA, CPU).reason == folded
     assert choice(NANDA, CPU).why_no_replay == "a CPU has no graphs"
     assert choice(QUICK.override({"precision": "float64"}), CPU).name == PLAIN
     with backend.using("reference"):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from grokfast import EMA, MA, Experiment, backend
 from grokfast.models import TransformerConfig
-from grokfast.models.transformer import steps
+from grokfast.models.transformer import planned_cpu
 from grokfast.models.transformer.planned import logits_of
 from grokfast.models.transformer.steps import Planned
 from grokfast.training.ensemble import Ensemble, check_together, resolve_device
@@ -27,6 +27,7 @@ CASES = {
     "transformer minibatch": Experiment.preset("grokfast").override(
         {"task.p": 11, "model.d_model": 16, "model.d_mlp": 24, "schedule.batch_size": 20}
     ),
+    "mlp muon": TINY.override({"optimizer": "muon", "loss.temperature": 2.0}),
     "transformer dropout": Experiment.preset("nanda").override({"task.p": 11, "model": SMALL_TRANSFORMER}),
 }
 
@@ -117,7 +118,7 @@ def test_planned_training_is_ordinary_training(preset, batch_size):
 
 def test_dropout_is_not_planned_for_but_evaluation_is(monkeypatch):
     ensemble, planned = Ensemble([CASES["transformer dropout"]]), []
-    monkeypatch.setattr(steps, "logits_of", lambda *args: planned.append(args) or logits_of(*args))
+    monkeypatch.setattr(planned_cpu, "logits_of", lambda *args: planned.append(args) or logits_of(*args))
     ensemble.step()
     assert not planned
     ensemble.measure("test")

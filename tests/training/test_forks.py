@@ -125,6 +125,8 @@ def test_a_window_of_another_length_begins_anew(store):
     assert state_of(store, run, filter=MA(4))[0].begun == {"ma": AT}
     assert state_of(store, run, filter=MA(3, ring="bfloat16"))[0].begun == {"ma": AT}
     assert state_of(store, run, filter=MA(3, lamb=1.0))[0].begun == {}
+    assert state_of(store, run, filter=MA(3, start=1))[0].begun == {"ma": AT}  # another start is another history
+    assert state_of(store, run, filter=MA(3, stop=99))[0].begun == {}
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference", "triton"])

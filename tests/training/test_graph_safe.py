@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from grokfast import EMA, MA, Experiment, backend
+from grokfast import EMA, MA, SAM, Experiment, backend
 from grokfast.schedules import Cosine, Curriculum, SwapOperands, Switch, Warmup
 from grokfast.training import PRESETS, ensemble
 from grokfast.training import replay as replay_module
@@ -50,6 +50,7 @@ def perform(experiments):
             replay.batches.prepare(0, 3)
         if replay.tables is not None:
             replay.tables.prepare(0, 3)
+        replay.ensemble.probes.measure(replay.ensemble.runs)  # the first call, which makes tables
         with Captured():
             length = None if replay.batches is None else min(5, replay.batches.orders.size)
             replay._do(replay_module._Part((length,) * 3, True, False))
@@ -66,6 +67,9 @@ def perform(experiments):
         {"filter": MA(4, filter_type="sum", warmup=False, ring="bfloat16"), "optimizer": "lion"},
         {"filter": EMA(), **MOMENTUM, "task.label_noise": 0.2},
         {"optimizer": "sgd", "optimizer.lr": 0.1, **BATCH, "loss": "mse"},
+        {"optimizer": "muon", "filter": EMA(), "loss.temperature": 2.0},
+        {"optimizer": "schedule_free", "filter": SAM(), **BATCH},
+        {"filter": Chain(SAM(start=1), EMA())},
     ],
 )
 @pytest.mark.parametrize(("precision", "models"), [("float32", 1), ("float64", 3)])
@@ -113,7 +117,7 @@ def test_new_models_and_losses_can_be_captured(base, batch, models):
 @pytest.mark.parametrize("models", [1, 3])
 @pytest.mark.parametrize("base", [MLP, NANDA.override({"task.layout": "pair"})])
 def test_evaluations_with_probes_and_further_splits_can_be_captured(base, batch, models):
-    probes = "spread, spectra, progress"
+    probes = "norms, spread, spectra, progress, local_complexity"
     changes = {"task": Three(p=7), "probes": probes, "criteria.generalize": "few", **batch}
     perform([base.override({**changes, "seed": i, "task.train_fraction": 0.4 + 0.1 * i}) for i in range(models)])
 

@@ -1,5 +1,6 @@
 """Probes in training: columns of the curves, at the right step, alike alone and in company."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,17 @@ class Ours(Probe):
     def measure(self, view, out):
         out[:, 0] = view.weights["w_a"].flatten(1).norm(dim=1)
         return out if self.returns else None
+
+
+@dataclass(frozen=True)
+class Faulty(Probe):
+    """`write(out, w_a)` is patched."""
+
+    def columns(self, data):
+        return ("one", "two")
+
+    def measure(self, view, out):
+        self.write(out, view.weights["w_a"])
 
 
 def test_columns_are_measured_stored_and_the_same_in_company(how, tmp_path):
@@ -64,9 +76,52 @@ def test_probes_change_nothing(how):
         ((Spread("tset"),), ValueError, "split must be one of 'train', 'test', got 'tset'"),
     ],
 )
-def test_a_bad_probe_is_named_before_the_first_step(probes, error, message):
-    with pytest.raises(error, match=message):
-        train(SMALL.override({"probes": probes}))
+def test_a_bad_probe_is_named_before_the_first_step(probes, error, message, tmp_path):
+    with RunStore(tmp_path) as store:
+        with pytest.raises(error, match=message):
+            train(SMALL.override({"probes": probes}), store=store)
+        assert store.list() == []
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda out: out.fill_(math.nan), "Faulty.measure must write finite numbers, .* 'one' is NaN or infinite"),
+        (lambda out: out[:, 1].fill_(-math.inf), "Faulty.measure must write finite numbers, .* 'two' is NaN or inf"),
+        (lambda out: out.copy_(torch.zeros(1, 3)), r"Faulty.measure must write its 2 columns into out \[E, 2\]: "),
+        (lambda out: out[:, 2].zero_(), r"Faulty.measure must write its 2 columns into out \[E, 2\]: "),
+        (lambda out: out.resize_(1, 3), r"Faulty.measure must write its 2 columns .* got out \[1, 3\]"),
+    ],
+)
+def test_what_a_probe_must_not_write_is_said_before_anything_is_stored(monkeypatch, tmp_path, write, message):
+    monkeypatch.setattr(Faulty, "write", staticmethod(lambda out, w_a: write(out)), raising=False)
+    with RunStore(tmp_path) as store:
+        with pytest.raises(ValueError, match=message):
+            train(SMALL.override({"probes": (Faulty(),)}), store=store)
+        assert store.list() == []
+
+
+def test_what_is_not_finite_later_is_a_gap_that_is_said_once(how, monkeypatch):
+    first = Ensemble([SMALL]).model.w_a.detach().clone()
+
+    def write(out, w_a):
+        out[:, 0] = torch.where((w_a == first).all(), 1.0, math.inf)
+        out[:, 1] = w_a.flatten(1).norm(dim=1)
+
+    monkeypatch.setattr(Faulty, "write", staticmethod(write), raising=False)
+    with pytest.warns(UserWarning, match="column 'one' is NaN or infinite in quick at step 4") as said:
+        result = train(SMALL.override({"probes": (Faulty(),)}))
+    assert len(said) == 1
+    assert result.status == "finished"
+    np.testing.assert_array_equal(result.curves["one"], [1, *[math.nan] * 3])
+    assert np.isfinite(result.curves["two"]).all()
+
+
+def test_a_run_that_diverges_is_not_the_probes_doing(recwarn):
+    result = train(SMALL.override({"probes": "norms", "optimizer": "sgd", "optimizer.lr": 1e30}))
+    assert result.status == "diverged"
+    assert np.isnan(result.curves["norm_w_a"][-1])
+    assert not recwarn.list
 
 
 @dataclass(frozen=True, kw_only=True)

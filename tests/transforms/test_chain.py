@@ -129,7 +129,7 @@ def test_it_goes_on_from_its_state(engine):
 def test_what_it_keeps_is_counted():
     slots = state_slots(CONFIGS[0], chains()[0], LAYOUT, WIDTH, torch.float32)
     assert sum(slot.bytes for slot in slots.values()) == 4 * (3 * WIDTH + 1 + LAYOUT.size)
-    ring = state_slots(CONFIGS[0], Chain(Clamp(), MA(4, ring="bfloat16")), LAYOUT, WIDTH, torch.float32)
+    ring = state_slots(CONFIGS[0], Chain(MA(4, ring="bfloat16"), Clamp()), LAYOUT, WIDTH, torch.float32)
     assert ring["ring"].bytes == 2 * 4 * WIDTH
 
 
@@ -162,6 +162,7 @@ def test_a_chain_checks_and_names_its_elements():
     assert elements(chain) == (EMA(), Orthogonal(), EMA(0.5), Clamp())
     assert list(named(chain)) == ["ema", "Orthogonal", "ema_2", "Clamp"]
     expected = {"ema.alpha", "ema.lamb", "Orthogonal.share", "ema_2.alpha", "ema_2.lamb", "Clamp.most"}
+    expected |= {f"{name}.{edge}" for name in named(chain) for edge in ("start", "stop")}
     assert {*may_vary("filter", chain)} == {f"filter.{name}" for name in expected}
     assert eval(repr(chain)) == chain == Chain(transforms=chain.transforms)
     assert hash(chain) == hash(Chain(*chain.transforms))
@@ -169,6 +170,8 @@ def test_a_chain_checks_and_names_its_elements():
         Chain(EMA(), 3)
     with pytest.raises(ValueError, match="transforms must be at least one, got none"):
         Chain()
+    with pytest.raises(ValueError, match=r"the order in which they act: EMA.*, before the update, cannot follow Clamp"):
+        Chain(Orthogonal(), Clamp(), EMA())
     assert elements(None) == ()
     assert elements(EMA()) == (EMA(),)
 
@@ -198,7 +201,7 @@ def followed(changes, filters, models=range(3), steps=STEPS, begun=()):
     for step in range(steps):
         for at, moment in begun:
             if at == step:
-                optimizer.tables.begun[moment, 0] = step
+                optimizer.reached[moment, 0] = step
         optimizer.step(flat, rows(1 + step)[models])
     return flat
 
