@@ -14,7 +14,7 @@ from grokfast.training.ensemble import Ensemble
 from grokfast.training.memory import keep_freed_memory
 
 ROUNDS = {"quick": 60, "nanda": 6}
-PROBES = ("norms", "spectra", "local_complexity", "progress")
+PROBES = ("default", "norms", "spectra", "local_complexity", "progress")
 NONE = "no probe"
 
 

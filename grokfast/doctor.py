@@ -6,14 +6,24 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import torch
 
 import grokfast
-from grokfast import backend
+from grokfast import backend, parts
 from grokfast.ops.dispatch import TORCHS_OWN
-from grokfast.training import PRESETS
-from grokfast.training.ensemble import choice_of, resolve_device
+from grokfast.training import PRESETS, Experiment
+from grokfast.training.ensemble import Ensemble, choice_of, resolve_device
+from grokfast.training.memory import keep_freed_memory
+from grokfast.training.probing import Probes
+
+PROBED = ("quick", "nanda")  # the presets that probes are timed with
+TRIES = 3
 
 
 def machine() -> list[tuple[str, str]]:
@@ -90,6 +100,48 @@ def training_steps() -> list[tuple[str, str, str]]:
         said = said or str(choice_of(experiment, device, experiment.task.build(seed=experiment.seed)))
         rows.append((f"grokfast run {name}", str(device), said))
     return rows
+
+
+def probe_costs() -> list[tuple[str, ...]]:
+    """(probe, what it adds from one evaluation to the next of each preset in PROBED): timed here, now, on the CPU.
+
+    "" where the preset's task has nothing of the kind. It is time of one thread's that counts, the least of a few, so
+    that a busy machine says nearly what an idle one does.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        return _probe_costs()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _probe_costs() -> list[tuple[str, ...]]:
+    found = {name: [name] for name in parts.kinds("probe")}
+    for preset in PROBED:
+        ensemble = Ensemble([Experiment.preset(preset).override({"device": "cpu"})])
+        step = _least(ensemble.step)  # the one after an evaluation has its gradient already
+        between = (ensemble.schedule.eval_every - 1) * step + _least(partial(ensemble.evaluate, goes_on=True))
+        data = ensemble.experiments[0].task.build(seed=0)
+        for name, row in found.items():
+            row.append("")
+            with suppress(ValueError):  # the task has no such columns
+                probes = Probes([parts.chosen("probe", name)], data, ensemble.runs.layout.names)
+                if probes.names:
+                    seconds = _least(partial(probes.measure, ensemble.runs))
+                    row[-1] = f"{1 + seconds / between:.2f} × ({1e3 * seconds:.1f} ms)"
+    return [tuple(row) for row in found.values()]
+
+
+def _least(action: Callable[[], Any]) -> float:
+    """Seconds of the processor's."""
+    times = []
+    for _ in range(TRIES):
+        begun = time.process_time()
+        action()
+        times.append(time.process_time() - begun)
+    return min(times)
 
 
 def _mlp(why_no_extension: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 
 from grokfast import checks
-from grokfast.analysis.grok_times import HALF, CellSummary, followed_times, summarize
 from grokfast.analysis.table import ENDED, columns, step_column
+from grokfast.analysis.times import HALF, CellSummary, followed_times, log_rank, summarize
 from grokfast.seeds import generator
 
 RESAMPLES = 10_000
@@ -34,6 +33,12 @@ class Ratio:
     bound: float
     n: int
     pairs: int
+
+    @property
+    def inverse(self) -> Ratio:
+        """The base's median to the arm's: how many times sooner."""
+        value, low, high, bound = (_inverse(x) for x in (self.value, self.high, self.low, self.bound))
+        return Ratio(value=value, low=low, high=high, bound=bound, n=self.n, pairs=self.pairs)
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -101,7 +106,7 @@ def compare_arms(
     ended, final = np.isin(found["status"], ENDED), step_column(accuracy, found[accuracy])
     of = np.array(found[by], dtype=object)
     times = {name: _times(found, np.flatnonzero((of == name) & ended), name) for name in names}
-    tests = {name: _log_rank(times[name], times[base]) for name in names if name != base}
+    tests = {name: log_rank(*_all(times[name]), *_all(times[base])) for name in names if name != base}
     corrected = dict(zip(tests, holm(list(tests.values()))))
     return [
         ArmSummary(
@@ -143,17 +148,8 @@ def _arrays(times: _Times, seeds: Sequence[Any]) -> tuple[np.ndarray, np.ndarray
     return np.array([times[seed][0] for seed in seeds]), np.array([times[seed][1] for seed in seeds], dtype=bool)
 
 
-def _log_rank(one: _Times, other: _Times) -> float:
-    """The p-value, two-sided; 1 where all runs of both crossed at one step, NaN where none did, or there are none."""
-    from scipy.stats import CensoredData, logrank
-
-    (t, crossed), (s, others) = _arrays(one, [*one]), _arrays(other, [*other])
-    if not (len(t) and len(s) and (crossed.any() or others.any())):
-        return math.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no variance
-        p = logrank(CensoredData.right_censored(t, ~crossed), CensoredData.right_censored(s, ~others)).pvalue
-    return float(p) if np.isfinite(p) else 1.0
+def _all(times: _Times) -> tuple[np.ndarray, np.ndarray]:
+    return _arrays(times, [*times])
 
 
 def _ratio(one: _Times, other: _Times, confidence: float, resamples: int) -> Ratio:
@@ -175,6 +171,10 @@ def _ratio(one: _Times, other: _Times, confidence: float, resamples: int) -> Rat
         value=float(_quotient(median, base)), low=low, high=high, bound=float(bound),
         n=len(seeds), pairs=int((crossed & others).sum()),
     )  # fmt: skip
+
+
+def _inverse(x: float) -> float:
+    return 1 / x if x else math.inf
 
 
 def _quotient(one: Any, other: Any) -> Any:

@@ -15,6 +15,8 @@ from grokfast.tasks import ModularTask
 from grokfast.tasks.data import Task
 from grokfast.tasks.table import Table
 
+PIECE = 4096  # rows evaluated at a time
+
 
 @torch.no_grad()
 def attention_maps(model: Any, inputs: Tensor) -> Tensor:
@@ -42,7 +44,8 @@ def attention_pictures(model: Any, task: Table | None = None, *, query: int = -1
     table = _table(model, task)
     for name, position in (("query", query), ("key", key)):
         checks.integer(name, position, minimum=-table.seq_len, maximum=table.seq_len - 1)
-    maps = attention_maps(model, table.inputs())[..., query, key].transpose(2, 3)  # [E, L, H, N]
+    pieces = [attention_maps(model, some)[..., query, key] for some in table.inputs().split(PIECE)]
+    maps = torch.cat(pieces, 2).transpose(2, 3)  # [E, L, H, N]
     (operands, _), *_ = table.tables().values()
     pictures = maps.new_full((*maps.shape[:-1], table.n_symbols, table.n_symbols), torch.nan)
     pictures[..., operands[:, 0], operands[:, 1]] = maps
@@ -79,7 +82,11 @@ def distance_irrelevance(model: Any, task: Table | None = None) -> Tensor:
     if not isinstance(table, ModularTask) or table.operation != "add" or table.n_pairs != table.p**2:
         raise ValueError(f"task must be a + b of all pairs mod p, a ModularTask, got {checks.shown(table)}")
     (operands, answers), *_ = table.tables().values()
-    correct = module(table.inputs())[:, torch.arange(len(answers)), answers].double()  # [E, p²]
+    pieces = [
+        module(inputs)[:, torch.arange(len(own)), own]
+        for inputs, own in zip(table.inputs().split(PIECE), answers.split(PIECE))
+    ]
+    correct = torch.cat(pieces, 1).double()  # [E, p²]
     order = ((operands[:, 0] - operands[:, 1]) % table.p).argsort(stable=True)
     of_distance = correct[:, order].unflatten(1, (table.p, table.p))
     return of_distance.std(2, correction=0).mean(1) / correct.std(1, correction=0)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grokfast import checks
-from grokfast.analysis.grok_times import MedianTime, followed_times, median_time
 from grokfast.analysis.subject import runs_of
+from grokfast.analysis.times import MedianTime, followed_times, median_time
 
 if TYPE_CHECKING:
     from grokfast.training.experiment import Criteria

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grokfast.measures.progress import by_product, centred_energy
+from grokfast.measures.progress import order_by_product, product_means
 from grokfast.tasks.data import Data
 from grokfast.tasks.operands import operand_columns
 
-MAX_LOGITS = 2**27  # of all models together: they are kept, half a GB of fp32
+MAX_KEPT = 2**27  # numbers of all models together: half a GB of fp32
 PIECE = 4096  # rows of all models evaluated at a time
 
 
@@ -55,6 +55,31 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> float:
 
 
 @torch.no_grad()
+def of_all_pairs(module: Any, data: Data, n_models: int, what: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of inputs [N, T], [E, N, C], of all n² pairs of operands in (a, b) order: [E, n², C].
+
+    In pieces; but what they are together is kept. Raises ValueError, which says how many `what` that would be and how
+    large, where they are too many.
+    """
+    n, first = data.n_answers, next(module.parameters())
+    inputs = data.train.inputs[:1].repeat(n * n, 1)
+    inputs[:, operand_columns(data)] = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    inputs = inputs.to(first.device)
+    width = compute(inputs[:1]).shape[-1]
+    if (count := n_models * n * n * width) > MAX_KEPT:
+        size = count * first.element_size() / 1e9
+        raise ValueError(
+            f"task must have at most {MAX_KEPT:,} {what} of all pairs, all models together: {n_models} x {n}² pairs x "
+            f"{width} are {count:,}, {size:,.2g} GB"
+        )
+    found = first.new_empty(n_models, n * n, width)
+    size = max(1, PIECE // n_models)
+    for at in range(0, n * n, size):
+        found[:, at : at + size] = compute(inputs[at : at + size])
+    return found
+
+
+@torch.no_grad()
 def of_models(module: Any, data: Sequence[Data], products: Tensor) -> list[Pairs]:
     """Of each model of the ensemble its logits. products: int64 [n, n], the answer to each pair.
 
@@ -68,28 +93,14 @@ def of_models(module: Any, data: Sequence[Data], products: Tensor) -> list[Pairs
         if not is_pairs or not torch.equal(products[a, b], own.test.targets):
             raise ValueError(f"task must have the answers of this operation on 0..{n - 1}, it has others")
     first = next(module.parameters())
-    inputs = data[0].train.inputs[:1].repeat(n * n, 1)
-    inputs[:, columns] = torch.cartesian_prod(torch.arange(n), torch.arange(n))
-    inputs = inputs.to(first.device)
-    n_outputs = module(inputs[:1]).shape[-1]
-    if (count := E * n * n * n_outputs) > MAX_LOGITS:
-        size = count * first.element_size() / 1e9
-        raise ValueError(
-            f"task must have at most {MAX_LOGITS:,} logits of all pairs, all models together: {E} x {n}² pairs x "
-            f"{n_outputs} are {count:,}, {size:,.2g} GB"
-        )
-    logits = torch.empty(E, n * n, n_outputs, dtype=first.dtype, device=first.device)
-    size = max(1, PIECE // E)
-    for at in range(0, n * n, size):
-        logits[:, at : at + size] = module(inputs[at : at + size])
+    logits = of_all_pairs(module, data[0], E, "logits", module)
     flat = products.reshape(-1).to(first.device)
-    found = []
+    order, found = order_by_product(flat, n), []
     for own, of_pairs in zip(data, logits):
         rows = {}
         for name in ("train", "test"):
             a, b = own.splits[name].inputs[:, columns].to(first.device).unbind(1)
             rows[name] = (a * n + b, flat[a * n + b], own.splits[name].targets.to(first.device))
-        grouped = by_product(of_pairs, flat, n)
-        means = grouped.mean(-2, dtype=torch.float64)
-        found.append(Pairs(of_pairs, means, centred_energy(grouped).item(), **rows))
+        means, energy = product_means(of_pairs, order, n)
+        found.append(Pairs(of_pairs, means, energy.item(), **rows))
     return found

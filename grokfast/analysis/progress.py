@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from grokfast import checks
 from grokfast.analysis import pairs
+from grokfast.analysis.neurons import neuron_frequencies
 from grokfast.measures.progress import at_frequencies, frequency_energies, key_frequencies
 from grokfast.tasks.data import Data, Task
 from grokfast.tasks.operands import sign_of_sum
@@ -30,7 +31,12 @@ class ProgressMeasures:
 
 
 def progress_measures(
-    model: Any, task: Task | Data | None = None, *, frequencies: Sequence[int] | None = None, threshold: float = 0.01
+    model: Any,
+    task: Task | Data | None = None,
+    *,
+    frequencies: Sequence[int] | None = None,
+    threshold: float | None = None,
+    by: Literal["logits", "neurons"] = "logits",
 ) -> ProgressMeasures:
     """How far a model of a + b (or a - b) mod p computes it by a few frequencies (Nanda et al. 2023, section 5.1).
 
@@ -38,8 +44,10 @@ def progress_measures(
     entropy of Σ P_k L over the key frequencies and the mean of the remainder; excluded loss the training cross entropy
     of L - Σ P_k L. The first falls before the test loss does; the second rises while the network comes to rely on them.
 
-    A frequency is a key frequency if it has at least `threshold` of the energy ‖L‖², L less the mean over classes and
-    over pairs; at random weights one has about 2/p². Or they are given: those of the end, for what was before it.
+    A frequency is a key frequency if it has at least `threshold` (None: .01) of the energy ‖L‖², L less the mean over
+    classes and over pairs; at random weights one has about 2/p². by "neurons": if it has more than `threshold` (None:
+    .85, as theirs) of the energy of a neuron's activations, see `neuron_frequencies`. Or they are given: those of the
+    end, for what was before it.
     model: a run, several, or `RunResult.at(step)`; or a live model with its task.
 
     All p² inputs are evaluated, in pieces, and their logits kept. Raises TypeError or ValueError naming the argument:
@@ -47,20 +55,27 @@ def progress_measures(
     """
     from grokfast.analysis.subject import subject
 
+    checks.choice("by", by, ("logits", "neurons"))
+    if threshold is None:
+        threshold = 0.01 if by == "logits" else 0.85
+    checks.real("threshold", threshold, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
     found = subject(model, task)
     p = found.data[0].n_answers
     operands = torch.arange(p)
     sums = (operands[:, None] + sign_of_sum(found.data[0]) * operands) % p
     most = (p - 1) // 2
-    chosen = None
+    given: Sequence[Sequence[int]] | None = None
     if frequencies is not None:
-        chosen = torch.zeros(most, dtype=torch.bool)
-        for i, k in enumerate(frequencies):
-            chosen[checks.integer(f"frequencies[{i}]", k, minimum=1, maximum=most) - 1] = True
+        own_ks = [checks.integer(f"frequencies[{i}]", k, minimum=1, maximum=most) for i, k in enumerate(frequencies)]
+        given = [own_ks] * len(found.data)
+    elif by == "neurons":
+        given = neuron_frequencies(model, task).keys(threshold)
     rows, keys_of = [], []
-    for own in pairs.of_models(found.module, found.data, sums):
+    for e, own in enumerate(pairs.of_models(found.module, found.data, sums)):
         shares = frequency_energies(own.means) / own.energy
-        keys = key_frequencies(shares, threshold) if chosen is None else chosen.to(shares.device)
+        keys = key_frequencies(shares, threshold)
+        if given is not None:
+            keys = torch.zeros_like(keys).index_fill_(0, torch.tensor(given[e], device=keys.device).long() - 1, True)
         component = at_frequencies(own.means, keys)
         keys_of.append(tuple((keys.nonzero()[:, 0] + 1).tolist()))
         losses = (own.restricted(component), own.excluded(component), own.loss("train"), own.loss("test"))

@@ -6,32 +6,44 @@ logits L over the n pairs of each product, `means` [..., n, C].
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from grokfast import checks
 
 
-def by_product(logits: Tensor, products: Tensor, n: int) -> Tensor:
-    """Logits by product, then in the order of the rows, less each row's mean, which no softmax sees: [..., n, n, C].
+def order_by_product(products: Tensor, n: int) -> Tensor:
+    """The rows by product, in their order: products int64 [..., N], each of 0..n-1 n times, n of rows that do not
+    count -> int64 [..., n²]."""
+    return products.argsort(dim=-1, stable=True)[..., : n * n]
 
-    logits [..., N, C]. products: int64 [N] or [..., N], each of 0..n-1 n times; n of rows that do not count.
-    Raises ValueError where the shapes do not fit.
+
+def product_means(logits: Tensor, order: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Of logits L [..., N, C], less each row's mean, which no softmax sees: the means over the n pairs of each product,
+    fp64 [..., n, C], and the energy ‖L‖² less the mean over pairs, too, fp64 [...].
+
+    order: `order_by_product` of all models, [n²], or of each, [..., n²]. Raises ValueError where the shapes do not fit.
     """
     if logits.ndim < 2 or logits.shape[-2] < n * n:
         raise ValueError(f"logits must be [..., N, C], N at least n² = {n * n}, got {list(logits.shape)}")
-    if products.shape not in (logits.shape[-2:-1], logits.shape[:-1]):
-        raise ValueError(f"products must be [N] or [..., N] as logits are, got {list(products.shape)}")
-    order = products.argsort(dim=-1, stable=True)[..., : n * n, None]
-    rows = logits.gather(-2, order.expand(*logits.shape[:-2], n * n, logits.shape[-1]))
-    return (rows - rows.mean(-1, keepdim=True)).unflatten(-2, (n, n))
+    if order.shape not in ((n * n,), (*logits.shape[:-2], n * n)):
+        raise ValueError(f"order must be [{n * n}] or [..., {n * n}] as logits are, got {list(order.shape)}")
+    rows = rows_at(logits, order)
+    means = rows.unflatten(-2, (n, n)).mean(-2, dtype=torch.float64)
+    means = means - means.mean(-1, keepdim=True)
+    energy = torch.linalg.vector_norm(rows, dim=(-2, -1), dtype=torch.float64).square()
+    energy -= rows.sum(-1, dtype=torch.float64).square().sum(-1) / rows.shape[-1]
+    return means, energy - n * n * means.mean(-2).square().sum(-1)
 
 
-def centred_energy(grouped: Tensor) -> Tensor:
-    """‖L‖², fp64, of logits by product [..., n, n, C] less the mean over pairs: [...]."""
-    rows = grouped.flatten(-3, -2)
-    rows = rows - rows.mean(-2, keepdim=True)
-    return torch.linalg.vector_norm(rows, dim=(-2, -1), dtype=torch.float64).square()
+def rows_at(t: Tensor, index: Tensor) -> Tensor:
+    """Rows of t [..., N, C], index int64 [M] or [..., M] -> [..., M, C]; a gather, ten times as fast."""
+    *lead, n, c = t.shape
+    index = index.expand(*lead, index.shape[-1])
+    first = n * torch.arange(math.prod(lead), device=t.device).view(*lead, 1)
+    return t.reshape(-1, c).index_select(0, (first + index).flatten()).view(*index.shape, c)
 
 
 def frequency_energies(means: Tensor) -> Tensor:

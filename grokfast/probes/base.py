@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from grokfast.parts import Part
 from grokfast.tasks.data import Data
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a probe may look at, all of it on the models' device.
+    """What a probe may look at, all of it on the models' device, and `once`, what it makes at its first evaluation.
 
     weights: each parameter by name, [E, ...]. data: the first run's data set (on the CPU), for sizes. splits: of each
     split its inputs [E, N, ...] and targets [E, N, ...], and exists, bool [E, N], or None where all rows exist.
@@ -26,6 +28,17 @@ class View:
     splits: Mapping[str, tuple[Tensor, Tensor, Tensor | None]]
     logits: Callable[[str], Tensor]
     module: Any
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returned when `key` was first asked for: tables that are the same at every evaluation.
+
+        It is kept while the same runs train, in graphs, too, and made anew where one has left.
+        """
+        if key not in self.kept:
+            self.kept[key] = make()
+        found: T = self.kept[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -49,5 +62,8 @@ class Probe(Part):
         return self.columns(data)
 
     def measure(self, view: View, out: Tensor) -> None:
-        """Write out, float64 [E, k]; what is left is NaN, a gap in the curve. Nothing is to be returned or changed."""
+        """Write out, float64 [E, k]; what is left is a gap in the curve. Nothing is to be returned or changed.
+
+        NaN or an infinity that is written is an error before the first step; later it is a gap, too, with a warning.
+        """
         raise NotImplementedError

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from grokfast import checks, parts
-from grokfast.measures.local_complexity import local_complexity
+from grokfast.measures.local_complexity import cuts, vertices
 from grokfast.probes.base import Probe, View
 from grokfast.seeds import MAX_SEED, generator
 from grokfast.tasks.data import Data
@@ -30,8 +29,6 @@ class LocalComplexity(Probe):
 
     Raises TypeError or ValueError where an argument has the wrong type or is out of range.
     """
-
-    needs_host: ClassVar[bool] = True  # frames are drawn there
 
     split: str = "train"
     n_points: int = 16
@@ -53,18 +50,24 @@ class LocalComplexity(Probe):
 
     def measure(self, view: View, out: Tensor) -> None:
         inputs, _, exists = view.splits[self.split]
-        models, n = inputs.shape[:2]
-        counts = inputs.new_full((models,), n, dtype=torch.int64) if exists is None else exists.sum(1)
-        strata = torch.arange(self.n_points) + torch.rand(self.n_points, generator=generator(self.seed, "points"))
-        rows = (strata.to(counts.device) / self.n_points * counts[:, None]).long()  # [E, n_points]
-        chosen = inputs[torch.arange(models, device=rows.device)[:, None], rows]
 
         def preactivations(x: Tensor) -> list[Tensor]:
             found: list[Tensor] = []
             view.module.from_embedded(x, found)
             return found
 
+        chosen = view.once((self, "rows"), lambda: self._chosen(inputs, exists))
         points = view.module.embedded(chosen)
-        out[:, 0] = local_complexity(
-            preactivations, points, radius=self.radius, n_vertices=self.n_vertices, seed=self.seed
-        ).sum(1)  # fmt: skip
+        offsets = view.once(
+            (self, "vertices"),
+            lambda: vertices(points, radius=self.radius, n_vertices=self.n_vertices, seed=self.seed),
+        )
+        out[:, 0] = cuts(preactivations, points, offsets).sum(1)
+
+    def _chosen(self, inputs: Tensor, exists: Tensor | None) -> Tensor:
+        """Some rows of each model's, spread over all: [E, n_points, ...]."""
+        models, n = inputs.shape[:2]
+        counts = inputs.new_full((models,), n, dtype=torch.int64) if exists is None else exists.sum(1)
+        strata = torch.arange(self.n_points) + torch.rand(self.n_points, generator=generator(self.seed, "points"))
+        rows = (strata.to(counts.device) / self.n_points * counts[:, None]).long()  # [E, n_points]
+        return inputs[torch.arange(models, device=rows.device)[:, None], rows]

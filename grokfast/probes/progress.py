@@ -12,10 +12,11 @@ from torch import Tensor
 from grokfast import checks, parts
 from grokfast.measures.progress import (
     at_frequencies,
-    by_product,
-    centred_energy,
     frequency_energies,
     key_frequencies,
+    order_by_product,
+    product_means,
+    rows_at,
 )
 from grokfast.probes.base import Probe, View
 from grokfast.tasks.data import Data
@@ -44,20 +45,17 @@ class Progress(Probe):
         return ["key_frequencies", "restricted_loss", "excluded_loss"]
 
     def measure(self, view: View, out: Tensor) -> None:
-        (columns, sign), p = _addition(view.data), view.data.n_answers
-        logits, sums = [view.logits(split) for split in ("train", "test")], []
-        for split in ("train", "test"):
-            inputs, _, exists = view.splits[split]
-            own = _sums(inputs, columns, sign, p)
-            sums.append(own if exists is None else own.where(exists, p))
-        grouped = by_product(torch.cat(logits, 1), torch.cat(sums, 1), p)
-        means = grouped.mean(-2, dtype=torch.float64)  # [E, p, C]
-        keys = key_frequencies(frequency_energies(means) / centred_energy(grouped)[:, None], self.threshold)
+        p = view.data.n_answers
+        train, test, order = view.once("progress", lambda: _tables(view))
+        logits = view.logits("train"), view.logits("test")
+        means, energy = product_means(torch.cat(logits, 1), order, p)
+        keys = key_frequencies(frequency_energies(means) / energy[:, None], self.threshold)
         component = at_frequencies(means, keys)
         of_sums = component + (means - component).mean(1, keepdim=True)
         out[:, 0] = keys.sum(-1)
-        out[:, 1] = _loss(_rows(of_sums, sums[1]), *view.splits["test"][1:])
-        out[:, 2] = _loss(logits[0] - _rows(component.to(logits[0].dtype), sums[0]), *view.splits["train"][1:])
+        out[:, 1] = _loss_of_sums(of_sums, test, *view.splits["test"][1:])
+        excluded = logits[0] - rows_at(component.to(logits[0].dtype), train)
+        out[:, 2] = _mean(_losses(excluded, view.splits["train"][1]), view.splits["train"][2])
 
 
 @functools.lru_cache(maxsize=8)
@@ -66,17 +64,33 @@ def _addition(data: Data) -> tuple[list[int], int]:
     return operand_columns(data), sign_of_sum(data)
 
 
+def _tables(view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of both splits the sum [E, N], 0 where there is no row, and the order of all of them by sum."""
+    (columns, sign), p = _addition(view.data), view.data.n_answers
+    sums, marked = [], []
+    for split in ("train", "test"):
+        inputs, _, exists = view.splits[split]
+        own = _sums(inputs, columns, sign, p)
+        sums.append(own if exists is None else own.where(exists, 0))
+        marked.append(own if exists is None else own.where(exists, p))
+    return sums[0], sums[1], order_by_product(torch.cat(marked, 1), p)
+
+
 def _sums(inputs: Tensor, columns: Sequence[int], sign: int, p: int) -> Tensor:
     return (inputs[..., columns[0]] + sign * inputs[..., columns[1]]) % p
 
 
-def _rows(of_sums: Tensor, sums: Tensor) -> Tensor:
-    """[E, p, C] at [E, N] -> [E, N, C]; at p, where no row is, at 0."""
-    sums = sums % of_sums.shape[1]
-    return of_sums.gather(1, sums[..., None].expand(*sums.shape, of_sums.shape[2]))
+def _loss_of_sums(of_sums: Tensor, sums: Tensor, targets: Tensor, exists: Tensor | None) -> Tensor:
+    """Cross entropy [E] of logits [E, p, C] that are a function of the sum, over the rows that exist."""
+    at = of_sums.flatten(1).gather(1, sums * of_sums.shape[2] + targets)
+    return _mean(of_sums.logsumexp(-1).gather(1, sums) - at, exists)
 
 
-def _loss(logits: Tensor, targets: Tensor, exists: Tensor | None) -> Tensor:
-    """Cross entropy [E] over the rows that exist."""
-    of_rows = logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of each row, [E, N]."""
+    return logits.logsumexp(-1) - logits.gather(-1, targets[..., None])[..., 0]
+
+
+def _mean(of_rows: Tensor, exists: Tensor | None) -> Tensor:
+    """[E, N] -> [E], over the rows that exist."""
     return of_rows.mean(1) if exists is None else of_rows.where(exists, 0).sum(1) / exists.sum(1)

@@ -41,16 +41,17 @@ class Spectra(Probe):
         return ["periodic_neurons", "participation", "embedding_gini"]
 
     def measure(self, view: View, out: Tensor) -> None:
-        neurons, embedding = (w[:, : view.data.n_answers].mT for w in _tables(view))  # [E, N, p], [E, d, p]
-        heights = spectrum(neurons)
+        p, (of_neurons, of_embedding) = view.data.n_answers, tables(view)
+        heights = spectrum(of_neurons[:, :p].mT)  # [E, N, (p-1)/2]
         powers = heights.square()
         out[:, 0] = (heights.amax(-1) >= self.threshold * heights.mean(-1)).to(out.dtype).mean(-1)
         out[:, 1] = (powers.square().sum(-1) / powers.sum(-1).square()).mean(-1)
-        of_embedding = powers if embedding is neurons else spectrum(embedding).square()
-        out[:, 2] = gini(of_embedding.sum(-2).sqrt())
+        if of_embedding is not of_neurons:
+            powers = spectrum(of_embedding[:, :p].mT).square()
+        out[:, 2] = gini(powers.sum(-2).sqrt())
 
 
-def _tables(view: View) -> tuple[Tensor, Tensor]:
+def tables(view: View) -> tuple[Tensor, Tensor]:
     """What neurons read of, or write to, each token [E, >= p, N], and the embedding [E, >= p, d]."""
     weights: Any = view.weights
     if hasattr(view.module, "tables"):

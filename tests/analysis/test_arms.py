@@ -142,3 +142,15 @@ def test_intervals_of_the_ratio_cover_it():
 def test_what_cannot_be_compared_is_said(runs, options, message):
     with pytest.raises(ValueError, match=message):
         compare_arms(runs, **options)
+
+
+def test_the_inverse_of_a_ratio_is_that_of_the_other_to_the_one():
+    runs = ablation(base=BASE, slow=[1.5 * t for t in BASE], some=[*[None] * 4, 400, 500, 600, 700], never=[None] * 8)
+    for name in ("slow", "some", "never"):
+        forth = next(one.ratio for one in compare_arms(runs) if one.arm == name)
+        back = next(one.ratio for one in compare_arms(runs, base=name) if one.arm == "base")
+        assert str(forth.inverse) == str(back)
+        assert str(forth.inverse.inverse) == str(forth)
+        assert (forth.inverse.value, forth.inverse.bound) == pytest.approx((back.value, back.bound))
+    nothing = compare_arms(ablation(base=[None], never=[None]))[1].ratio
+    assert str(nothing.inverse) == "unknown"

@@ -1,5 +1,6 @@
 """The probe of progress measures, beside the analysis that it is of."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,20 @@ def test_columns_are_the_analysis_of_the_weights(change):
         assert run.final["key_frequencies"] == len(found.frequencies[0])
         assert run.final["restricted_loss"] == pytest.approx(found.restricted.item(), rel=1e-4)
         assert run.final["excluded_loss"] == pytest.approx(found.excluded.item(), rel=1e-4)
+
+
+def test_a_run_that_leaves_takes_its_tables_along():
+    experiments = [  # the first is over at once, and the ensemble goes on with the second alone
+        SMALL.override(
+            {"seed": s, "task.train_fraction": 0.4 + 0.2 * s, "criteria.threshold": 1e-9 if s == 0 else 1.0,
+             "criteria.sustain": 1, "schedule.stop_after": 0}
+        )
+        for s in range(2)
+    ]  # fmt: skip
+    first, second = train(experiments)
+    assert first.steps < second.steps
+    for name, column in train(experiments[1]).curves.items():
+        np.testing.assert_array_equal(second.curves[name], column)
 
 
 def test_without_a_key_frequency_nothing_is_restricted_to_or_excluded():

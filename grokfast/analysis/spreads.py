@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from grokfast.analysis.grok_times import HALF, followed_times
 from grokfast.analysis.table import ENDED, cells, columns, names, step_column
+from grokfast.analysis.times import HALF, followed_times
 
 FACTORS = ("seed", "task.split_seed")
 

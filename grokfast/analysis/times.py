@@ -86,6 +86,19 @@ def median_time(
     return MedianTime(median=median, low=low, high=high, observed=int(crossed.sum()), n=len(t), followed=float(t.max()))
 
 
+def log_rank(t: np.ndarray, crossed: np.ndarray, s: np.ndarray, others_crossed: np.ndarray) -> float:
+    """The two-sided p-value that runs with times t, of which `crossed` says which are crossings, cross when those with
+    s do (Mantel 1966): 1 where all of both crossed at one step, NaN where none did, or there are none."""
+    from scipy.stats import CensoredData, logrank
+
+    if not (len(t) and len(s) and (crossed.any() or others_crossed.any())):
+        return math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no variance
+        p = logrank(CensoredData.right_censored(t, ~crossed), CensoredData.right_censored(s, ~others_crossed)).pvalue
+    return float(p) if np.isfinite(p) else 1.0
+
+
 def success_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's (1927) score interval for a probability, of which `successes` of `n` were seen; (0, 1) if n is 0.
 

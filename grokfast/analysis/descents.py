@@ -106,6 +106,23 @@ def double_descent(x: Any, test_error: Any, *, window: int = 1, significance: fl
     )  # fmt: skip
 
 
+def effective_model_complexity(n: Any, train_error: Any, *, epsilon: float = 0.01) -> float | None:
+    """The largest number of training rows that is fitted to a mean training error of at most `epsilon` (Nakkiran et al.
+    2019, arXiv 1912.02292, definition 1): double descent has its peak where it equals the number of rows.
+
+    n [K], ascending; train_error [K] or [seeds, K]. None where not even n[0] is fitted; n[-1] says "at least so many".
+    Raises TypeError or ValueError where an argument has the wrong type or shape, is not finite, or n does not ascend.
+    """
+    rows, errors = _numbers("n", n), _numbers("train_error", train_error)
+    if rows.ndim != 1 or not len(rows) or errors.ndim not in (1, 2) or errors.shape[-1] != len(rows) or not errors.size:
+        raise ValueError(f"n must be [K] and train_error [K] or [seeds, K], got {rows.shape} and {errors.shape}")
+    if (np.diff(rows) <= 0).any():
+        raise ValueError("n must ascend")
+    checks.real("epsilon", epsilon, minimum=0)
+    fitted = np.flatnonzero(errors.reshape(-1, len(rows)).mean(0) <= epsilon)
+    return float(rows[fitted[-1]]) if len(fitted) else None
+
+
 def _numbers(name: str, values: Any) -> np.ndarray:
     try:
         found = np.asarray(values, dtype=np.float64)

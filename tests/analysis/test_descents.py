@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grokfast.analysis import double_descent
+from grokfast.analysis import double_descent, effective_model_complexity
 from grokfast.tasks import RandomFeaturesTask, TwoScaleTask
 from tests.tasks.test_double_descent import flow, smallest_norm_error
 
@@ -130,3 +130,34 @@ def test_bad_curves_are_refused(arguments, error, message):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         double_descent(X, bump(), **options)
+
+
+def test_effective_model_complexity_is_the_most_rows_that_are_fitted():
+    n = [50, 100, 200, 400]
+    assert effective_model_complexity(n, [0, 0.005, 0.02, 0.3]) == 100
+    assert effective_model_complexity(n, [[0, 0, 0.01, 0.3], [0, 0, 0.03, 0.3]], epsilon=0.02) == 200  # their mean
+    assert effective_model_complexity(n, [0, 0, 0, 0]) == 400
+    assert effective_model_complexity(n, [0.1, 0.2, 0.3, 0.4]) is None
+
+
+def test_a_ridgeless_regression_fits_as_many_rows_as_it_has_features():
+    draws = np.random.default_rng(0)
+    n, width = [10, 20, 30, 40, 50], 30
+    errors = []
+    for rows in n:
+        x, y = draws.standard_normal((rows, width)), draws.standard_normal(rows)
+        errors.append(np.square(x @ np.linalg.lstsq(x, y, rcond=None)[0] - y).mean())
+    assert effective_model_complexity(n, errors, epsilon=1e-9) == width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], [0.1]), r"n must be \[K\] and train_error \[K\] or \[seeds, K\]"),
+        (([2, 1], [0.1, 0.2]), "n must ascend"),
+        (([1, 2], [0.1, math.nan]), "train_error must be finite"),
+    ],
+)
+def test_bad_input_of_the_complexity_is_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        effective_model_complexity(*arguments)
