@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from grokfast import checks, text
-from grokfast.plots.comparison import _COLORS
-from grokfast.plots.curves import _accuracy_axis, _columns, _step_axis
+from grokfast.plots.axes import COLORS, accuracies, grouped
 
 
 def plot_bands(
@@ -33,18 +32,14 @@ def plot_bands(
     """
     from grokfast.plots.picture import Picture
 
-    if not 1 <= len(groups) <= len(_COLORS):
-        raise ValueError(f"groups must be 1 to {len(_COLORS)}, got {len(groups)}")
-    if empty := [name for name, runs in groups.items() if not runs]:
-        raise ValueError(f"groups must have at least one run each; without one: {', '.join(empty)}")
+    columns = grouped("groups", groups)
     low, high = (checks.real("quantiles", q, minimum=0, maximum=1) for q in quantiles)
     if low >= high:
         raise ValueError(f"quantiles must be increasing, got {quantiles}")
-    columns = {name: [_columns(run) for run in runs] for name, runs in groups.items()}
-    figure = Picture(12, 6)
+    figure = Picture(12, 6, title)
     axes = figure.subplots()
     last = max(run["step"][-1] for runs in columns.values() for run in runs)
-    for (name, runs), color in zip(columns.items(), _COLORS):
+    for (name, runs), color in zip(columns.items(), COLORS):
         steps = np.unique(np.concatenate([[last], *(run["step"] for run in runs)]))
         begun = steps >= max(run["step"][0] for run in runs)
         test, train = (held(runs, split, steps[begun]) for split in ("test_accuracy", "train_accuracy"))
@@ -54,12 +49,7 @@ def plot_bands(
         style: dict[str, Any] = {"color": color, "drawstyle": "steps-post"}
         axes.plot(steps[begun], np.nanmedian(train, axis=0), lw=1.5, ls=":", alpha=0.7, zorder=3, **style)
         axes.plot(steps[begun], np.nanmedian(test, axis=0), lw=2, label=label, zorder=4, **style)
-    _step_axis(axes, np.concatenate([run["step"] for runs in columns.values() for run in runs]))
-    _accuracy_axis(axes, threshold)
-    axes.set_ylabel("accuracy: test (full), training (dotted)", fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", color="0.92", lw=0.8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
+    accuracies(axes, columns, threshold)
     figure.legend(loc="outside lower center", ncols=min(len(groups), 4), frameon=False, fontsize=12, borderpad=0)
     note = f"lines: medians; bands: {100 * low:g}–{100 * high:g}% of the runs"
     figure.text(0.99, 0.985, note, ha="right", va="top", fontsize=10, color="0.35", parse_math=False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grokfast import text
-from grokfast.plots.curves import _COLORS, _FEW, _accuracy_axis, _columns, _step_axis
+from grokfast.plots.axes import COLORS, FEW, accuracies, grouped
 
 
 def plot_comparison(
@@ -30,17 +30,13 @@ def plot_comparison(
     """
     from grokfast.plots.picture import Picture
 
-    if not 1 <= len(arms) <= len(_COLORS):
-        raise ValueError(f"arms must be 1 to {len(_COLORS)}, got {len(arms)}")
-    if empty := [name for name, runs in arms.items() if not runs]:
-        raise ValueError(f"arms must have at least one run each; without one: {', '.join(empty)}")
-    columns = {name: [_columns(run) for run in runs] for name, runs in arms.items()}
-    figure = Picture(12, 6)
+    columns = grouped("arms", arms)
+    figure = Picture(12, 6, title)
     axes = figure.subplots()
-    for (name, runs), color in zip(columns.items(), _COLORS):
+    for (name, runs), color in zip(columns.items(), COLORS):
         width = 2.0 if len(runs) == 1 else 1.2
         for i, run in enumerate(runs):
-            marker = "o" if len(run["step"]) <= _FEW else ""
+            marker = "o" if len(run["step"]) <= FEW else ""
             style: dict[str, Any] = {"color": color, "marker": marker, "ms": 3}
             axes.plot(run["step"], run["train_accuracy"], lw=width, ls=":", alpha=0.6, zorder=2, **style)
             axes.plot(
@@ -51,11 +47,6 @@ def plot_comparison(
                 zorder=3,
                 **style,
             )
-    _step_axis(axes, np.concatenate([run["step"] for runs in columns.values() for run in runs]))
-    _accuracy_axis(axes, threshold)
-    axes.set_ylabel("accuracy: test (full), training (dotted)", fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", color="0.92", lw=0.8)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
+    accuracies(axes, columns, threshold)
     figure.legend(loc="outside lower center", ncols=len(arms), frameon=False, fontsize=12, borderpad=0)
     return figure.saved(path)

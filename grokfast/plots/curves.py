@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from grokfast import checks, text
+from grokfast.plots.axes import COLORS, FEW, accuracy_axis, columns, frame, step_axis
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
-_LINES = ("-", ":", "--", "-.")  # of the first seven splits, the next seven, ...
-_FEW = 40  # up to so many evaluations each gets a dot
+LINES = ("-", ":", "--", "-.")  # of the first seven splits, the next seven, ...
 _LABEL_WIDTH = 0.2  # more than a label of a moment takes, in widths of the panel
 
 
@@ -45,33 +44,29 @@ def plot_curves(
     splits = _splits(curves)
     for argument, name in (("memorize", memorize), ("generalize", generalize)):
         checks.choice(argument, name, splits)
-    columns = _columns(curves, splits)
-    styles = {
-        name: (_COLORS[i % len(_COLORS)], _LINES[i // len(_COLORS) % len(_LINES)]) for i, name in enumerate(splits)
-    }
+    drawn = columns(curves, splits)
+    styles = {name: (COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]) for i, name in enumerate(splits)}
     moments = ((t_memorize, styles[memorize][0]), (t_generalize, styles[generalize][0]))
-    figure = Picture(12, 8)
+    figure = Picture(12, 8, title)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, quantity in ((top, "accuracy"), (bottom, "loss")):
-        marker = "o" if len(columns["step"]) <= _FEW else ""
+        marker = "o" if len(drawn["step"]) <= FEW else ""
         for split, (color, line) in styles.items():
             width = 2.0 if split in ("train", "test") else 1.3  # a line upon another leaves both to be seen
             style: dict[str, Any] = {"color": color, "ls": line, "lw": width, "marker": marker, "ms": 2 * width}
-            axes.plot(columns["step"], columns[f"{split}_{quantity}"], label=text.label(split), zorder=3, **style)
+            axes.plot(drawn["step"], drawn[f"{split}_{quantity}"], label=text.label(split), zorder=3, **style)
         for moment, color in moments:
             if moment is not None:
                 axes.axvline(moment, color=color, lw=1.2, ls=(0, (4, 3)), zorder=2)
         axes.set_ylabel(quantity, fontsize=12)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(which="major", color="0.92", lw=0.8)
-    _step_axis(bottom, columns["step"])
-    _accuracy_axis(top, threshold)
-    _loss_axis(bottom, np.concatenate([columns[f"{split}_loss"] for split in splits]))
-    _label_moments(top, *moments)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
+        frame(axes)
+    step_axis(bottom, drawn["step"])
+    accuracy_axis(top, threshold)
+    loss_axis(bottom, np.concatenate([drawn[f"{split}_loss"] for split in splits]))
+    label_moments(top, *moments)
     legend: dict[str, Any] = {"loc": "upper right", "ncols": 2}
     if len(splits) > 2:  # beside the title there is room for two
-        legend = {"loc": "outside lower center", "ncols": min(len(splits), len(_COLORS))}
+        legend = {"loc": "outside lower center", "ncols": min(len(splits), len(COLORS))}
     figure.legend(*top.get_legend_handles_labels(), **legend, frameon=False, fontsize=12, borderpad=0)
     return figure.saved(path)
 
@@ -82,53 +77,7 @@ def _splits(curves: Mapping[str, np.ndarray]) -> list[str]:
     return list(dict.fromkeys(["train", "test", *(name for name in own if f"{name}_accuracy" in curves)]))
 
 
-def _columns(curves: Mapping[str, np.ndarray], splits: Sequence[str] = ("train", "test")) -> dict[str, np.ndarray]:
-    """The columns to draw in float64, with NaN for what is not finite and for losses that are not positive."""
-    names = ["step", *(f"{split}_{quantity}" for quantity in ("accuracy", "loss") for split in splits)]
-    if missing := [name for name in names if name not in curves]:
-        raise ValueError(f"curves must have the columns {', '.join(names)}; missing: {', '.join(missing)}")
-    columns = {name: np.asarray(curves[name], dtype=np.float64) for name in names}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"curves must have columns of one length, got {lengths}")
-    if lengths["step"] == 0:
-        raise ValueError("curves must have at least one record, got none")
-    for name, column in columns.items():
-        drawable = np.isfinite(column) & ((column > 0) | (not name.endswith("loss")))
-        columns[name] = np.where(drawable, column, np.nan)
-    return columns
-
-
-def _step_axis(axes: Any, steps: np.ndarray) -> None:
-    """Linear up to the first positive step, logarithmic from there; ticks at powers of ten, or at 1, 2, 5 if few."""
-    from matplotlib.ticker import EngFormatter
-
-    positive = steps[steps > 0]
-    linear = float(positive.min()) if len(positive) else 1.0
-    last = max(float(steps.max()), linear)
-    axes.set_xscale("symlog", linthresh=linear, linscale=0.3)
-    decades = 10.0 ** np.arange(math.floor(math.log10(linear)), math.floor(math.log10(last)) + 1)
-    fine = np.outer(decades, np.arange(1, 10)).ravel()
-    fine = fine[(fine >= linear) & (fine <= last)]
-    coarse = decades if last / linear > 100 else np.outer(decades, (1, 2, 5)).ravel()
-    axes.set_xticks([0, *coarse[(coarse >= linear) & (coarse <= last)]])
-    axes.set_xticks(fine, minor=True)
-    axes.set_xlim(steps.min() - 0.05 * linear, 1.03 * last)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("step", fontsize=12)
-
-
-def _accuracy_axis(axes: Any, threshold: float) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    axes.axhline(threshold, color="0.6", lw=1, ls=":", zorder=1)
-    name = f" {100 * threshold:g}%"
-    axes.text(1, threshold, name, color="0.5", va="center", fontsize=9, transform=axes.get_yaxis_transform())
-    axes.set_ylim(-0.03, 1.03)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
-
-def _loss_axis(axes: Any, losses: np.ndarray) -> None:
+def loss_axis(axes: Any, losses: np.ndarray) -> None:
     """A logarithmic axis over a decade at least; what diverged from the start has no loss to show."""
     losses = losses[~np.isnan(losses)]
     if len(losses) == 0:
@@ -140,7 +89,7 @@ def _loss_axis(axes: Any, losses: np.ndarray) -> None:
     axes.set_yscale("log")
 
 
-def _label_moments(axes: Any, memorized: tuple[int | None, str], generalized: tuple[int | None, str]) -> None:
+def label_moments(axes: Any, memorized: tuple[int | None, str], generalized: tuple[int | None, str]) -> None:
     """Name the marked steps above the panel: outwards if there is room, one above the other if they would meet."""
     taken: float | None = None
     for (step, color), verb, side in ((memorized, "memorised", "right"), (generalized, "generalised", "left")):

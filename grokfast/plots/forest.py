@@ -9,6 +9,7 @@ from typing import Any
 
 from grokfast import text
 from grokfast.analysis import ArmSummary
+from grokfast.plots.axes import frame
 
 _BASE, _ARM, _SURE = "0.35", "#56B4E9", "#0072B2"  # of Okabe and Ito
 _ROW, _EDGE = 0.32, 1.6  # inches of an arm, and of all else
@@ -31,7 +32,7 @@ def plot_forest(
 
     if not arms:
         raise ValueError("arms must be at least one, got none")
-    figure = Picture(12, _EDGE + _ROW * len(arms))
+    figure = Picture(12, _EDGE + _ROW * len(arms), title)
     axes = figure.subplots()
     base = arms[0].runs.t_generalize
     if base.n and base.reached:
@@ -42,7 +43,6 @@ def plot_forest(
         is_sure = arm.p_holm is not None and arm.p_holm < level
         _arm(axes, row, arm, _BASE if row == 0 else _SURE if is_sure else _ARM)
     _axes(axes, arms)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     figure.legend(handles=_legend(level), loc="outside lower center", ncols=4, frameon=False, fontsize=11, borderpad=0)
     return figure.saved(path)
 
@@ -81,8 +81,7 @@ def _axes(axes: Any, arms: Sequence[ArmSummary]) -> None:
     axes.set_xlabel("step of generalisation", fontsize=12)
     axes.set_yticks(range(len(arms)), [text.label(arm.arm) for arm in arms], fontsize=11)
     axes.set_ylim(len(arms) - 0.4, -0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", axis="x", color="0.92", lw=0.8)
+    frame(axes, "x")
     axes.set_axisbelow(True)
 
 

@@ -17,6 +17,7 @@ from grokfast.store.records import STANDARD
 
 _HATCHES = {"grokking": "", "comprehension": "..", "memorization": "///", "confusion": "xxx", "diverged": "OO"}
 _NEVER = "#E8E8E8"  # not on the colour scale
+_DARK, _BRIGHT = "#0a0a0b", "#fffffe"  # on a colour, where a page's theme must not turn black into white
 _OUTCOME = {*STANDARD, "step", "run_id", "status", "phase", "preset", "t_memorize", "t_generalize", "diverged_at"}
 _OUTCOME |= {"steps", "seconds", "collapsed"}  # columns that say what happened, not what was varied
 _VALUES, _BINS = 60, 20  # an axis of more values than that is drawn in so many bins
@@ -65,7 +66,7 @@ def plot_phase_diagram(
     cell_height = max(0.16, min(1.1, cell_width * 0.8, 9.0 / (rows * len(ys))))
     width = max(7.0, columns * (len(xs) * cell_width + 0.9) + 1.5)
     height = rows * (len(ys) * cell_height + (0.8 if by else 0.6)) + 1.6
-    figure = Picture(width, height)
+    figure = Picture(width, height, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     scale = _scale(cells)
     for axes, value in zip(grid.flat, panels):
@@ -88,7 +89,6 @@ def plot_phase_diagram(
     if any(cell.t_generalize.reached for cell in cells):
         _color_bar(figure, grid, scale)
     _legend(figure, cells)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     notes = "\n".join(_notes(table, cells, keys, binned))
     figure.text(0.99, 0.01, notes, ha="right", fontsize=9, color="0.35", parse_math=False)
     return figure.saved(path)
@@ -115,7 +115,8 @@ def draw_phases(
         left, bottom = xs.index(cell.cell[x]) - 0.5, ys.index(cell.cell[y]) - 0.5
         median = cell.t_generalize
         face = scale.to_rgba(math.log10(max(median.median, 1.0))) if median.reached else _rgba(_NEVER)
-        ink = "black" if np.dot(face[:3], (0.2126, 0.7152, 0.0722)) > 0.45 else "white"
+        is_bright = np.dot(face[:3], (0.2126, 0.7152, 0.0722)) > 0.45
+        ink = "black" if not median.reached else _DARK if is_bright else _BRIGHT
         for phase, begin, share in _shares(cell):
             _patch(axes, left + begin, bottom, share, face, ink, _HATCHES[phase])
         if len(_shares(cell)) > 1:

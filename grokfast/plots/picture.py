@@ -15,11 +15,16 @@ DPI = 100
 
 
 class Picture(Figure):
-    """A figure of so many inches, which shows itself in a notebook, also where pyplot was never imported."""
+    """A figure of so many inches, which shows itself in a notebook, also where pyplot was never imported.
 
-    def __init__(self, width: float, height: float) -> None:
+    title: at the top on the left, as it stands: a dollar sign is no formula.
+    """
+
+    def __init__(self, width: float, height: float, title: str | None = None) -> None:
         super().__init__(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(self)
+        if title is not None:
+            self.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
 
     def saved(self, path: str | Path | None) -> Any:
         """`path`, written as a PNG; the figure itself where it is None."""

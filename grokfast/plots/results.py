@@ -19,6 +19,7 @@ from grokfast.plots.curves import plot_curves
 from grokfast.plots.data import plot_data
 from grokfast.plots.forest import plot_forest
 from grokfast.plots.phase_diagram import plot_phase_diagram
+from grokfast.plots.progress import plot_progress
 from grokfast.plots.scaling import plot_scaling
 from grokfast.store.words import written
 from grokfast.sweeps import AblationResult, SweepResult
@@ -51,7 +52,12 @@ def pictures(result: Any) -> Pictures:
 def _(result: RunResult) -> Pictures:
     title = f"{result.run_id or result.experiment.name}: {result.phase}"
     criteria, task, seed = result.experiment.criteria, result.experiment.task, result.experiment.seed
-    return {
+    found: Pictures = {}
+    if "restricted_loss" in result.curves:  # by the probe `progress`
+        found["progress"] = lambda path=None: plot_progress(
+            result.curves, path, title=title, t_memorize=result.t_memorize, t_generalize=result.t_generalize
+        )
+    return found | {
         "data": lambda path=None: plot_data(
             task.build(seed=seed), path, title=parts.shown(task), labels=task.labels(seed=seed)
         ),
@@ -73,7 +79,7 @@ def _(result: AblationResult) -> Pictures:
     if not np.isin(table["status"], ENDED).any():
         return {}
     title = f"{result.ablation.experiment.name}: {result.ablation.seeds} seeds"
-    return {"forest plot": lambda path=None: plot_forest(_arms(result, table), path, title=title)}
+    return {"forest plot": lambda path=None: plot_forest(arms_of(result, table), path, title=title)}
 
 
 def sweep_pictures(result: SweepResult, table: Mapping[str, np.ndarray]) -> Pictures:
@@ -143,10 +149,10 @@ def _(result: SweepResult) -> tuple[str, list[dict[str, str]]]:
 @_told.register
 def _(result: AblationResult) -> tuple[str, list[dict[str, str]]]:
     table = result.table()
-    return _counts(result, table), [{"arm": arm.arm} | arm.words() for arm in _arms(result, table)]
+    return _counts(result, table), [{"arm": arm.arm} | arm.words() for arm in arms_of(result, table)]
 
 
-def _arms(result: AblationResult, table: Mapping[str, np.ndarray]) -> list[Any]:
+def arms_of(result: AblationResult, table: Mapping[str, np.ndarray]) -> list[Any]:
     return compare_arms(table, accuracy=f"{result.ablation.experiment.criteria.generalize}_accuracy")
 
 

@@ -13,7 +13,7 @@ from grokfast import text
 from grokfast.analysis import PowerLaw, UndeterminedError, fit_power_law, summarize
 from grokfast.analysis.power_law import symbol
 from grokfast.analysis.table import ENDED, columns, order
-from grokfast.plots.comparison import _COLORS
+from grokfast.plots.axes import COLORS, frame
 
 
 def plot_scaling(
@@ -46,8 +46,8 @@ def plot_scaling(
     if wrong := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not v > 0]:
         raise ValueError(f"{x} must have positive numbers to be on a logarithmic axis, got {wrong[0]!r}")
     groups = [None] if by is None else order(cell.cell[by] for cell in cells)
-    if len(groups) > len(_COLORS):
-        raise ValueError(f"{by} must have at most {len(_COLORS)} different values, got {len(groups)}")
+    if len(groups) > len(COLORS):
+        raise ValueError(f"{by} must have at most {len(COLORS)} different values, got {len(groups)}")
     if over is None:
         numeric = by is not None and all(isinstance(v, (int, float)) and v > 0 for v in groups if v is not True)
         over = keys if numeric and len(groups) > 1 else [x]
@@ -55,10 +55,10 @@ def plot_scaling(
         raise ValueError(f"over must contain {x!r}, got {list(over)}")
     law, why = _law(table, over)
     runs = columns(table, (*keys, *over, "status", "t_generalize", "steps"))
-    figure = Picture(12, 7)
+    figure = Picture(12, 7, title)
     axes = figure.subplots()
     width = _width(values) / max(len(groups), 1)
-    for i, (group, color) in enumerate(zip(groups, _COLORS)):
+    for i, (group, color) in enumerate(zip(groups, COLORS)):
         shift = math.exp(width * (i - (len(groups) - 1) / 2))
         rows = [j for j in range(len(runs[x])) if by is None or runs[by][j] == group]
         _runs(axes, runs, x, rows, shift, width, color)
@@ -67,7 +67,6 @@ def plot_scaling(
         if law is not None and (by is None or by in law.exponents or i == 0):
             _line(axes, law, runs, x, {} if by is None else {by: group}, color if by in law.exponents else "0.3")
     _axes(axes, x, values)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", parse_math=False)
     axes.set_title(why or _formula(law), fontsize=11, loc="left", color="0.25", parse_math=False)
     figure.legend(
         handles=_legend(axes, runs, law is not None),
@@ -157,8 +156,7 @@ def _axes(axes: Any, x: str, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(text.label(x), fontsize=12)
     axes.set_ylabel("step of generalisation", fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", color="0.92", lw=0.8)
+    frame(axes)
 
 
 def _legend(axes: Any, runs: dict[str, Any], has_law: bool) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grokfast import text
-from grokfast.plots.curves import _COLORS
+from grokfast.plots.axes import COLORS
 from grokfast.plots.data.rows import drawn, remarks, short, some, targets
 from grokfast.tasks.data import Data, Labels
 
@@ -141,10 +141,10 @@ def draw_scatter(figure: Any, data: Data) -> str:
     is_colored = data.n_answers == 1 and data.seq_len > 1
     low, high = (float(f([f(own) for own in y.values()])) for f in (np.min, np.max))
     for at, (axes, name) in enumerate(zip(grid.flat, splits)):
-        c = y[name][:, 0] if is_colored else _COLORS[at]
+        c = y[name][:, 0] if is_colored else COLORS[at]
         how: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high} if is_colored else {}
         dots = axes.scatter(*points[name].T, c=c, s=14, **how)
-        axes.set_title(text.label(short(name, 20)), fontsize=12, loc="left", color=_COLORS[at], fontweight="bold")
+        axes.set_title(text.label(short(name, 20)), fontsize=12, loc="left", color=COLORS[at], fontweight="bold")
         axes.set_xlabel(names[0], fontsize=12)
         axes.spines[["top", "right"]].set_visible(False)
     grid.flat[0].set_ylabel(names[1], fontsize=12)
@@ -183,4 +183,4 @@ def _said(data: Data, name: str, rows: np.ndarray, labels: Labels) -> list[tuple
 
 
 def _name(axes: Any, name: str, at: int) -> None:
-    axes.set_ylabel(text.label(short(name)), fontsize=11, color=_COLORS[at % len(_COLORS)], fontweight="bold")
+    axes.set_ylabel(text.label(short(name)), fontsize=11, color=COLORS[at % len(COLORS)], fontweight="bold")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grokfast import text
-from grokfast.plots.curves import _COLORS
+from grokfast.plots.axes import COLORS
 from grokfast.tasks.data import Data, Labels, Split
 
 ROWS = 14  # about so many, of all splits together
@@ -120,7 +120,7 @@ def draw_rows(figure: Any, data: Data, labels: Labels) -> str:
     axes.text(begin, 0.4, "shown", color="0.35", **how)
     axes.text(answers, 0.4, "asked", color="0.35", **how)
     for row in rows:
-        color = _COLORS[names.index(row.split) % len(_COLORS)]
+        color = COLORS[names.index(row.split) % len(COLORS)]
         if row.split != last:
             y += 0.5 if last else 0.0
             axes.text(begin - 2, y + 0.5, short(row.split), color=color, ha="right", fontweight="bold", **how)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grokfast import text
-from grokfast.plots.curves import _COLORS
+from grokfast.plots.axes import COLORS
 from grokfast.plots.data.rows import ROWS, answer, short, token
 from grokfast.tasks.data import Data, Labels
 
@@ -114,7 +114,7 @@ def draw_table(figure: Any, data: Data, found: Section, labels: Labels) -> str:
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.label(answer(labels, round(value)))))
     used = [i for i in range(len(found.names)) if (found.parts == i).any()]
-    colors = [*(_COLORS[i % 5] for i in range(len(found.names) - 2)), _COLORS[5], _COLORS[6]]
+    colors = [*(COLORS[i % 5] for i in range(len(found.names) - 2)), COLORS[5], COLORS[6]]
     shades = ListedColormap([colors[i] for i in used])
     own = np.full(found.parts.shape, np.nan)
     for shade, i in enumerate(used):
