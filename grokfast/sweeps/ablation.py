@@ -32,28 +32,12 @@ class Ablation:
     left_out: dict[str, str]
 
     def differences(self, name: str) -> dict[str, Any]:
-        """What the arm has otherwise than the base, by dotted name; another kind of part in words, as overrides take
-        it."""
-        flat, base = self.experiment.flat(), _fields(self.experiment)
-        found: dict[str, Any] = {}
-        for key, own in _fields(self.arms[name][1]).items():
-            if isinstance(own, parts.Part) and type(own) is type(base[key]):
-                found |= {at: value for at, value in parts.leaves(key, own) if value != flat.get(at)}
-            elif own != base[key] and isinstance(own, tuple):
-                found[key] = ",".join(map(parts.shown, own)) or "none"
-            elif own != base[key] and isinstance(own, parts.Part):
-                same = [at for at, value in parts.fields_of(own).items() if flat.get(f"{key}.{at}") == value]
-                found[key] = parts.shown(own, same)
-            elif own != base[key]:
-                found[key] = own
-        return found
+        """What the arm has otherwise than the base: see `differences`."""
+        return differences(self.experiment, self.arms[name][1])
 
     def plan(self, **options: Any) -> PlannedSweep:
         """A sweep that zips what varies, each cell with every seed. Options and errors are those of `sweep`."""
-        fields = [_fields(experiment) for _, experiment in self.arms.values()]
-        axes = {key: [own[key] for own in fields] for key in fields[0]}
-        varied = {key: values for key, values in axes.items() if any(value != values[0] for value in values)}
-        return plan(self.experiment, varied, zip=True, seeds=self.seeds, **options)
+        return plan_each([changed for _, changed in self.arms.values()], self.seeds, **options)
 
     def result(self, result: SweepResult) -> AblationResult:
         """The result of the planned sweep as that of the ablation."""
@@ -117,6 +101,32 @@ def try_arms(experiment: Experiment, seeds: int = 8, arms: Sequence[str | Arm] |
         said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ValueError(f"arms must be at least one that applies to the experiment, got none ({said or 'no arms'})")
     return Ablation(experiment=experiment, seeds=seeds, arms=found, left_out=left_out)
+
+
+def differences(experiment: Experiment, other: Experiment) -> dict[str, Any]:
+    """What the other has otherwise, by dotted name; another kind of part in words, as overrides take it."""
+    flat, base = experiment.flat(), _fields(experiment)
+    found: dict[str, Any] = {}
+    for key, own in _fields(other).items():
+        if isinstance(own, parts.Part) and type(own) is type(base[key]):
+            found |= {at: value for at, value in parts.leaves(key, own) if value != flat.get(at)}
+        elif own != base[key] and isinstance(own, tuple):
+            found[key] = ",".join(map(parts.shown, own)) or "none"
+        elif own != base[key] and isinstance(own, parts.Part):
+            same = [at for at, value in parts.fields_of(own).items() if flat.get(f"{key}.{at}") == value]
+            found[key] = parts.shown(own, same)
+        elif own != base[key]:
+            found[key] = own
+    return found
+
+
+def plan_each(experiments: Sequence[Experiment], seeds: int, **options: Any) -> PlannedSweep:
+    """A sweep of these experiments, all different but of one seed, each with so many seeds from that on, one after the
+    other. Options and errors are those of `sweep`."""
+    fields = [_fields(experiment) for experiment in experiments]
+    axes = {key: [own[key] for own in fields] for key in fields[0]}
+    varied = {key: values for key, values in axes.items() if any(value != values[0] for value in values)}
+    return plan(experiments[0], varied, zip=True, seeds=seeds, **options)
 
 
 def _chosen(arms: Sequence[str | Arm] | None) -> dict[str, Arm]:
