@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +13,7 @@ from typing import Any
 
 import torch
 
-import grokfast
+from grokfast.training.machine import machine
 
 
 @dataclass
@@ -94,38 +89,6 @@ def _time(one: Contender) -> tuple[float, float]:
     if one.is_on_gpu:
         torch.cuda.synchronize()
     return (time.perf_counter() - begin) / one.repeat, launched / one.repeat
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), model)
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": f"CPU {model}, {os.cpu_count()} processors",
-        **_gpu(),
-        "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "grokfast": grokfast.__version__,
-    }
-
-
-def _gpu() -> dict[str, Any]:
-    if not torch.cuda.is_available():
-        return {}
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    major, minor = torch.cuda.get_device_capability()
-    return {
-        "gpu": f"{torch.cuda.get_device_name()}, sm_{major}{minor}",
-        "driver": driver[0].strip() if driver else "unknown",
-        "cuda": torch.version.cuda,
-        "triton": importlib.metadata.version("triton"),
-    }
 
 
 def report(title: str, sections: dict[str, list[dict[str, Any]]], out: Path | None) -> None:

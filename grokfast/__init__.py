@@ -6,7 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from grokfast.transforms.chain import Chain
+from grokfast.transforms.egd import EGD
 from grokfast.transforms.filters import EMA, MA
+from grokfast.transforms.grokadamw import GrokAdamW
+from grokfast.transforms.multi_ema import MultiEMA
+from grokfast.transforms.norm_clamp import NormClamp
+from grokfast.transforms.norm_clip import NormClip
+from grokfast.transforms.orthograd import OrthoGrad
+from grokfast.transforms.penalties import L1, Compression, Nuclear
+from grokfast.transforms.sam import SAM
+from grokfast.transforms.spherical import Spherical
 
 if TYPE_CHECKING:
     from grokfast import analysis as analysis
@@ -16,7 +25,9 @@ if TYPE_CHECKING:
     from grokfast import optim as optim
     from grokfast import plots as plots
     from grokfast import tasks as tasks
+    from grokfast.comparison import compare
     from grokfast.optim import GrokFast, GrokFastAdamW, gradfilter_ema, gradfilter_ma
+    from grokfast.reproductions import reproduce
     from grokfast.store import RunStore as RunStore
     from grokfast.sweeps import SweepResult as SweepResult
     from grokfast.sweeps import ablate, branch, sweep
@@ -34,8 +45,10 @@ _LAZY = {
     "SweepResult": "grokfast.sweeps",
     "ablate": "grokfast.sweeps",
     "branch": "grokfast.sweeps",
+    "compare": "grokfast.comparison",
     "gradfilter_ema": "grokfast.optim",
     "gradfilter_ma": "grokfast.optim",
+    "reproduce": "grokfast.reproductions",
     "sweep": "grokfast.sweeps",
     "train": "grokfast.training",
 }
@@ -43,16 +56,29 @@ _SUBMODULES = ("models", "nn", "ops", "optim", "tasks", "training", "store", "an
 
 # What a star brings: no module, above all not `nn` and `optim`, as scripts call torch's.
 __all__ = [
+    "EGD",
     "EMA",
+    "L1",
     "MA",
+    "SAM",
     "Chain",
+    "Compression",
     "Experiment",
+    "GrokAdamW",
     "GrokFast",
     "GrokFastAdamW",
+    "MultiEMA",
+    "NormClamp",
+    "NormClip",
+    "Nuclear",
+    "OrthoGrad",
+    "Spherical",
     "ablate",
     "branch",
+    "compare",
     "gradfilter_ema",
     "gradfilter_ma",
+    "reproduce",
     "sweep",
     "train",
 ]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = {"page.html", "page.css", "page.js"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
 
@@ -126,6 +128,17 @@ def test_a_wheel_without_a_compiler_installs(source):
     assert built(source / "there")[0] == []
     assert not built(source / "there")[1]["extension"]
     assert python(source / "there", STEP) == ["-0.5", "False", "None"]
+    assert {path.name for path in (source / "there" / "grokfast" / "report" / "templates").iterdir()} == TEMPLATES
+
+
+def test_a_source_distribution_has_the_templates_of_pages(source):
+    command = [sys.executable, "setup.py", "-q", "sdist"]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = [Path(name) for name in archive.getnames()]
+    assert {name.name for name in names if name.parent.name == "templates"} == TEMPLATES
 
 
 def test_without_cuda_the_extension_has_none(source):

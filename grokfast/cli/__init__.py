@@ -1,4 +1,4 @@
-"""`grokfast run`, `sweep`, `branch`, `ablate`, `list`, `show`, `rm`, `export`, `bench` and `doctor`."""
+"""The commands: `grokfast run`, `sweep`, `branch`, `ablate`, `compare`, `reproduce`, `report`, `list` and so on."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ COMMANDS = {
         "Turn each technique of a preset off, on, up or down in turn, and say what that does to when it generalises.",
         takes_arguments=True,
     ),
+    "compare": Command(
+        "compare", "compare_command",
+        "Tune every accelerator and plain AdamW with one budget of runs, and compare them on fresh seeds.",
+        takes_arguments=True,
+    ),
+    "reproduce": Command(
+        "reproduce", "reproduce", "Train what a paper trained, and say whether its figures come out: how sure, and why."
+    ),
+    "report": Command(
+        "report", "report",
+        "Make one HTML page of a run or a sweep, which needs nothing else: what happened, and what is inside.",
+    ),
     "list": Command("runs", "list_runs", "List sweeps and runs, the newest first, and the size of the store."),
     "show": Command("runs", "show", "Say what a run or a sweep is, and what happened in it."),
     "rm": Command(
@@ -60,7 +72,8 @@ COMMANDS = {
         "bench", "bench", "Time the fused operations on this machine, against eager and compiled PyTorch."
     ),
     "doctor": Command(
-        "doctor", "doctor", "Say what this machine has, and which implementation each operation will use here and why."
+        "doctor", "doctor",
+        "Say what this machine has, which implementation each operation will use here and why, and what probes cost."
     ),
 }  # fmt: skip
 
@@ -106,13 +119,13 @@ def _parsed(args: list[str]) -> Callable[[], int]:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="grokfast", description=description, args=args, **options
         )
-    if args[0] in ("sweep", "branch", "ablate"):
+    if args[0] in ("sweep", "branch", "ablate", "compare"):
         from grokfast.cli.sweep import merged
 
         args = merged(args)
     if args[0] == "branch":
         args = merged(merged(args, "--set"), "--at")
-    if args[0] == "ablate":
+    if args[0] in ("ablate", "compare"):
         args = merged(merged(args, "--set"), "--arms")
     _add_here()
     chosen = COMMANDS[args[0]]

@@ -10,11 +10,12 @@ from grokfast.cli.common import output
 
 
 def doctor() -> Callable[[], int]:
-    """Say what this machine has, and which implementation each operation will use here and why."""
+    """Say what this machine has, which implementation each operation will use here and why, and what probes cost."""
     return _doctor
 
 
 def _doctor() -> int:
+    from grokfast import Experiment
     from grokfast import doctor as report
 
     console = output()
@@ -26,5 +27,11 @@ def _doctor() -> int:
     table = Table("operation", "where", "implementation", box=None, pad_edge=False)
     for row in report.operations():
         table.add_row(*row)
+    console.print(table)
+    console.print()
+    intervals = (f"{name}, every {Experiment.preset(name).schedule.eval_every} steps" for name in report.PROBED)
+    table = Table("probe: × time, a thread of this CPU", *intervals, box=None, pad_edge=False)
+    for costs in report.probe_costs():
+        table.add_row(*costs)
     console.print(table)
     return 0

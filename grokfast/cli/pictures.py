@@ -55,24 +55,28 @@ def draw_data(experiment: Experiment, directory: Path) -> dict[str, Path]:
 def draw_run(
     experiment: Experiment, curves: Mapping[str, np.ndarray], directory: Path, *, has_ended: bool
 ) -> dict[str, Path]:
-    """Draw the curves of a run, as far as they go, into its directory, which has its id as name."""
-    from grokfast.plots import plot_curves
+    """Draw the curves of a run, as far as they go, and its progress measures, if a probe has them, into its directory,
+    which has its id as name."""
+    from grokfast.plots import plot_curves, plot_progress
     from grokfast.training.outcome import Outcome
 
     outcome = Outcome(experiment.criteria)
     for record in records_of(curves):
         outcome.update(record)
+    title = f"{directory.name}: {outcome.phase if has_ended else outcome.stage}"
+    moments = {"t_memorize": outcome.t_memorize, "t_generalize": outcome.t_generalize}
     path = plot_curves(
         curves,
         directory / "curves.png",
-        title=f"{directory.name}: {outcome.phase if has_ended else outcome.stage}",
-        t_memorize=outcome.t_memorize,
-        t_generalize=outcome.t_generalize,
+        title=title,
+        **moments,
         threshold=experiment.criteria.threshold,
         memorize=experiment.criteria.memorize,
         generalize=experiment.criteria.generalize,
     )
-    return {"curves": path}
+    if "restricted_loss" not in curves:
+        return {"curves": path}
+    return {"curves": path, "progress": plot_progress(curves, directory / "progress.png", title=title, **moments)}
 
 
 def draw(result: SweepResult, table: dict[str, np.ndarray]) -> dict[str, Path]:

@@ -211,6 +211,9 @@ def _show_run(store: RunStore, run: StoredRun, config: bool) -> None:
     pictures = sorted(run.directory.glob("*.png"))
     again = command("grokfast", "show", run.run_id)
     rows["pictures"] = ", ".join(map(str, pictures)) or f"none yet: {again} --picture"
+    reports = sorted(run.directory.glob("report*.html"))
+    make = command("grokfast", "report", run.run_id)
+    rows["report"] = ", ".join(map(str, reports)) or f"none yet: {make}"
     if not config:
         rows["configuration"] = f"{again} --config"
     table = Table.grid(padding=(0, 2))

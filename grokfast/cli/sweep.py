@@ -146,8 +146,16 @@ def train(
     tell: Callable[[SweepResult, Screen], dict[str, Any]] | None = None,
 ) -> int:
     """Train what is planned, and `tell` (default: `report`) what came out."""
+    result = trained(begin())
+    summary = (tell or report)(result, output())
+    if as_json:
+        print(json_module.dumps(summary))
+    return 1 if result.errors else 0
+
+
+def trained(planned: PlannedSweep) -> SweepResult:
+    """Say what is planned, train it and show how far it is."""
     screen = Screen(stderr=True)
-    planned = begin()
     _announce(screen, planned)
     display = SweepDisplay(screen)
     try:
@@ -156,10 +164,7 @@ def train(
         display.stop()
     if planned.todo:
         print(display.line())
-    summary = (tell or report)(result, output())
-    if as_json:
-        print(json_module.dumps(summary))
-    return 1 if result.errors else 0
+    return result
 
 
 def _announce(screen: Screen, planned: PlannedSweep) -> None:
