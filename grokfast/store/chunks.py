@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -74,10 +75,14 @@ def names_of(row: Row) -> tuple[str, ...]:
     if row.columns is None:
         return STANDARD
     try:
-        names = json.loads(row.columns)
-        return checked_names(names)
+        return _names(row.columns)
     except (TypeError, ValueError) as error:
         raise DamagedError(f"the columns of run {row.run_id} are damaged: {error}") from error
+
+
+@lru_cache(maxsize=1024)  # thousands of runs have the same
+def _names(columns: str) -> tuple[str, ...]:
+    return checked_names(json.loads(columns))
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
