@@ -19,6 +19,14 @@ constexpr int64_t CHUNK = 512;              // rows that one thread takes at a t
 
 typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4)));  // what the processor lacks is split up
 
+// The lanes of x and then y that are numbered.
+#if defined(__clang__)
+#define GF_SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else  // that GCC has from 12 on only
+typedef int Places __attribute__((vector_size(4 * LANES)));
+#define GF_SHUFFLE(x, y, ...) __builtin_shuffle(x, y, Places{__VA_ARGS__})
+#endif
+
 GF_INLINE Lanes load(const float* x) {
   Lanes lanes;
   std::memcpy(&lanes, x, sizeof(Lanes));
@@ -130,22 +138,22 @@ GF_INLINE Lanes sums(const Lanes* x) {
   Lanes two[8], four[4];  // sums of pairs, then of four, interleaved
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i)
-    two[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-             __builtin_shufflevector(x[2 * i], x[2 * i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    two[i] = GF_SHUFFLE(x[2 * i], x[2 * i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+             GF_SHUFFLE(x[2 * i], x[2 * i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
     four[i] =
-        __builtin_shufflevector(two[2 * i], two[2 * i + 1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-        __builtin_shufflevector(two[2 * i], two[2 * i + 1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+        GF_SHUFFLE(two[2 * i], two[2 * i + 1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+        GF_SHUFFLE(two[2 * i], two[2 * i + 1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
   Lanes half[2];
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i)
-    half[i] = __builtin_shufflevector(four[2 * i], four[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26,
+    half[i] = GF_SHUFFLE(four[2 * i], four[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26,
                                       27) +
-              __builtin_shufflevector(four[2 * i], four[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
+              GF_SHUFFLE(four[2 * i], four[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
                                       30, 31);
-  return __builtin_shufflevector(half[0], half[1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-         __builtin_shufflevector(half[0], half[1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  return GF_SHUFFLE(half[0], half[1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+         GF_SHUFFLE(half[0], half[1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
 // Of heads [first, first + HEADS) of 64 columns: the tables' gradients, and dots [n, HEADS] of gradients and tables' rows

@@ -15,6 +15,7 @@ from grokfast.comparison.record import to_dict
 from grokfast.comparison.result import TaskResult
 from grokfast.store.files import write_atomic
 from grokfast.store.places import Places
+from grokfast.training.machine import machine
 
 COMMAND = "command.json"
 
@@ -68,7 +69,7 @@ class Kept:
             {**to_dict(task), "pictures": {what: str(path) for what, path in drawn[task.name].items()}}
             for task in tasks
         ]
-        whole = {"comparison": self.name, "command": command, "tasks": found}
+        whole = {"comparison": self.name, "command": command, "machine": machine(), "tasks": found}
         _write(self.results / "compare.json", whole)
         write_atomic(self.results / "compare.md", markdown(tasks, drawn, command).encode())
         return whole
