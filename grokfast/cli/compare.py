@@ -15,8 +15,8 @@ from grokfast import checks
 from grokfast.cli.common import Screen, UsageError, option, output, registry
 from grokfast.cli.pictures import attempt
 from grokfast.cli.sweep import runner_of, trained
-from grokfast.comparison import ARMS, BASE, Contest, TaskResult, contest, notes, pictures
-from grokfast.comparison.kept import Kept
+from grokfast.comparison import ARMS, BASE, Contest, TaskResult, contest, left_out, notes, pictures
+from grokfast.comparison.kept import RECORD, Kept
 from grokfast.comparison.presets import COMPARISONS, Preset, task
 from grokfast.comparison.run import held, measured
 from grokfast.store.sweeps import digest
@@ -141,6 +141,7 @@ def _compare(
         sweeps.append(trained(planned))
         return sweeps[-1]
 
+    where = [] if kept.root == Path("runs") else ["--out", kept.root]
     kept.begin(_common(args))
     try:
         for one in contests:
@@ -151,12 +152,13 @@ def _compare(
             drawn[name] = attempt(partial(_draw, tasks[-1], kept.results), screen)
             whole = kept.keep(tasks, drawn, said)
     except KeyboardInterrupt:  # a sweep's, or while steps are timed
-        where = [] if kept.root == Path("runs") else ["--out", kept.root]
         again = command("grokfast", "compare", "--resume", kept.name, *where)
         Screen(stderr=True).say(f"Stopped and saved. Go on with: {again}")
         return 130
-    for line in (f"table: {kept.results / 'compare.md'}", f"all cells: {kept.results / 'compare.json'}", said):
-        screen.say(line)
+    for what, path in (("table", "compare.md"), ("all runs", RECORD)):
+        screen.say(f"{what}: {kept.results / path}")
+    screen.say(f"a page of it: {command('grokfast', 'report', kept.name, *where)}")
+    screen.say(said)
     if as_json:
         print(json_module.dumps(whole))
     return 1 if any(sweep.errors for sweep in sweeps) else 0
@@ -173,7 +175,7 @@ def report(task: TaskResult, screen: Screen) -> None:
     screen.say("")
     screen.say(shown(task.name))
     screen.print(table)
-    for note in notes(task):
+    for note in [*notes(task), *left_out(task)]:
         screen.say(note)
 
 

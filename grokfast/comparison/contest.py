@@ -71,27 +71,41 @@ class Contest:
         """All points of all arms that are searched, each with every tuning seed. Options and errors as of `sweep`."""
         return plan_each([*self._cells()], self.tuning, **options)
 
-    def searched(self, result: SweepResult) -> dict[str, list[CellSummary]]:
-        """What happened at each point, by arm; several arms may share one."""
-        table, cells = result.table(), [*self._cells()]
-        number = np.repeat(np.arange(len(cells)), self.tuning)
-        found = {cell.cell["cell"]: cell for cell in summarize({**table, "cell": number}, by=["cell"])}
-        at = {cell: i for i, cell in enumerate(cells)}
+    def searched(self, result: SweepResult) -> dict[str, np.ndarray]:
+        """A row for each run of the search of each arm, with the columns "arm" and "point"; arms may share runs."""
+        at = {cell: i for i, cell in enumerate(self._cells())}
+        places = [
+            (name, i, at[cell])
+            for name, entry in self.entries.items()
+            if entry.is_searched
+            for i, cell in enumerate(entry.cells)
+        ]
+        return _rows(result.table(), places, self.tuning)
+
+    def cells(self, searched: Mapping[str, Any]) -> dict[str, list[CellSummary]]:
+        """What happened at each point of each arm that is searched."""
+        found = {(cell.cell["arm"], cell.cell["point"]): cell for cell in summarize(searched, by=["arm", "point"])}
         return {
-            name: [found[at[cell]] for cell in entry.cells] for name, entry in self.entries.items() if entry.is_searched
+            name: [found[name, i] for i in range(len(entry.points))]
+            for name, entry in self.entries.items()
+            if entry.is_searched
         }
+
+    def chosen(self, cells: Mapping[str, Sequence[CellSummary]]) -> dict[str, int]:
+        """The number of the best point of each arm."""
+        return {name: best(cells[name]) if name in cells else 0 for name in self.entries}
 
     def finals(self, chosen: Mapping[str, int], **options: Any) -> PlannedSweep:
         """The chosen point of every arm, with the final seeds. Options and errors as of `sweep`."""
         return plan_each([*dict.fromkeys(self._finalists(chosen).values())], self.seeds, **options)
 
     def table(self, chosen: Mapping[str, int], result: SweepResult) -> dict[str, np.ndarray]:
-        """A row for each final run of each arm, with a column "arm": `analysis.compare_arms` says how they differ."""
-        finalists, found = self._finalists(chosen), result.table()
+        """A row for each final run of each arm, with the columns "arm" and "point": `analysis.compare_arms` says how
+        they differ."""
+        finalists = self._finalists(chosen)
         at = {cell: i for i, cell in enumerate(dict.fromkeys(finalists.values()))}
-        rows = np.concatenate([at[cell] * self.seeds + np.arange(self.seeds) for cell in finalists.values()])
-        names = np.repeat(np.array([*finalists]), self.seeds)
-        return {"arm": names, **{name: column[rows] for name, column in found.items()}}
+        places = [(name, chosen[name], at[cell]) for name, cell in finalists.items()]
+        return _rows(result.table(), places, self.seeds)
 
     def _cells(self) -> dict[Experiment, None]:
         """Those of the search, each once."""
@@ -101,6 +115,14 @@ class Contest:
     def _finalists(self, chosen: Mapping[str, int]) -> dict[str, Experiment]:
         seed = {"seed": self.final_seed}
         return {name: entry.cells[chosen[name]].override(seed) for name, entry in self.entries.items()}
+
+
+def _rows(table: Mapping[str, np.ndarray], places: Sequence[tuple[str, int, int]], each: int) -> dict[str, np.ndarray]:
+    """The rows of cells of so many runs `each`: places are an arm, its point, and the number of that one's cell."""
+    rows = np.concatenate([cell * each + np.arange(each) for _, _, cell in places])
+    arms, points, _ = zip(*places)
+    columns = {name: column[rows] for name, column in table.items()}
+    return {"arm": np.repeat(arms, each), "point": np.repeat(points, each), **columns}
 
 
 def best(cells: Sequence[CellSummary]) -> int:

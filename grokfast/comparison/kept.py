@@ -11,18 +11,19 @@ from typing import Any
 from grokfast import checks
 from grokfast.comparison.costs import Cost
 from grokfast.comparison.page import markdown
-from grokfast.comparison.record import to_dict
+from grokfast.comparison.record import from_dict, to_dict
 from grokfast.comparison.result import TaskResult
 from grokfast.store.files import write_atomic
-from grokfast.store.places import Places
+from grokfast.store.places import Places, is_id
+from grokfast.text import command, one_line
 from grokfast.training.machine import machine
 
-COMMAND = "command.json"
+COMMAND, RECORD = "command.json", "compare.json"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The folder `name` of the store at `root`, and where results go: there, or `to`."""
+    """The folder `name` of the store at `root`, and where results go: there, or `to`, and what is found in both."""
 
     name: str
     root: Path
@@ -60,22 +61,55 @@ class Kept:
     def keep_costs(self, task: TaskResult) -> None:
         _write(self._costs(task.name), {one.name: one.cost.to_dict() for one in task.arms if one.cost is not None})
 
-    def keep(
-        self, tasks: Sequence[TaskResult], drawn: Mapping[str, Mapping[str, Path]], command: str
-    ) -> dict[str, Any]:
-        """Write what is known so far as compare.json and compare.md, with the pictures that are `drawn` of each task;
-        returns the first."""
+    def keep(self, tasks: Sequence[TaskResult], drawn: Mapping[str, Mapping[str, Path]], said: str) -> dict[str, Any]:
+        """Write what is known so far as compare.json and compare.md, with the command as it was `said`, and the
+        pictures that are `drawn` of each task; returns the first."""
         found = [
             {**to_dict(task), "pictures": {what: str(path) for what, path in drawn[task.name].items()}}
             for task in tasks
         ]
-        whole = {"comparison": self.name, "command": command, "machine": machine(), "tasks": found}
-        _write(self.results / "compare.json", whole)
-        write_atomic(self.results / "compare.md", markdown(tasks, drawn, command).encode())
+        whole = {"comparison": self.name, "command": said, "machine": machine(), "tasks": found}
+        for folder in dict.fromkeys((self.folder, self.results)):
+            _write(folder / RECORD, whole)
+        write_atomic(self.results / "compare.md", markdown(tasks, drawn, said).encode())
         return whole
+
+    def record(self) -> Path:
+        """What is found, as JSON. Raises ValueError where that is nothing yet, or as `words`."""
+        self.words()
+        if not (path := self.folder / RECORD).exists():
+            again = command("grokfast", "compare", "--resume", self.name)
+            raise ValueError(f"comparison {self.name} has found nothing yet; go on with: {again}")
+        return path
 
     def _costs(self, task: str) -> Path:
         return self.folder / f"{task}_costs.json"
+
+
+def recorded(which: str, root: Path) -> Path | None:
+    """The JSON file of a comparison: which is its id in the store at `root`, its folder, or that file; None where it
+    names none of these. Raises ValueError or OSError where it has found nothing yet, or is not there."""
+    path = Path(which)
+    if path.suffix == ".json" or len(path.parts) > 1:
+        return path / RECORD if path.is_dir() else path
+    if (path / RECORD).exists():
+        return path / RECORD
+    if not is_id(which):
+        return None
+    kept = Kept(which, root)
+    is_comparison = (kept.folder / COMMAND).exists() or (which.startswith("compare-") and not kept.folder.exists())
+    return kept.record() if is_comparison else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `Kept.keep` wrote, its "tasks" as `TaskResult`. Raises ValueError where it did not, OSError."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be the JSON that grokfast compare writes: {one_line(error)}") from error
+    if not isinstance(whole, dict) or not {"comparison", "command", "machine", "tasks"} <= {*whole}:
+        raise ValueError(f"{path} must be the JSON that grokfast compare writes: it has no tasks of a comparison")
+    return {**whole, "tasks": [from_dict(task) for task in whole["tasks"]]}
 
 
 def _write(path: Path, value: Any) -> None:

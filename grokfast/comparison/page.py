@@ -1,4 +1,4 @@
-"""A comparison for readers: tables, notes and pictures, as Markdown, and as the plain data of a report's section."""
+"""A comparison for readers: tables, notes and pictures, and all of it as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from grokfast.analysis import incidence
 from grokfast.comparison.arms import BASE, PUBLISHED
-from grokfast.comparison.result import ArmResult, TaskResult
+from grokfast.comparison.result import TaskResult
 from grokfast.units import duration
 
 # Lee et al. 2024, arXiv 2405.20233, multiplication mod 97 to 95%: iterations without a filter, to those with it.
@@ -32,12 +32,17 @@ def notes(task: TaskResult) -> list[str]:
         f"At most {experiment.schedule.steps:,} steps. Generalised: {experiment.criteria.threshold:.0%} of "
         f"{experiment.criteria.generalize}. A run that had not by then is censored there, in medians (Kaplan and "
         "Meier's), quotients and tests alike; >, < and ∞: a median was not reached.",
-        "×: how many times sooner, in steps: quotients of medians, bootstrap over seeds, a seed's two runs together. "
-        "p: log-rank test against tuned AdamW, Holm's correction. cost: of a step, to AdamW's, measured in turns. "
-        f"time: the median step times the seconds of a step, one run alone. All runs: {duration(task.seconds)} of a "
-        "core, or of a GPU.",
-        *(f"Left out: {name}: {why}." for name, why in contest.left_out.items()),
+        "×: how many times sooner, in steps: quotients of medians, bootstrap over seeds, a seed's two runs together.",
+        "p: log-rank test against tuned AdamW, Holm's correction.",
+        "cost: of a step, to AdamW's, measured in turns.",
+        "time: the median step times the seconds of a step, one run alone. "
+        f"All runs: {duration(task.seconds)} of a core, or of a GPU.",
     ]
+
+
+def left_out(task: TaskResult) -> list[str]:
+    """Why arms are not there, a sentence each."""
+    return [f"Left out: {name}: {why}." for name, why in task.contest.left_out.items()]
 
 
 def pictures(task: TaskResult) -> dict[str, Callable[..., Any]]:
@@ -75,44 +80,10 @@ def markdown(tasks: Sequence[TaskResult], drawn: Mapping[str, Mapping[str, Path]
         rows = table(task)
         lines += [f"## {task.name}", "", _row(rows[0]), _row("---" for _ in rows[0])]
         lines += [_row(row.values()) for row in rows]
-        lines += ["", *(f"{note}\n" for note in notes(task))]
+        lines += ["", *(f"- {note}" for note in [*notes(task), *left_out(task)]), ""]
         lines += [f"![{task.name}: {title}]({path.name})\n" for title, path in drawn.get(task.name, {}).items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(words: Iterable[str]) -> str:
     return "| " + " | ".join(word.replace("|", r"\|") for word in words) + " |"
-
-
-def section(task: TaskResult) -> dict[str, Any]:
-    """A task as plain data: `title`; `notes`, sentences; `table` and `cells`, of the finals and of the search, each a
-    list of rows by column; `figures`, of each its `title`, `draw`, which returns a matplotlib figure, `alt`, what is to
-    be seen, and `data`, a list of rows by column."""
-    rows = table(task)
-    curves = [
-        {"arm": name, "step": f"{step:g}", "share": f"{share:.4f}"}
-        for name, curve in incidence(task.table).items()
-        for step, share in zip(curve.steps.tolist(), curve.share.tolist())
-    ]
-    data = {"Kaplan-Meier curves": curves}
-    return {
-        "title": f"Accelerators on {task.name}",
-        "notes": notes(task),
-        "table": rows,
-        "cells": [
-            {"arm": one.name, "point": one.entry.words(i), **cell.words()}
-            for one in task.arms
-            for i, cell in enumerate(one.cells)
-        ],
-        "figures": [
-            {"title": title, "draw": draw, "alt": f"{title} of {task.name}. {_said(task.arms)}",
-             "data": data.get(title, rows)}
-            for title, draw in pictures(task).items()
-        ],
-    }  # fmt: skip
-
-
-def _said(arms: Sequence[ArmResult]) -> str:
-    """The arms by their median steps, the soonest first."""
-    ordered = sorted(arms, key=lambda one: one.summary.runs.t_generalize.median)
-    return "Median steps: " + "; ".join(f"{one.name} {one.summary.runs.t_generalize}" for one in ordered) + "."

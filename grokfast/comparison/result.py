@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from grokfast.analysis import ArmSummary, CellSummary, Ratio, compare_arms
 from grokfast.comparison.arms import BASE, PUBLISHED
 from grokfast.comparison.contest import Contest, Entry
 from grokfast.comparison.costs import Cost
-from grokfast.sweeps import SweepResult
+from grokfast.training import Experiment
 from grokfast.units import duration
 
 
@@ -74,12 +73,13 @@ class ArmResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """One task of a comparison. arms: tuned AdamW first. table: a row for each final run of each arm. search and finals
-    are sweeps of the store, whose runs took so many seconds in all."""
+    """One task of a comparison. arms: tuned AdamW first. searched, table: a row for each run of the search, and for
+    each final one, of each arm. search and finals are sweeps of the store, whose runs took so many seconds in all."""
 
     contest: Contest
     arms: list[ArmResult]
-    table: Mapping[str, np.ndarray]
+    searched: Mapping[str, Any]
+    table: Mapping[str, Any]
     search: str
     finals: str
     seconds: float
@@ -91,16 +91,18 @@ class TaskResult:
 
 def task_result(
     contest: Contest,
-    cells: Mapping[str, Sequence[CellSummary]],
-    chosen: Mapping[str, int],
-    search: SweepResult,
-    finals: SweepResult,
+    searched: Mapping[str, Any],
+    table: Mapping[str, Any],
     *,
     costs: Mapping[str, Cost] | None = None,
+    search: str = "",
+    finals: str = "",
+    seconds: float = 0.0,
 ) -> TaskResult:
-    """The result of the two sweeps of a contest, whose costs are by the arms' names."""
-    table = contest.table(chosen, finals)
-    column = f"{contest.experiment.criteria.generalize}_accuracy"
+    """The result of the runs of a contest, the costs being by the arms' names; the rest as of `TaskResult`."""
+    cells = contest.cells(searched)
+    chosen = contest.chosen(cells)
+    column = accuracy(contest.experiment)
     published: dict[str, Ratio | None] = {}
     if PUBLISHED in contest.entries:
         published = {one.arm: one.ratio for one in compare_arms(table, base=PUBLISHED, accuracy=column)}
@@ -118,10 +120,10 @@ def task_result(
             )
         )
     return TaskResult(
-        contest=contest,
-        arms=arms,
-        table=table,
-        search=search.sweep_id,
-        finals=finals.sweep_id,
-        seconds=sum(float(np.nansum(sweep.table()["seconds"])) for sweep in (search, finals)),
+        contest=contest, arms=arms, searched=searched, table=table, search=search, finals=finals, seconds=seconds
     )
+
+
+def accuracy(experiment: Experiment) -> str:
+    """The column of tables that generalising is judged by."""
+    return f"{experiment.criteria.generalize}_accuracy"

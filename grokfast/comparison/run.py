@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from grokfast.comparison.accelerator import Accelerator
 from grokfast.comparison.arms import BASE
-from grokfast.comparison.contest import Contest, best, contest
+from grokfast.comparison.contest import Contest, contest
 from grokfast.comparison.costs import Cost, step_costs
 from grokfast.comparison.result import TaskResult, task_result
 from grokfast.sweeps import PlannedSweep, SweepObserver, SweepResult
@@ -44,12 +46,16 @@ def held(
 ) -> TaskResult:
     """A contest, whose sweeps `train` trains. costs: by arm, if they were measured before. Other options as `sweep`."""
     search = train(contest.search(**options))
-    cells = contest.searched(search)
-    chosen = {name: best(cells[name]) if name in cells else 0 for name in contest.entries}
+    searched = contest.searched(search)
+    chosen = contest.chosen(contest.cells(searched))
     finals = train(contest.finals(chosen, **options))
     if costs is None or not {*contest.entries} <= {*costs}:
         costs = measured(contest, chosen)
-    return task_result(contest, cells, chosen, search, finals, costs=costs)
+    seconds = sum(float(np.nansum(sweep.table()["seconds"])) for sweep in (search, finals))
+    return task_result(
+        contest, searched, contest.table(chosen, finals), costs=costs, search=search.sweep_id, finals=finals.sweep_id,
+        seconds=seconds,
+    )  # fmt: skip
 
 
 def measured(contest: Contest, chosen: Mapping[str, int] | None = None) -> dict[str, Cost]:

@@ -4,12 +4,25 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from grokfast import Experiment
 from grokfast.analysis import compare_arms
-from grokfast.comparison import Cost, compare, contest, markdown, notes, pictures, section, task_result, to_dict
+from grokfast.comparison import (
+    ArmResult,
+    Cost,
+    compare,
+    contest,
+    from_dict,
+    markdown,
+    notes,
+    pictures,
+    task_result,
+    to_dict,
+)
 from grokfast.comparison.run import held
 from grokfast.sweeps import InProcess, SweepInterrupted
 from tests.comparison.common import FAST, FORM, TINY
@@ -62,7 +75,8 @@ def test_all_of_it_is_json_with_the_space_and_every_cell(found):
     assert sum(cell["chosen"] for cell in fast["cells"]) == 1
     assert fast["point"] == next(cell["point"] for cell in fast["cells"] if cell["chosen"])
     assert fast["differs"] == {"loss": "mse"}
-    assert len(fast["runs"]) == len({*fast["runs"]}) == 3
+    assert len(fast["runs"]) == len({run["run_id"] for run in fast["runs"]}) == 3
+    assert [run["seed"] for cell in fast["cells"] for run in cell["runs"]] == [0, 1] * 2
     assert fast["cost"]["ratio"] == 0.5
     assert plain["arms"][3]["cells"] == []
     assert plain["arms"][0]["speedup"] is None
@@ -76,6 +90,7 @@ def test_tables_and_notes_say_what_was_done(found):
     assert len({row.count("|") for row in rows}) == 1
     assert markdown([task, task], {}, "").count("## quick") == 2
     assert "grokfast compare quick" in text
+    assert all(f"- {note}" in text.splitlines() for note in notes(task))
     said = " ".join(notes(task))
     assert "2 points" in said
     assert "seeds 100 to 102" in said
@@ -83,18 +98,51 @@ def test_tables_and_notes_say_what_was_done(found):
     assert "50% of train" in said
 
 
-def test_a_report_gets_figures_with_their_data_and_what_is_to_be_seen(found):
-    data = section(found[0])
-    assert data["table"] == [one.words() for one in found[0].arms]
-    assert [row["arm"] for row in data["cells"]] == ["plain", "plain", "fast", "fast"]
-    assert [figure["title"] for figure in data["figures"]] == ["forest plot", "Kaplan-Meier curves", "speed-ups"]
-    for figure in data["figures"]:
-        assert figure["draw"]().axes
-        assert "fast " in figure["alt"]
-        assert len({tuple(row) for row in figure["data"]}) == 1
-    curve = [(float(row["step"]), float(row["share"])) for row in data["figures"][1]["data"] if row["arm"] == "fast"]
-    assert curve[0] == (0, 0)
-    assert curve[-1][1] == 1
+def test_what_is_written_is_read_back(found):
+    task, _ = found
+    plain = json.loads(json.dumps(to_dict(task)))
+    again = from_dict(plain)
+    assert json.loads(json.dumps(to_dict(again))) == plain
+    assert [one.words() for one in again.arms] == [one.words() for one in task.arms]
+    assert [one.cells for one in again.arms] == [one.cells for one in task.arms]
+    for name, entry in again.contest.entries.items():
+        assert entry.cells == task.contest.entries[name].cells
+
+
+@pytest.mark.parametrize("preset", ["quick", "grokfast"])
+def test_every_arm_s_experiment_is_read_back(preset, found):
+    """Of the record of one task the arms are replaced by those of another contest, without their runs."""
+    one = contest(Experiment.preset(preset).override({"criteria.generalize": "train"}), budget=4, tuning=2, seeds=3)
+    arms = [ArmResult(entry=entry, chosen=0, cells=(), summary=found[0].arms[0].summary, published=None, cost=None)
+            for entry in one.entries.values()]  # fmt: skip
+    plain = json.loads(json.dumps(to_dict(replace(found[0], contest=one, arms=arms))))
+    for arm in plain["arms"]:  # all have plain AdamW's runs
+        arm["runs"] = to_dict(found[0])["arms"][0]["runs"]
+        arm["cells"] = [{"point": {}, "runs": arm["runs"]}] if arm["space"] else []
+    again = from_dict(plain).contest
+    assert {name: entry.untuned for name, entry in again.entries.items()} == {
+        name: entry.untuned for name, entry in one.entries.items()
+    }
+    for name, entry in again.entries.items():
+        known = one.entries[name]
+        assert entry.arm.space_of(entry.untuned) == known.arm.space_of(known.untuned)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plain: plain.pop("arms"), "'arms' is missing"),
+        (lambda plain: plain["arms"][0].pop("untuned"), "'untuned' is missing"),
+        (lambda plain: plain["arms"][0]["runs"][0].pop("steps"), "'steps' is missing"),
+        (lambda plain: plain["experiment"].update(task=None), "task must be"),
+        (lambda plain: plain.update(arms=3), "cannot be read"),
+    ],
+)
+def test_what_is_no_record_is_said(found, change, message):
+    plain = json.loads(json.dumps(to_dict(found[0])))
+    change(plain)
+    with pytest.raises(ValueError, match=message):
+        from_dict(plain)
 
 
 def test_pictures_are_written(found, tmp_path):
@@ -129,13 +177,5 @@ def test_an_interrupted_one_goes_on_to_the_same_result(found, tmp_path):
 
 def test_costs_that_were_not_measured_are_empty(found):
     task, _ = found
-
-    class Stored:
-        sweep_id = ""
-
-        def table(self):
-            return {name: column for name, column in task.table.items() if name != "arm"}
-
-    bare = task_result(task.contest, {}, dict.fromkeys(task.contest.entries, 0), Stored(), Stored())
+    bare = task_result(task.contest, task.searched, task.table)
     assert {(one.words()["cost"], one.words()["time"]) for one in bare.arms} == {("", "")}
-    assert bare.seconds == pytest.approx(2 * task.table["seconds"].sum())

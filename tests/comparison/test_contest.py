@@ -52,7 +52,7 @@ def test_search_and_finals_are_two_sweeps_on_seeds_of_their_own(tmp_path):
     found = contest(TINY, [FAST], **FORM)
     options = {"store": tmp_path, "runner": InProcess()}
     search = found.search(**options).train()
-    cells = found.searched(search)
+    cells = found.cells(found.searched(search))
     assert {name: [cell.n for cell in own] for name, own in cells.items()} == {"plain": [2, 2], "fast": [2, 2]}
     finals = found.finals({"plain": 1, "adam": 0, "fast": 0}, **options).train()
     table = found.table({"plain": 1, "adam": 0, "fast": 0}, finals)
@@ -78,8 +78,17 @@ def test_arms_that_share_a_point_share_its_runs(tmp_path):
     options = {"store": tmp_path, "runner": InProcess()}
     search = found.search(**options)
     assert len(search.runs) == 2 + 1 + 1  # plain's two points, of which the untuned one is the twins', too
-    cells = found.searched(search.train())
-    assert cells["one"][0] is cells["two"][0] is cells["plain"][0]
+    searched = found.searched(search.train())
+    first = {
+        name: [
+            i
+            for arm, point, i in zip(searched["arm"], searched["point"], searched["run_id"])
+            if arm == name and not point
+        ]
+        for name in found.entries
+    }
+    assert len(first["one"]) == 1
+    assert first["one"] == first["two"] == first["plain"] != first["adam"]
     finals = found.finals(dict.fromkeys(found.entries, 0), **options)
     assert len(finals.runs) == 2 * 2
     rows = found.table(dict.fromkeys(found.entries, 0), finals.train())

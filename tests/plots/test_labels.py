@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from grokfast.plots import plot_bands, plot_comparison, plot_phase_diagram, plot_scaling
+from grokfast.analysis import median_time
+from grokfast.plots import Beside, plot_bands, plot_phase_diagram, plot_published, plot_scaling
 from tests.plots.drawn import figures
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -25,7 +26,9 @@ TABLE = {
     "draw",
     [
         lambda path: plot_bands({name: [RUN] for name in NAMES}, path, title="$x"),
-        lambda path: plot_comparison({name: [RUN] for name in NAMES}, path, title="$x"),
+        lambda path: plot_published(
+            {"$x$": [Beside(name=name, time=median_time([3], [True]), runs=[(3, True)]) for name in NAMES]}, path
+        ),
         lambda path: plot_phase_diagram(TABLE, path, x="$k$", y="$x$", title="$x$"),
         lambda path: plot_phase_diagram(TABLE, path, x="seed", y="$x$", by="$k$"),
         lambda path: plot_scaling(TABLE, path, x="$x$", by="$k$", title="$x$"),
