@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ GPU_SHAPES = {**SHAPES, "125 M parameters in 150 tensors": [(1024, 1626)] * 75 +
 REPEAT = {"227k parameters in 12 tensors": 50, "10 M parameters in 150 tensors": 20}
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1.0, "betas": (0.9, 0.98)}
 MODELS = 512
+ONLY = ("all", "ours", "others")
+Maker = TypeVar("Maker")
 TITLE = "Optimizer step on a GPU"
 
 
@@ -71,6 +73,16 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
         graph.replay()
 
     return replay
+
+
+def only(makers: Mapping[str, Maker], which: str) -> dict[str, Maker]:
+    """ "ours", those named grokfast; "others", which are the rest and "grokfast, tf32", to compare with; or all."""
+    kept = {
+        "ours": lambda name: name.startswith("grokfast"),
+        "others": lambda name: not name.startswith("grokfast") or name == "grokfast, tf32",
+        "all": lambda name: True,
+    }[which]
+    return {name: make for name, make in makers.items() if kept(name)}
 
 
 def engines() -> list[str]:

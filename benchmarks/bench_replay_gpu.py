@@ -1,14 +1,17 @@
 """Training on a GPU from evaluation to evaluation: steps of the recipes at every precision, and whole runs.
 
-python -m benchmarks.bench_replay_gpu --preset nanda [--models 1 64 256] [--steps 100] [--seconds N] [--out FILE]
+python -m benchmarks.bench_replay_gpu --preset nanda [--models 1 64 256] [--only ours|others] [--steps 100] [--out FILE]
 python -m benchmarks.bench_replay_gpu --preset nanda --to-the-end [--models 1 64]    # runs, as `grokfast run` does them
+python -m benchmarks.bench_replay_gpu --preset nanda --to-the-end --engine reference --products ieee  # plain PyTorch's
 
 A contender's time is that of one step, with its share of an evaluation every `--steps` steps. "eager" is grokfast's
 plain PyTorch called step by step (one batched product for all models), "eager in a CUDA graph" the same replayed,
 "script" the model as anybody writes it with torch's fused optimizer, without evaluations, and "torch.func vmap" that
-for all models. One model's contenders take turns; those of an ensemble, which would not fit into memory together, are
-timed one after the other. After `--seconds` no further section is begun; what fails, for want of memory say, is said
-and left out. The JSON is written after every section.
+for all models. "planned in a CUDA graph, tf32" tells what of a gain is algebra and what kernels: what our kernels
+compute, each distinct prefix once, in PyTorch's own operations. `--only others` has one of ours beside. One model's
+contenders take turns; those of an ensemble, which would not fit into memory together, are timed one after the other.
+After `--seconds` no further section is begun; what fails, for want of memory say, is said and left out. The JSON is
+written after every section.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ import torch
 
 from benchmarks.baselines import eager_step, vmap_step
 from benchmarks.bench_ops import in_tf32
-from benchmarks.bench_optimizer_gpu import captured
+from benchmarks.bench_optimizer_gpu import ONLY, captured, only
 from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast import Experiment, backend, train
 from grokfast.models import TransformerConfig
+from grokfast.models.transformer.planned_step import TransformerStep
+from grokfast.models.transformer.steps import Kernels
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
 from grokfast.training.replay import Replay, Stretch
@@ -60,8 +65,13 @@ def step_by_step(experiments: list[Experiment], steps: int) -> Callable[[], Any]
 
 def replayed(experiments: list[Experiment], engine: str) -> Callable[[], Any]:
     with backend.using(engine):
-        replay = Replay(Ensemble(experiments), [Outcome(e.criteria) for e in experiments])
+        ensemble = Ensemble(experiments)
+    return replayed_of(ensemble, experiments, engine)
 
+
+def replayed_of(ensemble: Ensemble, experiments: list[Experiment], engine: str) -> Callable[[], Any]:
+    with backend.using(engine):
+        replay = Replay(ensemble, [Outcome(e.criteria) for e in experiments])
     before: list[Stretch] = []
 
     def run() -> None:
@@ -72,6 +82,26 @@ def replayed(experiments: list[Experiment], engine: str) -> Callable[[], Any]:
                 before.pop(0).read()
 
     return run
+
+
+def planned(experiments: list[Experiment]) -> Callable[[], Any]:
+    """What the kernels compute, in PyTorch's operations, replayed. Raises TypeError where it is no transformer."""
+    if not isinstance(experiments[0].model, TransformerConfig):
+        raise TypeError(f"experiments must be of a transformer, got {type(experiments[0].model).__name__}")
+    with backend.using("reference"):
+        ensemble = Ensemble(experiments)
+        runs = ensemble.runs
+        ensemble.compute = Kernels(
+            runs,
+            {
+                split: TransformerStep(
+                    runs.module, rows.inputs, rows.targets, n_rows=rows.counts, loss=runs.spec.loss_op or "",
+                    backend="reference",
+                )
+                for split, rows in runs.rows.items()
+            },
+        )  # fmt: skip
+    return replayed_of(ensemble, experiments, "reference")
 
 
 def contenders(preset: str, device: str, models: int, steps: int, engine: str) -> dict[str, Callable[[], Contender]]:
@@ -87,6 +117,8 @@ def contenders(preset: str, device: str, models: int, steps: int, engine: str) -
 
     makers = _scripts(plain[0], models, steps) if is_script else {}
     makers["eager in a CUDA graph"] = lambda: of_steps(lambda: replayed(plain, "reference"))
+    if is_script:
+        makers["planned in a CUDA graph, tf32"] = lambda: of_steps(lambda: in_tf32(planned(plain)))
     if models == 1:
         makers["eager"] = lambda: of_steps(lambda: step_by_step(plain, steps))
     for precision in PRECISIONS:
@@ -163,7 +195,7 @@ def to_the_end(
         print(f"{preset}, {precision}: {results[0].sentence}; {len(done)} of {models} in {seconds:.1f} s", flush=True)
         rows.append(
             {
-                "name": f"grokfast, {precision}",
+                "name": f"{'plain PyTorch' if engine == 'reference' else 'grokfast'}, {precision}",
                 "median_ms": round(1e3 * seconds, 1),
                 "ratio": round(1e3 * seconds / rows[0]["median_ms"], 3) if rows else 1.0,
                 "model_steps_per_s": round(steps / seconds),
@@ -186,12 +218,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="begin no further section after these")
     parser.add_argument("--compiled", action="store_true", help="and torch.compile, for one model")
     parser.add_argument("--to-the-end", action="store_true", help="train runs of each precision to their ends instead")
+    parser.add_argument("--engine", choices=("auto", "reference"), default="auto", help="to the end")
+    parser.add_argument("--only", choices=ONLY, default="all", help="which contenders")
     parser.add_argument("--interpreted", action="store_true", help="on a CPU in Triton's interpreter, to try it out")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.interpreted:
         raise SystemExit("needs an NVIDIA GPU and a CUDA build of torch")
-    device, engine = ("cpu", "triton") if args.interpreted else ("cuda", "auto")
+    device, engine = ("cpu", "triton") if args.interpreted else ("cuda", args.engine)
     sections: dict[str, list[dict[str, Any]]] = {}
     if args.to_the_end:
         for n in args.models or [1]:
@@ -202,7 +236,8 @@ def main() -> None:
     title, sizes = f"{args.preset} training step", [1, 64, 256] if args.models is None else args.models
     plan = [("one model" if n == 1 else f"{n} models", n, contenders) for n in sizes]
     makers: dict[str, Callable[[], dict[str, Callable[[], Contender]]]] = {
-        name: partial(make, args.preset, device, n, args.steps, engine) for name, n, make in plan
+        name: lambda n=n, make=make: only(make(args.preset, device, n, args.steps, engine), args.only)  # type: ignore[misc]
+        for name, n, make in plan
     }
     if args.compiled and device == "cuda":
         for tf32 in (True, False):

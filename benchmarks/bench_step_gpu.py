@@ -1,12 +1,13 @@
 """A whole training step of the p = 97 MLP on a GPU: gradient and AdamW, one model and ensembles, against PyTorch.
 
-python -m benchmarks.bench_step_gpu [--seconds N] [--models 64 256 1024] [--out FILE]
+python -m benchmarks.bench_step_gpu [--seconds N] [--models 64 256 1024] [--only ours|others|compiled] [--out FILE]
 
 Full batch, half of the pairs, hidden 512, ReLU, cross entropy. What is captured in a CUDA graph takes 10 steps a
 replay. FLOPs are those of the three products of a step, whatever a contender multiplies beside them. One model's
 contenders take turns; those of an ensemble, which would not fit into memory together, are timed one after the other.
-No further section is begun after `--seconds`; the last compiles, which takes a minute. What fails, for want of memory
-say, is said and left out.
+"in a CUDA graph, tf32" tells what of a gain is algebra and what kernels: the same gathers and products in PyTorch's
+operations. No further section is begun after `--seconds`; the last ones compile, which takes minutes. What fails, for
+want of memory say, is said and left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.bench_ops import PRECISIONS, in_tf32
-from benchmarks.bench_optimizer_gpu import captured
+from benchmarks.bench_optimizer_gpu import ONLY, captured, only
 from benchmarks.interleave import Contender, compare, free, one_by_one, report, write
 from grokfast.models import PairMLP, PairMLPConfig
 from grokfast.ops.pair_step import Layout, PairStep
@@ -34,6 +35,7 @@ from grokfast.transforms.optimizers import AdamW
 
 TITLE = "p = 97 MLP training step"
 GRAPH_STEPS = 10
+MODE = "max-autotune"  # with CUDA graphs
 ADAMW: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1.0, "betas": (0.9, 0.98)}
 Step = Callable[[], Any]
 
@@ -75,9 +77,8 @@ def eager(work: Workload, *, two_hot: bool = False, capturable: bool = False, co
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model(x), y)
 
-    mode = "max-autotune"  # with CUDA graphs
-    loss = torch.compile(loss_of, mode=mode) if compiled else loss_of
-    update = torch.compile(lambda: optimizer.step(), mode=mode) if compiled else optimizer.step
+    loss = torch.compile(loss_of, mode=MODE) if compiled else loss_of
+    update = torch.compile(lambda: optimizer.step(), mode=MODE) if compiled else optimizer.step
 
     def step() -> None:
         optimizer.zero_grad()
@@ -108,7 +109,7 @@ def by_vmap(work: Workload, models: int) -> Step:
     return step
 
 
-def by_bmm(work: Workload, models: int) -> Step:
+def by_bmm(work: Workload, models: int, *, capturable: bool = False, compiled: bool = False) -> Step:
     """One batched product for all models, their tables as one; long enough to hide what the host does."""
     n, classes, width, device = work.data.n_tokens, work.data.n_answers, work.width, work.device
 
@@ -120,14 +121,21 @@ def by_bmm(work: Workload, models: int) -> Step:
     first = n * torch.arange(models, device=device)[:, None]
     a, b = (first + tokens for tokens in work.tokens.unbind(1))  # [E, N]
     targets = work.targets.repeat(models)
-    optimizer = torch.optim.AdamW([w_a, w_b, bias, weight, out_bias], fused=True, **ADAMW)
+    style = {"foreach": True} if compiled else {"fused": True}
+    optimizer = torch.optim.AdamW([w_a, w_b, bias, weight, out_bias], capturable=capturable, **style, **ADAMW)
+
+    def total() -> Tensor:
+        h = F.relu(F.embedding(a, w_a) + F.embedding(b, w_b) + bias)
+        logits = torch.baddbmm(out_bias, h, weight)
+        return F.cross_entropy(logits.flatten(0, 1), targets) * models
+
+    loss = torch.compile(total, mode=MODE) if compiled else total
+    update = torch.compile(lambda: optimizer.step(), mode=MODE) if compiled else optimizer.step
 
     def step() -> None:
         optimizer.zero_grad()
-        h = F.relu(F.embedding(a, w_a) + F.embedding(b, w_b) + bias)
-        logits = torch.baddbmm(out_bias, h, weight)
-        (F.cross_entropy(logits.flatten(0, 1), targets) * models).backward()
-        optimizer.step()
+        loss().backward()
+        update()
 
     return step
 
@@ -190,6 +198,7 @@ def ensemble(work: Workload, models: int) -> dict[str, Callable[[], Step]]:
         "torch.func vmap, tf32": lambda: in_tf32(by_vmap(work, models)),
         "bmm": lambda: by_bmm(work, models),
         "bmm, tf32": lambda: in_tf32(by_bmm(work, models)),
+        "bmm in a CUDA graph, tf32": in_tf32(lambda: in_a_graph(by_bmm(work, models, capturable=True))),
         **_ours(work, models),
     }
 
@@ -200,6 +209,13 @@ def compiled(work: Workload) -> dict[str, Callable[[], Step]]:
         "torch.compile, max-autotune": lambda: eager(work, compiled=True, capturable=True),
         "torch.compile, max-autotune, tf32": lambda: in_tf32(eager(work, compiled=True, capturable=True)),
         **_ours(work, 1),
+    }
+
+
+def compiled_ensemble(work: Workload, models: int) -> dict[str, Callable[[], Step]]:
+    return {
+        "torch.compile of bmm, tf32": lambda: in_tf32(by_bmm(work, models, compiled=True, capturable=True)),
+        **only(_ours(work, models), "others"),
     }
 
 
@@ -241,16 +257,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="begin no further section after these")
     parser.add_argument("--models", type=int, nargs="+", default=[64, 256, 1024], help="sizes of the ensembles")
+    parser.add_argument("--only", choices=(*ONLY, "compiled"), default="all", help="which contenders")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("needs an NVIDIA GPU and a CUDA build of torch")
     begun, work = time.monotonic(), Workload()
-    plan: list[tuple[str, Callable[[], dict[str, Callable[[], Step]]], int, int]] = [
-        ("one model", lambda: one_model(work), 1, 20)
-    ]
-    plan += [(f"{n} models", lambda n=n: ensemble(work, n), n, 5) for n in args.models]  # type: ignore[misc]
-    plan += [("one model, compiled", lambda: compiled(work), 1, 20)]
+    plan: list[tuple[str, Callable[[], dict[str, Callable[[], Step]]], int, int]] = []
+    if args.only != "compiled":
+        plan += [("one model", lambda: only(one_model(work), args.only), 1, 20)]
+        plan += [(f"{n} models", lambda n=n: only(ensemble(work, n), args.only), n, 5) for n in args.models]  # type: ignore[misc]
+    if args.only in ("all", "compiled"):
+        plan += [("one model, compiled", lambda: compiled(work), 1, 20)]
+        plan += [(f"{n} models, compiled", lambda n=n: compiled_ensemble(work, n), n, 5) for n in args.models]  # type: ignore[misc]
     sections: dict[str, list[dict[str, Any]]] = {}
     for name, makers, models, rounds in plan:
         if time.monotonic() - begun > args.seconds:

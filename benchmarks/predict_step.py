@@ -1,14 +1,16 @@
-"""A PREDICTION of how long a training step takes on an H200, beside what ptxas says of the kernels; nothing is timed.
+"""A PREDICTION of how long a training step takes on a GPU, beside what ptxas says of the kernels; nothing is timed.
 
-python -m benchmarks.predict_step [--models 1 64 256 1024] [--results DIR]
+python -m benchmarks.predict_step [--device H200|H100] [--models 1 64 256 1024] [--results DIR]
 
 Of each launch of a step are counted its programs, the bytes that they ask for, those of them that memory must serve
-because the L2 cache no longer holds them, and the operations of its products. Its time is what a launch in a CUDA graph
-costs, and the longest of: the memory's bytes, the cache's bytes, the products, and the share of all that falls to the
-processor with most programs. Launches do not overlap, and full rates are reached by no kernel of this size, least of
-all by a single model's, nor by products of fewer than 64 columns. Read it as a yardstick, and as where the time goes. A
-line for which DIR has a measurement (gpu-*.json, title "NAME training step") shows that instead, and how far the
-prediction was off; a launch that was profiled there (title "NAME profile") shows its time beside the predicted one.
+because the L2 cache no longer holds them, the operations of its products, and, where the compiled kernels were executed
+on the CPU, the instructions of their warps. It takes no less than what a launch in a CUDA graph costs, and the longest
+of: the memory's bytes, the cache's bytes, the products, the instructions at four a cycle, and the share of all that
+falls to the processor with most programs: "at most" is a LIMIT, at these rates, which none of this size reaches. What
+is "predicted" is a range: memory at the rate that others have measured, and instructions as fast as so few warps are
+likely to issue them (`prediction.issue`). Launches do not overlap. A line for which DIR has a measurement (gpu-*.json,
+title "NAME training step") shows that instead, and how far from the limit it is; a launch that was profiled there
+(title "NAME profile") shows its time beside its own.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import argparse
 import functools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,10 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.prediction import pair_step, transformer
-from benchmarks.prediction.work import Launch, Use, served
+from benchmarks.prediction.devices import DEVICES, H200, Ceilings
+from benchmarks.prediction.issue import executed
+from benchmarks.prediction.timing import Time, spent, times, whole
+from benchmarks.prediction.work import Launch, Use
 from grokfast import Experiment, checks
 from grokfast.models import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.planned_step import TransformerStep
@@ -39,39 +43,7 @@ from grokfast.transforms.sizes import ROW_CHUNK as CHUNK
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
-EVEN = 1.1  # times the average, up to which a processor's share is as large as the others'
 SHOWN, ENSEMBLE = "tf32", 256  # the precision and one of the sizes whose launches are listed one by one
-
-
-class Ceilings(NamedTuple):
-    """Of a GPU: seconds, bytes, bytes and operations per second.
-
-    launch: what a launch takes in a CUDA graph that does nothing; cache: bytes of L2 that are in use again and again;
-    memory, l2: of the whole GPU; port: between one processor and L2; flops: of the products of each precision.
-    """
-
-    launch: float
-    processors: int
-    cache: float
-    memory: float
-    l2: float
-    port: float
-    flops: Mapping[str, float]
-
-
-# Datasheet: NVIDIA H200 Tensor Core GPU (SXM). TF32 and BF16 are given there with sparsity, which nothing here has.
-# Measured by others: github.com/te42kyfo/gpu-benches, files h200*.txt.
-H200 = Ceilings(
-    launch=2.3e-6,  # gpu-small-kernels, in a graph: 2.34 µs for each of 10,000 kernels over 64 KB, one after the other
-    processors=132,
-    cache=44e6,  # gpu-l2-cache: of the 50 MB; more than that, and loads become slower
-    memory=4.8e12,  # datasheet
-    l2=9.7e12,  # gpu-l2-cache: loads of 20 to 40 MB that all processors share
-    port=127e9,  # ASSUMED: 64 bytes in each cycle of 1.98 GHz
-    flops={"ieee": 67e12, "tf32x3": 494.5e12, "tf32": 494.5e12, "bf16": 989.5e12},  # datasheet; three tf32 count as 3
-)
-
-MEASURED_MEMORY = 3.9e12  # gpu-l2-cache: loads of 80 MB and more; gpu-stream: stores
 
 
 class Aim(NamedTuple):
@@ -91,24 +63,6 @@ AIMS = [
     Aim("nanda", ENSEMBLE, "bf16", 75_000),
     Aim("p = 97 MLP", ENSEMBLE, "tf32", 80_000),
 ]
-
-
-class Time(NamedTuple):
-    """Predicted seconds of a launch and what they are spent on, with the bytes that memory serves."""
-
-    launch: Launch
-    memory: int
-    parts: dict[str, float]
-    starting: float
-
-    @property
-    def bound(self) -> str:
-        longest = max(self.parts, key=self.parts.__getitem__)
-        return "launch" if self.parts[longest] < self.starting else longest
-
-    @property
-    def seconds(self) -> float:
-        return self.starting + max(self.parts.values())
 
 
 def configurations() -> dict[str, Experiment]:
@@ -186,26 +140,11 @@ def _step_of_one(experiment: Experiment) -> TransformerStep:
     return TransformerStep(model, data.train.inputs[None], data.train.targets[None], loss=experiment.loss.op)
 
 
-def times(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> list[Time]:
-    """Of each launch of a step that is repeated."""
-    found = []
-    for launch, memory in zip(step, served(step, int(ceilings.cache), ceilings.processors)):
-        multiplying = (launch.flops - launch.bf16) / ceilings.flops[precision] + launch.bf16 / ceilings.flops["bf16"]
-        share = launch.slowest(ceilings.processors)
-        whose = "one processor's " if share * ceilings.processors > EVEN else ""
-        parts = {
-            "memory": memory / ceilings.memory,
-            "L2": launch.bytes / ceilings.l2,
-            f"{whose}products": share * ceilings.processors * multiplying,
-            "one processor's L2": share * launch.bytes / ceilings.port,
-        }
-        found.append(Time(launch, memory, parts, launch.count * ceilings.launch))
-    return found
-
-
-def seconds(step: Sequence[Launch], precision: str, ceilings: Ceilings = H200) -> float:
-    """Of one step."""
-    return sum(time.seconds for time in times(step, precision, ceilings))
+def predicted(name: str, models: int, precision: str, ceilings: Ceilings = H200) -> tuple[list[Time], Time]:
+    """Launches and the step of a configuration, with its instructions where they are counted."""
+    step = step_of(configurations()[name], models, precision)
+    found = times(step, precision, ceilings, executed(name, models, precision, step), models)
+    return found, whole(found)
 
 
 class Measured(NamedTuple):
@@ -233,7 +172,7 @@ def measurements(results: Path) -> Measured:
             count = 1 if models[1] == "one" else int(models[1])
             if title.endswith(" profile") and models[2]:
                 kernels = found.kernels.setdefault((name, count, models[2]), {})
-                kernels |= {row["name"]: row["median_us"] / 1e6 for row in rows if "predicted_us" in row}
+                kernels |= {row["name"]: row["median_us"] / 1e6 for row in rows if "at_least_us" in row}
                 continue
             for row in rows if models[2] is None else []:
                 precision = row["name"].removeprefix("grokfast, ")
@@ -256,9 +195,9 @@ def resources(results: Path) -> list[str]:
 
 
 def launch_lines(found: Sequence[Time], measured: Mapping[str, float]) -> Iterator[str]:
-    """Where a step's time goes, launch by launch."""
+    """Where a step's time goes, launch by launch: the least that each takes."""
     yield (
-        f"    {'':<34} {'launches':>8} {'programs':>9} {'MB asked':>9} {'of memory':>9} {'GFLOP':>8} {'µs':>9} "
+        f"    {'':<34} {'launches':>8} {'programs':>9} {'MB asked':>9} {'of memory':>9} {'GFLOP':>8} {'µs ≥':>9} "
         f"{'measured':>9}  bound by"
     )
     for time in found:
@@ -270,84 +209,75 @@ def launch_lines(found: Sequence[Time], measured: Mapping[str, float]) -> Iterat
         )
 
 
-def spent(found: Sequence[Time]) -> str:
-    """What a step's time is spent on, the most first."""
-    total: Counter[str] = Counter()
-    for time in found:
-        total["launches"] += time.starting
-        total[max(time.parts, key=time.parts.__getitem__)] += max(time.parts.values())
-    whole = sum(total.values())
-    return ", ".join(f"{name} {share / whole:.0%}" for name, share in total.most_common() if share > 0.02 * whole)
-
-
-def lines(models: list[int], results: Path) -> Iterator[str]:
+def lines(models: list[int], results: Path, ceilings: Ceilings = H200) -> Iterator[str]:
     """The tables as text."""
     known = measurements(results)
     yield "Kernels, compiled for GPUs that need not be here (benchmarks.resources):"
     yield from resources(results)
     yield ""
-    yield "PREDICTION, not a measurement: programs, bytes and products counted, over an H200's rates."
+    yield f"PREDICTION, not a measurement: programs, bytes, products and instructions, over an {ceilings.name}'s rates."
     yield (
-        f"Datasheet: memory {H200.memory / 1e12:.1f} TB/s, of which others have measured "
-        f"{MEASURED_MEMORY / 1e12:.1f}, and products. Measured by others: a launch "
-        f"{H200.launch * 1e6:.1f} µs, L2 {H200.l2 / 1e12:.1f} TB/s, {H200.cache / 1e6:.0f} MB of it. "
-        f"ASSUMED: one processor's port to L2, {H200.port / 1e9:.0f} GB/s."
+        f"Datasheet: memory {ceilings.memory / 1e12:.1f} TB/s, of which {ceilings.sustained / 1e12:.1f} are reached, "
+        f"and products; {ceilings.instructions / 1e12:.2f}e12 instructions of warps a second. Measured by others: a "
+        f"launch {ceilings.launch * 1e6:.1f} µs, L2 {ceilings.l2 / 1e12:.1f} TB/s, {ceilings.cache / 1e6:.0f} MB of "
+        f"it. ASSUMED: one processor's port to L2, {ceilings.port / 1e9:.0f} GB/s, and how fast few warps issue."
     )
     yield ""
-    for name, experiment in configurations().items():
+    for name in configurations():
         head = f"{name:<12} {'models':>6} {'products':>8} {'launches':>8} {'MB asked':>9} {'of memory':>9} {'GFLOP':>9}"
-        yield f"{head} {'µs/step':>9} {'model-steps/s':>13}"
+        yield f"{head} {'µs at least':>11} {'steps/s at most':>15} {'predicted':>17}"
         for count in models:
             for precision in PRECISIONS:
-                found = times(step_of(experiment, count, precision), precision)
-                predicted = sum(time.seconds for time in found)
-                taken, origin = predicted, f"predicted: {spent(found)}"
+                found, step = predicted(name, count, precision, ceilings)
+                likely, origin = range_of(step, count) or "not counted", spent(found)
                 if (name, count, precision) in known.steps:
                     taken, device = known.steps[name, count, precision]
-                    origin = f"MEASURED on {device}: {taken / predicted:.1f} × the prediction"
-                launches = [time.launch for time in found]
+                    origin = f"MEASURED on {device}: {taken * 1e6:,.1f} µs, {taken / step.seconds:.1f} × the limit"
                 yield (
-                    f"{name:<12} {count:>6} {precision:>8} {sum(one.count for one in launches):>8} "
-                    f"{sum(one.bytes for one in launches) / 1e6:>9,.1f} {sum(t.memory for t in found) / 1e6:>9,.1f} "
-                    f"{sum(one.flops for one in launches) / 1e9:>9,.2f} {taken * 1e6:>9,.1f} {count / taken:>13,.0f}  "
-                    f"{origin}"
+                    f"{name:<12} {count:>6} {precision:>8} {step.launch.count:>8} "
+                    f"{sum(time.launch.bytes for time in found) / 1e6:>9,.1f} {step.memory / 1e6:>9,.1f} "
+                    f"{sum(time.launch.flops for time in found) / 1e9:>9,.2f} {step.seconds * 1e6:>11,.1f} "
+                    f"{count / step.seconds:>15,.0f} {likely:>17}  {origin}"
                 )
         for count in sorted({models[0], ENSEMBLE if ENSEMBLE in models else models[-1]}):
             yield f"  where it goes, {count} model{'s' * (count > 1)}, {SHOWN}:"
-            found = times(step_of(experiment, count, SHOWN), SHOWN)
+            found, _ = predicted(name, count, SHOWN, ceilings)
             yield from launch_lines(found, known.kernels.get((name, count, SHOWN), {}))
         yield ""
-    yield from aim_lines(known)
+    yield from aim_lines(known, ceilings)
 
 
-def aim_lines(known: Measured) -> Iterator[str]:
+def range_of(step: Time, models: int) -> str:
+    """Model-steps a second that are likely, from and to; empty where instructions are not counted."""
+    return "" if step.likely is None else " to ".join(f"{models / end:,.0f}" for end in reversed(step.likely))
+
+
+def aim_lines(known: Measured, ceilings: Ceilings) -> Iterator[str]:
     """What is aimed at, what comes of it, and what stands between."""
     yield (
-        f"{'aim':<12} {'models':>6} {'products':>8} {'model-steps/s':>13} {'predicted':>9} "
-        f"{f'at {MEASURED_MEMORY / 1e12:.1f} TB/s':>11} {'measured':>9}  spent on"
+        f"{'aim':<12} {'models':>6} {'products':>8} {'model-steps/s':>13} {'at most':>9} {'predicted':>17} "
+        f"{'measured':>9}  spent on"
     )
     for aim in AIMS:
-        step = step_of(configurations()[aim.name], aim.models, aim.precision)
-        found = times(step, aim.precision)
-        slower = aim.models / seconds(step, aim.precision, H200._replace(memory=MEASURED_MEMORY))
-        rate = aim.models / sum(time.seconds for time in found)
-        measured = known.steps.get(aim[:3])
+        found, step = predicted(aim.name, aim.models, aim.precision, ceilings)
+        measured, most = known.steps.get(aim[:3]), aim.models / step.seconds
         shown = f"{aim.models / measured[0]:>9,.0f}" if measured else f"{'not yet':>9}"
-        verdict = "" if rate >= aim.rate else f"; {rate / aim.rate:.0%} of the aim"
+        verdict = "" if most >= aim.rate else f"; the limit is {most / aim.rate:.0%} of the aim"
         yield (
-            f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {rate:>9,.0f} "
-            f"{slower:>11,.0f} {shown}  {spent(found)}{verdict}"
+            f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {most:>9,.0f} "
+            f"{range_of(step, aim.models) or 'not counted':>17} {shown}  {spent(found)}{verdict}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[1, 64, 256, 1024], help="sizes of the ensembles")
+    parser.add_argument("--device", choices=DEVICES, default=H200.name)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where measurements are looked for")
     args = parser.parse_args()
     for count in args.models:
         checks.integer("--models", count, minimum=1)
-    print("\n".join(lines(args.models, args.results)))
+    print("\n".join(lines(args.models, args.results, DEVICES[args.device])))
 
 
 if __name__ == "__main__":

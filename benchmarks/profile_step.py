@@ -4,10 +4,10 @@ python -m benchmarks.profile_step [--names nanda power] [--models 1 256] [--prod
                                   [--out DIR]
 
 A stretch of steps is replayed from its CUDA graph under torch.profiler. A launch that `benchmarks.predict_step` knows
-stands with the bytes and operations counted for it, the rates that it reached, and its predicted time; the others, with
-their names. "gaps" are the times between kernels, which the profiler may lengthen: "step" is the time with it, "step,
-not profiled" that without. No section is begun after `--seconds`. DIR gets a gpu-profile-NAME.json of each
-configuration.
+stands with the bytes and operations counted for it, the rates that it reached, the least time that it can take, and,
+where its instructions are counted, how many of four in a cycle were issued; the others, with their names. "gaps" are
+the times between kernels, which the profiler may lengthen: "step" is the time with it, "step, not profiled" that
+without. No section is begun after `--seconds`. DIR gets a gpu-profile-NAME.json of each configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.interleave import machine, write
-from benchmarks.predict_step import PRECISIONS, Time, configurations, step_of, times
+from benchmarks.predict_step import PRECISIONS, configurations, predicted
+from benchmarks.prediction.devices import DEVICES, H200
+from benchmarks.prediction.timing import Time
 from grokfast import Experiment, checks
 from grokfast.training.ensemble import Ensemble
 from grokfast.training.outcome import Outcome
@@ -105,7 +107,7 @@ def table(events: Sequence[Event], found: Sequence[Time]) -> list[dict[str, Any]
             row |= {
                 "MB_asked": one.launch.bytes / 1e6, "MB_of_memory": one.memory / 1e6,
                 "GFLOP": one.launch.flops / 1e9, "programs": one.launch.programs,
-                "predicted_us": one.seconds * 1e6, "bound": one.bound,
+                "at_least_us": one.seconds * 1e6, "bound": one.bound, "issue_us": one.issuing * 1e6,
             }  # fmt: skip
     for row in rows.values():
         row["share"] = row["median_us"] / whole
@@ -113,11 +115,13 @@ def table(events: Sequence[Event], found: Sequence[Time]) -> list[dict[str, Any]
             row["asked_TB_per_s"] = row["MB_asked"] / row["median_us"]
             row["memory_TB_per_s"] = row["MB_of_memory"] / row["median_us"]
             row["TFLOP_per_s"] = row["GFLOP"] / row["median_us"] * 1e3
+        if row.get("issue_us"):
+            row["issued_of_4"] = 4 * row["issue_us"] / row["median_us"]
     gap = {"name": "gaps", "calls": len(gaps), "median_us": sum(gaps), "median_gap_us": statistics.median(gaps)}
     missing = [each.launch.name for each in found if each.launch.name not in rows]
     step = {
         "name": "step", "calls": len(steps), "median_us": whole, "share": 1.0, "not_seen": missing,
-        "predicted_us": sum(each.seconds for each in found) * 1e6,
+        "at_least_us": sum(each.seconds for each in found) * 1e6,
     }  # fmt: skip
     return [_rounded(row) for row in (*rows.values(), gap | {"share": sum(gaps) / whole}, step)]
 
@@ -159,9 +163,11 @@ def profiled(run: Callable[[], Any]) -> list[Event]:
         return events_of(json.loads(path.read_text()))
 
 
-def section(experiment: Experiment, models: int, products: str, steps: int) -> list[dict[str, Any]]:
+def section(name: str, models: int, products: str, steps: int) -> list[dict[str, Any]]:
     """Rows of one number of models."""
-    found, run = times(step_of(experiment, models, products), products), stretch(experiment, models, products, steps)
+    ceilings = next((one for known, one in DEVICES.items() if known in machine().get("gpu", "")), H200)
+    found, _ = predicted(name, models, products, ceilings)
+    run = stretch(configurations()[name], models, products, steps)
     taken = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -173,12 +179,13 @@ def section(experiment: Experiment, models: int, products: str, steps: int) -> l
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """As text."""
-    head = f"  {'':<34} {'calls':>5} {'µs':>9} {'share':>6} {'predicted':>9} {'TB/s asked':>10} {'memory':>7}"
-    yield f"{head} {'TFLOP/s':>8}"
+    head = f"  {'':<34} {'calls':>5} {'µs':>9} {'share':>6} {'at least':>9} {'TB/s asked':>10} {'memory':>7}"
+    yield f"{head} {'TFLOP/s':>8} {'of 4':>5}"
     for row in rows:
         cells = [f"{row['share']:>6.0%}" if "share" in row else f"{'':>6}"]
         for name, width, digits in (
-            ("predicted_us", 9, 1), ("asked_TB_per_s", 10, 2), ("memory_TB_per_s", 7, 2), ("TFLOP_per_s", 8, 1)
+            ("at_least_us", 9, 1), ("asked_TB_per_s", 10, 2), ("memory_TB_per_s", 7, 2), ("TFLOP_per_s", 8, 1),
+            ("issued_of_4", 5, 2),
         ):  # fmt: skip
             cells.append(f"{row[name]:>{width}.{digits}f}" if name in row else " " * width)
         bound = f"  {row['bound']}" if "bound" in row else ""
@@ -214,7 +221,7 @@ def main() -> int:
                 print(f"{name}, {title}: left out, no time", flush=True)
                 continue
             try:
-                rows = section(configurations()[name], models, args.products, args.steps)
+                rows = section(name, models, args.products, args.steps)
             except Exception as error:  # no CUPTI, no memory, a compiler's: the others are profiled all the same
                 print(f"{name}, {title}: left out, {type(error).__name__}: {error}", flush=True)
                 failed += 1

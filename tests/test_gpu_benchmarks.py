@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import inspect
 import json
 import sys
 import weakref
@@ -11,11 +12,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import baselines, bench_optimizer_gpu, bench_replay_gpu, bench_step_gpu, gpu, interleave
+from benchmarks import baselines, bench_optimizer_gpu, bench_replay_gpu, bench_step_gpu, interleave
 from benchmarks.bench_ops import in_tf32
+from benchmarks.bench_optimizer_gpu import only
+from benchmarks.gpu_report import tables
 from benchmarks.interleave import Contender, compare, one_by_one
 from benchmarks.predict_step import measurements
-from grokfast import EMA, Experiment
+from grokfast import EMA, Experiment, backend
+from grokfast.training.ensemble import Ensemble
+from grokfast.training.outcome import Outcome
+from grokfast.training.replay import Replay
 
 SMALL = {"task.p": 7, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 32}
 
@@ -36,6 +42,13 @@ def flops(step):
 def test_an_ensemble_of_mlps_makes_the_products_of_as_many_models(ensemble, work):
     assert flops(bench_step_gpu.eager(work)) == work.flops(1)
     assert flops(ensemble(work, 3)) == work.flops(3)
+
+
+def test_a_compiled_ensemble_of_mlps_is_the_same_one(work, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda function, mode: made.append(mode) or function)
+    assert flops(bench_step_gpu.by_bmm(work, 3, compiled=True)) == work.flops(3)
+    assert made == ["max-autotune"] * 2
 
 
 def test_an_ensemble_of_transformers_makes_the_products_of_as_many_scripts():
@@ -73,6 +86,70 @@ def test_a_section_of_mlps_is_kept_as_it_is_found(work):
     bench_step_gpu.measure(work, makers, 2, 2, seen.append)
     assert [[row["name"] for row in rows] for rows in seen] == [["eager"], ["bmm"], ["bmm", "vmap"]]
     assert all(row["model_steps_per_s"] > 0 for rows in seen for row in rows)
+
+
+def test_contenders_are_ours_or_others_beside_one_of_ours():
+    makers = dict.fromkeys(["eager", "grokfast, ieee", "grokfast, tf32", "bmm"], 1)
+    assert list(only(makers, "ours")) == ["grokfast, ieee", "grokfast, tf32"]
+    assert list(only(makers, "others")) == ["eager", "grokfast, tf32", "bmm"]
+    assert list(only(makers, "all")) == list(makers)
+
+
+def test_each_kind_of_contender_of_the_mlp_has_its_section(monkeypatch, tmp_path):
+    sections = {}
+
+    def measure(work, makers, models, rounds, keep):
+        keep([{"name": name, "median_ms": 1.0, "ratio": 1.0} for name in makers])
+
+    monkeypatch.setattr(bench_step_gpu, "measure", measure)
+    monkeypatch.setattr(bench_step_gpu, "Workload", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench_step_gpu, "free", lambda: None)
+    monkeypatch.setattr(bench_step_gpu, "report", lambda title, found, out: sections.update(found))
+    monkeypatch.setattr(bench_step_gpu, "write", lambda *about: None)
+    for which, there in {
+        "ours": {"one model": "grokfast, ieee", "9 models": "grokfast, ieee"},
+        "others": {"one model": "eager", "9 models": "torch.func vmap"},
+        "compiled": {"one model, compiled": "eager", "9 models, compiled": "torch.compile of bmm, tf32"},
+    }.items():
+        sections.clear()
+        monkeypatch.setattr(sys, "argv", ["bench", "--models", "9", "--only", which])
+        bench_step_gpu.main()
+        assert {name: rows[0]["name"] for name, rows in sections.items()} == there
+    assert [row["name"] for row in sections["9 models, compiled"]][1:] == ["grokfast, tf32"]
+
+
+def test_the_planned_computation_in_torchs_operations_trains_as_the_model_does():
+    base = Experiment.preset("nanda").override({**SMALL, "device": "cpu", "schedule.eval_every": 3})
+    experiments = [base.override({"seed": seed, "precision": "float64"}) for seed in range(2)]
+    run = bench_replay_gpu.planned(experiments)
+    replay = inspect.getclosurevars(run).nonlocals["replay"]
+    for _ in range(2):
+        run()
+    with backend.using("reference"):
+        usual = Replay(Ensemble(experiments), [Outcome(one.criteria) for one in experiments])
+        for _ in range(2):
+            usual.launch().read()
+    assert usual.ensemble.steps == replay.ensemble.steps == 6
+    assert type(usual.ensemble.compute) is not type(replay.ensemble.compute)
+    torch.testing.assert_close(replay.ensemble.flat, usual.ensemble.flat, rtol=1e-7, atol=1e-9)
+    with pytest.raises(TypeError, match="experiments must be of a transformer, got PairMLPConfig"):
+        bench_replay_gpu.planned([Experiment.preset("quick")])
+
+
+def test_the_planned_computation_is_fewer_products_and_can_be_captured():
+    pytest.importorskip("triton")
+    from benchmarks.launches import as_in_a_capture
+
+    experiment = Experiment.preset("nanda").override({**SMALL, "device": "cpu", "schedule.eval_every": 1})
+    run = bench_replay_gpu.planned([experiment])
+    run()
+    ensemble = inspect.getclosurevars(run).nonlocals["replay"].ensemble
+    grad, loss = torch.empty_like(ensemble.flat), torch.empty(1)
+    of_planned = flops(lambda: ensemble.compute.gradient(ensemble.flat, grad, loss, None))
+    assert of_planned < 0.6 * flops(baselines.eager_step(experiment))
+    with as_in_a_capture():
+        ensemble.compute.gradient(ensemble.flat, grad, loss, None)
 
 
 def test_a_filter_does_not_go_into_a_graph():
@@ -201,6 +278,8 @@ def test_contenders_have_the_names_that_predictions_read():
         names = list(bench_replay_gpu.compiled("nanda", 10, "auto", tf32))
         assert names[0] == f"script, eager{end}"
         assert names[-1] == f"torch.compile, max-autotune{end}"
+    assert "planned in a CUDA graph, tf32" in one.keys() & many.keys()
+    assert "planned in a CUDA graph, tf32" not in bench_replay_gpu.contenders("quick", "cuda", 1, 10, "auto")
     assert "script, eager" not in bench_replay_gpu.contenders("quick", "cuda", 1, 10, "auto")
 
 
@@ -243,4 +322,4 @@ def test_whole_runs_of_an_ensemble_are_counted(monkeypatch, tmp_path):
     (row,) = content["sections"]["3 runs"]
     assert (row["name"], row["generalized"], row["t_memorize"], row["t_generalize"]) == ("grokfast, tf32", 2, 5, 60)
     assert row["runs_per_minute"] > 0
-    assert any("| grokfast, tf32 |" in line for line in gpu.tables(tmp_path))
+    assert any("| grokfast, tf32 |" in line for line in tables(tmp_path, {}))

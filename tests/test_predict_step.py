@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict_step
-from benchmarks.predict_step import AIMS, H200, configurations, lines, measurements, seconds, spent, step_of, times
+from benchmarks.predict_step import AIMS, configurations, lines, measurements, predicted, range_of, step_of
+from benchmarks.prediction.devices import H100, H200
+from benchmarks.prediction.timing import seconds, spent, times
 from benchmarks.prediction.transformer import cost
 from benchmarks.prediction.work import Launch, Use
 from grokfast import EMA, MA, Experiment, backend
@@ -152,7 +155,7 @@ def test_a_measurement_takes_the_place_of_its_prediction(tmp_path, monkeypatch):
     (tmp_path / "gpu-quick.json").write_text(json.dumps(content))
     (tmp_path / "gpu-ops.json").write_text(json.dumps({"title": "Operations", "sections": {"mlp": rows}}))
     (tmp_path / "gpu-torn.json").write_text('{"title": "quick training')
-    kernels = [{"name": "gradient", "median_us": 7.5, "predicted_us": 6.0}, {"name": "memset", "median_us": 1.0}]
+    kernels = [{"name": "gradient", "median_us": 7.5, "at_least_us": 6.0}, {"name": "memset", "median_us": 1.0}]
     profile = {"title": "quick profile", "machine": about, "sections": {"one model, tf32": kernels}}
     (tmp_path / "gpu-profile-quick.json").write_text(json.dumps(profile))
     (tmp_path / "kernel-resources.json").write_text(json.dumps({"rows": []}))
@@ -163,11 +166,8 @@ def test_a_measurement_takes_the_place_of_its_prediction(tmp_path, monkeypatch):
     monkeypatch.setattr(predict_step, "configurations", lambda: {"quick": Experiment.preset("quick")})
     monkeypatch.setattr(predict_step, "AIMS", [predict_step.Aim("quick", 64, "tf32", 1e9)])
     text = list(lines([1, 2], tmp_path))
-    table = [line for line in text if (line.startswith("quick") and " predicted" in line) or " MEASURED" in line]
-    measured = [line for line in table if "MEASURED on NVIDIA H200, sm_90" in line]
-    assert len(table) == 8
+    measured = [line for line in text if "MEASURED on NVIDIA H200, sm_90: 50.0 µs, " in line]
     assert len(measured) == 1
-    assert " 50.0 " in measured[0]
     assert any(line.startswith("    gradient") and " 7.5 " in line for line in text)
     assert f"{64 / 5e-5:,.0f}" in text[-1]
     assert text[-1].endswith("% of the aim")
@@ -187,6 +187,36 @@ def test_ceilings_are_those_of_the_datasheet():
     assert H200.memory == 4.8e12
     assert H200.flops["tf32"] == 989e12 / 2
     assert H200.flops["ieee"] == 67e12
+
+
+@pytest.mark.parametrize("device", [H200, H100])
+@pytest.mark.parametrize(("name", "models"), [("nanda", 256), ("power", 256), ("p = 97 MLP", 256), ("nanda", 1)])
+def test_nothing_that_is_predicted_is_above_a_limit(name, models, device):
+    found, step = predicted(name, models, "tf32", device)
+    fastest = models / step.seconds
+    assert fastest <= models * device.memory / step.memory
+    assert step.likely is None or step.seconds <= step.likely[0] <= step.likely[1]
+    for time in found:
+        assert time.likely is None or time.seconds <= time.likely[0] <= time.likely[1]
+    assert range_of(step, models) == "" or step.likely is not None
+
+
+def test_the_document_claims_nothing_above_a_limit():
+    text = (predict_step.RESULTS.parents[1] / "docs" / "gpu.md").read_text()
+    rows = re.findall(r"\| (one|256) `?(nanda|power|p = 97 MLP)s?`? \| ([\d,]+) \| ([\d,]+) to ([\d,]+) \|", text)
+    assert len(rows) == 6
+    for count, name, *said in rows:
+        models = 1 if count == "one" else int(count)
+        most, low, high = (int(number.replace(",", "")) for number in said)
+        limit = models / predicted(name, models, "tf32")[1].seconds
+        assert low <= high <= most <= 1.001 * limit
+
+
+def test_another_device_with_slower_memory_is_slower_where_memory_is_the_limit():
+    slow, fast = (predicted("nanda", 256, "tf32", device)[1] for device in (H100, H200))
+    assert slow.seconds > 1.2 * fast.seconds
+    assert slow.launch == fast.launch
+    assert "an H100's rates" in "\n".join(lines([1], predict_step.RESULTS, H100))
 
 
 def test_bad_sizes_are_refused(monkeypatch):

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from benchmarks import interleave, profile_step
-from benchmarks.predict_step import configurations, measurements, step_of, times
+from benchmarks.predict_step import configurations, measurements, step_of
+from benchmarks.prediction.devices import H200
+from benchmarks.prediction.issue import Executed
+from benchmarks.prediction.timing import times
 from benchmarks.profile_step import Event, events_of, in_steps, match, short, table
 
 LAUNCHES = times(step_of(configurations()["power"], 1, "tf32"), "tf32")
@@ -83,16 +86,28 @@ def test_a_table_has_times_gaps_and_what_is_counted():
     assert rows["step"]["median_us"] == pytest.approx(2.5 * len(names))
     assert sum(row["share"] for name, row in rows.items() if name != "step") == pytest.approx(1, abs=1e-3)
     weights = next(one for one in LAUNCHES if one.launch.name == "weights")
-    assert rows["weights"]["predicted_us"] == pytest.approx(weights.seconds * 1e6, abs=1e-3)
+    assert rows["weights"]["at_least_us"] == pytest.approx(weights.seconds * 1e6, abs=1e-3)
     assert rows["weights"]["asked_TB_per_s"] == pytest.approx(weights.launch.bytes / 2e6, abs=1e-3)
     assert rows["step"]["not_seen"] == []
+    assert not any("issued_of_4" in row for row in rows.values())
+
+
+def test_what_is_issued_is_told_where_it_is_counted():
+    step = step_of(configurations()["power"], 1, "tf32")
+    counts = {"weights": Executed(int(H200.instructions * 0.5e-6))}
+    found = times(step, "tf32", H200, counts)
+    rows = {row["name"]: row for row in table(steps(kernels(found), 5), found)}
+    whose = next(one for one in found if one.launch.name == "weights")
+    assert whose.issuing == pytest.approx(0.5e-6 * 132 * whose.launch.slowest(132), rel=1e-3)
+    assert rows["weights"]["issued_of_4"] == pytest.approx(4 * whose.issuing / 2e-6, rel=1e-3)
+    assert "issued_of_4" not in rows["finish"]
 
 
 def test_what_is_not_counted_or_not_seen_is_said():
     named = [one for one in LAUNCHES if one.launch.kernel]
     names = ["void at::native::copy<float>(int)", *(name for name in kernels(named) if name != "enter_kernel")]
     rows = {row["name"]: row for row in table(steps(names, 4), named)}
-    assert "predicted_us" not in rows["at::native::copy"]
+    assert "at_least_us" not in rows["at::native::copy"]
     assert rows["step"]["not_seen"] == ["enter"]
     assert short("triton_kernel") == "triton_kernel"
 

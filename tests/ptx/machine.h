@@ -47,7 +47,9 @@ struct Counts {  // of a launch; `instructions` of warps, bytes of different add
 };
 
 struct Launch {
-    s32 grid[3], threads, file_bytes, shared_bytes, n_code, n_constants, n_regions, shift;  // shift: bytes of a cell
+    s32 grid[3], threads, file_bytes, shared_bytes, n_code, n_constants, n_regions;
+    s32 shift;        // bytes of a cell, as a power of 2
+    s32 only_counts;  // products are zero, and nobody remembers who touched what: control must not depend on numbers
     u64 seed;
     const Instruction* code;
     const s32* operands;

@@ -40,7 +40,7 @@ class Launch(ctypes.Structure):
     _fields_ = [
         ("grid", ctypes.c_int32 * 3),
         *((name, ctypes.c_int32) for name in (
-            "threads", "file_bytes", "shared_bytes", "n_code", "n_constants", "n_regions", "shift",
+            "threads", "file_bytes", "shared_bytes", "n_code", "n_constants", "n_regions", "shift", "only_counts",
         )),
         ("seed", ctypes.c_uint64), ("code", ctypes.POINTER(Instruction)), ("operands", ctypes.POINTER(ctypes.c_int32)),
         ("constants", ctypes.POINTER(Constant)), ("regions", ctypes.POINTER(ctypes.c_uint64)), ("counts", Counts),

@@ -44,6 +44,7 @@ u8* Program::at(Warp& w, const Instruction& in, int lane, bool is_shared, u64 ad
 }
 
 void Program::reads(Warp& w, s32 line, bool is_shared, u64 address, u32 bytes) {
+    if (launch->only_counts) return;
     Cell* c = cell(is_shared, address);
     for (u64 i = address >> launch->shift; i <= (address + bytes - 1) >> launch->shift; i++, c++) {
         if (c->in_flight) say("copy", line, c->wrote_at, "read before the copy to it was waited for");
@@ -58,6 +59,7 @@ void Program::reads(Warp& w, s32 line, bool is_shared, u64 address, u32 bytes) {
 
 // A store of what is there already is no write: threads, and programs, may agree. `is_sure`: it counts all the same.
 void Program::writes(Warp& w, s32 line, bool is_shared, u64 address, u32 bytes, const u8* data, bool is_sure) {
+    if (launch->only_counts) return;
     Cell* c = cell(is_shared, address);
     const u8* old = is_shared ? shared.data() : nullptr;
     u32 step = 1u << launch->shift;

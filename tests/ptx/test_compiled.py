@@ -9,6 +9,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 from grokfast.ops.linear import kernels as linear  # noqa: E402
+from tests.ptx.emulate import emulated  # noqa: E402
 from tests.tf32 import cut  # noqa: E402
 
 pytestmark = pytest.mark.skipif("tests.ptx.plugin" not in sys.modules, reason="test_kernels.py runs it")
@@ -63,6 +64,21 @@ def test_products(precision, rounded, allowed, stages, transposed, on_the_machin
     passes = {"ieee": 0, "tf32x3": 3}.get(precision, 1)
     assert counts.mma_flops == passes * 2 * 64 * 128 * 32
     assert counts.stored == c.nbytes
+
+
+def test_instructions_are_counted_without_the_numbers_too(on_the_machine, request):
+    a, b, c = draw(64, 128), draw(128, 32), torch.empty(64, 32)
+
+    def launch():
+        sizes = {"M": 64, "N": 32, "K": 128, "BK": 32, "TRANSPOSED": False}
+        product_kernel[(3,)](a, b, c, P="tf32", **sizes, num_warps=4, num_stages=2)
+
+    launch()
+    with emulated(request.config.getoption("capability"), only_counts=True) as counted:
+        launch()
+    assert counted.launches == on_the_machine.launches
+    assert counted.launches[0].instructions > 3 * 4 * 100
+    on_the_machine.findings.clear()  # all three programs write the product
 
 
 @triton.jit

@@ -61,7 +61,12 @@ template <class T>
 static void multiply(Warp& w, const Instruction& in) {
     constexpr int N = T::PACKED, K = 8 * N;
     const s32* at = operands(w, in);
-    f32 a[16][K], b[8][K], out[4][LANES];
+    f32 a[16][K], b[8][K], out[4][LANES] = {};
+    w.program->launch->counts.mma_flops += 2 * 16 * 8 * K;
+    if (w.program->launch->only_counts) {
+        for (int i = 0; i < 4; i++) put(w, at[i], out[i]);
+        return;
+    }
     for (int l = 0; l < LANES; l++)
         for (int i = 0; i < N; i++)
             for (int half = 0; half < 2; half++) {
@@ -78,7 +83,6 @@ static void multiply(Warp& w, const Instruction& in) {
             out[i][l] = f32(total);
         }
     for (int i = 0; i < 4; i++) put(w, at[i], out[i]);
-    w.program->launch->counts.mma_flops += 2 * 16 * 8 * K;
 }
 
 void add_warp(std::vector<Operation>& all) {

@@ -50,6 +50,11 @@ static void multiply(Warp& w, const Instruction& in) {
     Program& p = *w.program;
     const s32* at = operands(w, in);
     const int n_out = in.size / 2;
+    p.launch->counts.mma_flops += 2 * 16 * in.size * K;
+    if (p.launch->only_counts) {
+        for (int i = 0; i < n_out; i++) memset(w.reg<f32>(at[i]), 0, 4 * LANES);
+        return;
+    }
     const s32* at_a = at + n_out;
     const u64 descriptor_b = w.reg<u64>(at_a[in.count])[0];
     const bool accumulates = w.file[at_a[in.count + 1]] & 1;
@@ -87,7 +92,6 @@ static void multiply(Warp& w, const Instruction& in) {
             out[l] = f32(total);
         }
     }
-    p.launch->counts.mma_flops += 2 * 16 * in.size * K;
 }
 
 static void nothing(Warp&, const Instruction&) {}
