@@ -11,7 +11,7 @@ from benchmarks.prediction.work import Launch
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.ops.read_rows.readers import n_slots
+from grokfast.ops.read_rows.readers import ROWS, n_slots
 from grokfast.ops.rows import PairIndex
 
 
@@ -51,11 +51,11 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
     count.enter()
     for i in range(1, config.n_layers):
         count.rows(i, {"FORWARD": True, "PROJECT": True})
-    for does in layout.launches(count.sizes.heights[-1], config.d_model, *layout.LAST):
+    for does in layout.launches(config.d_model, *layout.LAST):
         count.rows(config.n_layers, does)
     for i in range(config.n_layers - 1, -1, -1):
         count.sum_tables(i)
-        for does in layout.launches(count.sizes.heights[i], config.d_model, *layout.WAY_BACK[: 1 + (i > 0)]):
+        for does in layout.launches(config.d_model, *layout.WAY_BACK[: 1 + (i > 0)]):
             count.rows(i, does)
     count.finish(count.weights())
     return count.launches
@@ -94,7 +94,7 @@ class _Count:
         part.load("tokens", reads * INDEX)
         part.store(f"keys {i}", (reads + level.n_rows) * INDEX)
         self.add(f"keys {i}", "read_tokens_kernel", -(-level.n_rows // 256), part)
-        part, programs = Part(), -(-(table + 1) // 4)
+        part, programs = Part(), -(-(table + 1) // ROWS)
         part.phase()
         part.load(f"keys {i}", reads * INDEX, programs * reads * INDEX)
         part.store(f"readers {i}", (reads + 2 * table) * INDEX)
@@ -108,7 +108,7 @@ class _Count:
         part.load("tokens", n * INDEX)
         part.store("pairs", 2 * n * INDEX)
         self.add("pairs", "", -(-n // 256), part, count=3 + own_positions)
-        part, programs = Part(), -(-(keys + 1) // 4)
+        part, programs = Part(), -(-(keys + 1) // ROWS)
         part.phase()
         part.load("pairs", 2 * n * INDEX, 2 * programs * n * INDEX)
         part.store("readers of pairs", 2 * (n + 2 * keys) * INDEX)

@@ -77,8 +77,8 @@ def _launches(config: TransformerConfig, heights: list[int]) -> Iterator[tuple[i
     for height in heights:
         if n_layers > 1:
             yield 1, height, True, inner
-            yield from ((1, height, True, does) for does in layout.launches(height, d, *layout.WAY_BACK))
-        yield from ((n_layers, height, True, does) for does in layout.launches(height, d, *layout.LAST))
+            yield from ((1, height, True, does) for does in layout.launches(d, *layout.WAY_BACK))
+        yield from ((n_layers, height, True, does) for does in layout.launches(d, *layout.LAST))
     if n_layers > 1:
         yield 1, layout.HEIGHTS[1], False, inner
     yield n_layers, layout.HEIGHTS[1], False, {"FORWARD": True, "CLASSIFY": True}

@@ -160,7 +160,7 @@ def configuration(seq_len: int, d_head: int) -> dict[str, int]:
 
 def table_configuration(d: int) -> dict[str, int]:
     """Readers BM and columns BD of a tile of the kernel over tables, warps; none of these spills."""
-    return {"BM": 16, "BD": min(128, max(16, triton.next_power_of_2(d))), "num_warps": 8}
+    return {"BM": 8, "BD": min(128, max(16, triton.next_power_of_2(d))), "num_warps": 2}
 
 
 def forward(qkv: Tensor, keys: EnsembleIndex, own: EnsembleIndex | None, n_heads: int) -> tuple[Tensor, Tensor]:

@@ -174,7 +174,9 @@ def _of_tables(
     tokens = i_block * BT + tl.arange(0, BT)
     of_a, of_b = tl.zeros([BT, BH], tl.float32), tl.zeros([BT, BH], tl.float32)
     of_b_in = tl.zeros([BM, BH], tl.float32)
-    for i_row in range(begin, end, BM):
+    # Of two products in a row Triton would go on while the second still reads its one-hot rows from registers.
+    STAGES: tl.constexpr = 1 if PIECES == 2 else None
+    for i_row in tl.range(begin, end, BM, num_stages=STAGES):
         number, exists = _numbers(p_batch, i_row + tile, n_batch, limit, BATCH)
         a = tl.load(p_rows + number, mask=exists, other=0)
         b = tl.load(p_rows + n_rows + number, mask=exists, other=0)

@@ -8,7 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows.readers import CHUNK, Readers, n_slots
+from grokfast.ops.read_rows.readers import CHUNK, ROWS, Readers, n_slots
+
+OWN = tl.constexpr(ROWS)  # rows of a program of group_readers_kernel
+BITS, MOST = tl.constexpr(10), tl.constexpr(1023)  # in which each row's readers of a tile are counted, and the most
 
 
 @triton.jit
@@ -23,38 +26,58 @@ def chunk_of(p_start, p_slots, i_slot, i_model, start_model, slots_model, CHUNK:
 
 
 @triton.jit
+def _ones(p_index, places, size, first):
+    """The index at some places, whether it is one of the program's rows, its bits, and a one in them, else 0."""
+    index = tl.load(p_index + places, mask=places < size, other=-1).to(tl.int32)
+    row = index - first
+    is_own = (row >= 0) & (row < OWN)
+    bits = tl.where(is_own, row, 0) * BITS
+    return index, is_own, bits, tl.where(is_own, 1 << bits, 0)
+
+
+@triton.jit
 def group_readers_kernel(
     p_index, p_start, p_items, p_slots, size, n_rows, n_slots, index_model,
-    CHUNK: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr,
+    CHUNK: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """Some rows' readers: counts what comes before and what is theirs, and then writes it where it belongs."""
-    rows, i_model = tl.program_id(0) * BK + tl.arange(0, BK), tl.program_id(1).to(tl.int64)
+    """Some rows' readers: counts what comes before and what is theirs, and then writes it where it belongs.
+
+    A few rows are counted in one number, a few bits each: so a warp looks at each place twice for all of them.
+    """
+    first, i_model = tl.program_id(0) * OWN, tl.program_id(1).to(tl.int64)
     p_index += i_model * index_model
-    before, count = tl.zeros([BK], tl.int32), tl.zeros([BK], tl.int32)
+    numbers = tl.arange(0, 4)
+    before, count = tl.zeros([BM], tl.int32), tl.zeros([4], tl.int32)
     for i in range(0, size, BM):
-        places = i + tl.arange(0, BM)
-        index = tl.load(p_index + places, mask=places < size, other=-1)[None, :]
-        before += tl.sum(((index >= 0) & (index < rows[:, None])).to(tl.int32), 1)
-        count += tl.sum((index == rows[:, None]).to(tl.int32), 1)
-    tl.store(p_start + i_model * (n_rows + 1) + rows, before.to(tl.int64), mask=rows <= n_rows)
-    is_row = rows < n_rows
-    first = before // CHUNK + rows
-    last = (before + count) // CHUNK + rows + 1  # of the slots that are its own, used or not
+        index, _, _, ones = _ones(p_index, i + tl.arange(0, BM), size, first)
+        before += ((index >= 0) & (index < first)).to(tl.int32)
+        total = tl.sum(ones, 0)
+        count += (total >> (numbers * BITS)) & MOST
+    start = tl.sum(before, 0) + tl.cumsum(count, 0) - count
+    rows = first + numbers
+    is_row = (rows < n_rows) & (numbers < OWN)
+    tl.store(p_start + i_model * (n_rows + 1) + rows, start.to(tl.int64), mask=(rows <= n_rows) & (numbers < OWN))
+    first_slot = start // CHUNK + rows
+    last = (start + count) // CHUNK + rows + 1  # of the slots that are its own, used or not
     last = tl.where(rows == n_rows - 1, n_slots, last)
-    end = first + (count + CHUNK - 1) // CHUNK
-    for i in range(0, tl.max(tl.where(is_row, last - first, 0), 0), 16):
-        slots = first[:, None] + i + tl.arange(0, 16)[None, :]
+    end = first_slot + (count + CHUNK - 1) // CHUNK
+    for i in range(0, tl.max(tl.where(is_row, last - first_slot, 0), 0), 8):
+        slots = first_slot[:, None] + i + tl.arange(0, 8)[None, :]
         value = tl.where(slots < end[:, None], rows[:, None], -1)
         mask = (slots < last[:, None]) & is_row[:, None]
         tl.store(p_slots + i_model * n_slots + slots, value.to(tl.int64), mask=mask)
+    at_0 = tl.sum(tl.where(numbers == 0, start, 0), 0)
+    at_1, at_2 = at_0 + tl.sum(tl.where(numbers == 0, count, 0), 0), tl.sum(tl.where(numbers == 2, start, 0), 0)
     for i in range(0, size, BM):
         places = i + tl.arange(0, BM)
-        index = tl.load(p_index + places, mask=places < size, other=-1)[None, :]
-        is_reader = (index == rows[:, None]) & is_row[:, None]
-        at = before[:, None] + tl.cumsum(is_reader.to(tl.int32), 1) - 1
-        items = tl.broadcast_to(places.to(tl.int64)[None, :], [BK, BM])
-        tl.store(p_items + i_model * size + at, items, mask=is_reader)
-        before += tl.sum(is_reader.to(tl.int32), 1)
+        _, is_own, bits, ones = _ones(p_index, places, size, first)
+        rank = (tl.cumsum(ones, 0) >> bits) & MOST
+        at = tl.where(bits == 0, at_0, tl.where(bits == BITS, at_1, at_2)) + rank - 1
+        tl.store(p_items + i_model * size + at, places.to(tl.int64), mask=is_own)
+        found = tl.sum(ones, 0)
+        at_0 += found & MOST
+        at_1 += (found >> BITS) & MOST
+        at_2 += found >> (2 * BITS)
 
 
 @triton.jit
@@ -89,20 +112,27 @@ def sum_chunks_kernel(
     start = tl.load(p_start + i_model * start_model + i_row)
     n_chunks = (tl.load(p_start + i_model * start_model + i_row + 1) - start + CHUNK - 1) // CHUNK
     p_partial += (i_model * n_slots + start // CHUNK + i_row) * D
-    acc = tl.zeros([BM, BD], tl.float32)
-    for i in range(0, n_chunks, BM):
-        chunks = i + tl.arange(0, BM)
-        mask = (chunks < n_chunks)[:, None] & (columns < D)[None, :]
-        acc += tl.load(p_partial + chunks[:, None] * D + columns[None, :], mask=mask, other=0)
-    tl.store(p_out + i_model * out_model + i_row * out_row + columns, tl.sum(acc, 0), mask=columns < D)
+    if n_chunks <= 1:  # as most rows have
+        total = tl.load(p_partial + columns, mask=(columns < D) & (n_chunks == 1), other=0)
+    else:
+        acc = tl.zeros([BM, BD], tl.float32)
+        for i in range(0, n_chunks, BM):
+            chunks = i + tl.arange(0, BM)
+            mask = (chunks < n_chunks)[:, None] & (columns < D)[None, :]
+            acc += tl.load(p_partial + chunks[:, None] * D + columns[None, :], mask=mask, other=0)
+        total = tl.sum(acc, 0)
+    tl.store(p_out + i_model * out_model + i_row * out_row + columns, total, mask=columns < D)
 
 
 def configuration(kernel: str, d: int = 1) -> dict[str, int]:
-    """Rows BK, readers or chunks BM, columns BD of a tile, warps; none spills. kernel: "group", "readers", "chunks"."""
+    """Places, readers or chunks BM, columns BD of a tile, warps; none spills. kernel: "group", "readers", "chunks".
+
+    A row's chunks are added up by one warp, which asks no other.
+    """
     if kernel == "group":
-        return {"BK": 4, "BM": 1024, "num_warps": 4}
+        return {"BM": 512, "num_warps": 1}
     columns = min(128, max(16, triton.next_power_of_2(d)))
-    return {"BM": 16, "BD": columns, "num_warps": 4}
+    return {"BM": 16, "BD": columns, "num_warps": 1 if kernel == "chunks" else 4}
 
 
 def group_readers(index: Tensor, n_rows: int) -> Readers:
@@ -112,7 +142,7 @@ def group_readers(index: Tensor, n_rows: int) -> Readers:
     start, items, slots = (index.new_empty(n_models, n) for n in (n_rows + 1, size, n_slots(size, n_rows)))
     tile = configuration("group")
     launch(
-        group_readers_kernel, (triton.cdiv(n_rows + 1, tile["BK"]), n_models),
+        group_readers_kernel, (triton.cdiv(n_rows + 1, ROWS), n_models),
         index, start, items, slots, size, n_rows, slots.shape[1], index.stride(0), CHUNK=CHUNK, **tile,
     )  # fmt: skip
     return Readers(start, items, slots)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+ROWS = 3  # whose readers one program of the kernel looks for
 CHUNK = 64  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
 
 

@@ -88,11 +88,11 @@ def test_a_model_has_the_bits_it_has_alone_whatever_splits_there_are(poisoned, m
     "changes", [{}, {"norm": "post", "n_layers": 2}, {"norm": "pre", "n_layers": 2, "tied": True}], ids=str
 )
 def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkeypatch, products_of_any_shape_alike):
-    """Rows that fill no tile; only the tallest takes several launches."""
-    monkeypatch.setattr(layout, "HEIGHTS", (16, 32, 64))
+    """Rows that fill no tile."""
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 32))
     model, *data = problem(replace(TINY, **changes), 1, n_rows=37, n_tokens=7)
     results = []
-    for height in (16, 32, 64):
+    for height in (16, 32):
         monkeypatch.setattr(layout, "height", lambda *_, height=height: height)
         results.append(gradient(model, *data, precision="tf32"))
     assert all(torch.equal(low, other) for other_ones in results[1:] for low, other in zip(results[0], other_ones))
@@ -102,7 +102,7 @@ def test_tiles_of_any_height_give_the_same_bits(changes, judge, poisoned, monkey
 def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(
     poisoned, monkeypatch, products_of_any_shape_alike
 ):
-    monkeypatch.setattr(layout, "HEIGHTS", (16, 16, 32))
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 32))
     monkeypatch.setattr(layout, "READERS", 4)
     assert [layout.height("bf16", 6, 37, models) for models in (2, 1)] == [32, 16]
     model, tokens, targets = problem(replace(TINY, norm="replace"), 2, n_rows=37, n_tokens=7)
@@ -120,14 +120,14 @@ def test_tiles_are_as_tall_as_keeps_the_processors_or_the_cache_at_work():
     def heights(precision, d=128, rows=3830):
         return [layout.height(precision, d, rows, n) for n in (1, 2, 1024)]
 
-    assert heights("tf32", rows=500) == [32, 32, 128]  # 16 tiles, 32: each processor reads for itself
-    assert heights("tf32") == heights("bf16") == [64, 128, 128]  # 60, 60: more would wait for the cache
+    assert heights("tf32", rows=500) == [32, 32, 64]  # 16 tiles, 32: each processor reads for itself
+    assert heights("tf32") == heights("bf16") == [64, 64, 64]  # 60: more would wait for the cache
     assert heights("ieee") == [32, 64, 64]  # 120, 120: all 132 processors multiply
     assert heights("tf32x3") == [64, 64, 64]  # 32 rows are too few for four warps
     assert heights("tf32", d=512) == [64, 64, 64]
 
 
-@pytest.mark.parametrize("height", [16, 32, 64, 128])
+@pytest.mark.parametrize("height", [16, 32, 64])
 def test_rows_are_summed_in_blocks_that_no_height_from_32_on_changes(height):
     tile, low = (layout.tiles("rows", "tf32", TransformerConfig(), 113, rows) for rows in (height, 32))
     assert tile["BM"] == height
@@ -161,7 +161,7 @@ def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monke
 
     whole = layout.tiles
     monkeypatch.setattr(layout, "tiles", narrow)
-    monkeypatch.setattr(layout, "HEIGHTS", (16, 16, 32))
+    monkeypatch.setattr(layout, "HEIGHTS", (16, 32))
     config = replace(TINY, d_model=20, n_heads=4, d_mlp=37, norm="pre", n_layers=2, activation="gelu")
     model, *data = problem(config, 1, n_rows=19, n_answers=20)
     agrees(model, data, judge, precision=precision)
@@ -218,12 +218,10 @@ def test_kernels_of_a_preset_are_checked_for_spills_at_every_precision(preset):
     assert checked[6] == PRECISIONS
 
 
-@pytest.mark.parametrize(
-    ("height", "d", "last", "way_back"), [(16, 128, 1, 1), (64, 128, 1, 1), (128, 128, 3, 2), (64, 512, 3, 2)]
-)
-def test_tall_tiles_and_wide_models_go_through_fewer_phases_in_a_launch(height, d, last, way_back):
+@pytest.mark.parametrize(("d", "last", "way_back"), [(128, 1, 1), (512, 3, 2)])
+def test_wide_models_go_through_fewer_phases_in_a_launch(d, last, way_back):
     for phases, n in ((layout.LAST, last), (layout.WAY_BACK, way_back)):
-        launches = layout.launches(height, d, *phases)
+        launches = layout.launches(d, *phases)
         assert len(launches) == n
         assert [flag for does in launches for flag in does] == [flag for flags in phases for flag in flags]
 

@@ -2,7 +2,7 @@
 
 One for the rows that enter, one for each level, in the last of which forward and backward meet; on the way back two for
 each table, one for each level; one for all gradients of weights, and one for what is left to sum. An evaluation has the
-forward's. With tall tiles or wide models the last level has three, and the others two on the way back.
+forward's. With wide models the last level has three, and the others two on the way back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Launches:
         self._forward(flat, scratch, rows, batch, trains=True)
         for i in range(model.config.n_layers - 1, -1, -1):
             self._sum_tables(i, scratch, rows)
-            for does in layout.launches(scratch.heights[i], model.config.d_model, *layout.WAY_BACK[: 1 + (i > 0)]):
+            for does in layout.launches(model.config.d_model, *layout.WAY_BACK[: 1 + (i > 0)]):
                 self._rows(i, flat, scratch, rows, batch, **does)
         self._weights(scratch, grad)
         self._finish(scratch, grad, loss, correct, rows, batch)
@@ -61,7 +61,7 @@ class Launches:
         if not trains:
             self._rows(last, flat, scratch, rows, batch, FORWARD=True, CLASSIFY=True)
             return
-        for does in layout.launches(scratch.heights[last], self.model.config.d_model, *layout.LAST):
+        for does in layout.launches(self.model.config.d_model, *layout.LAST):
             self._rows(last, flat, scratch, rows, batch, **does)
 
     def _enter(self, flat: Tensor, scratch: Scratch, rows: EnsembleRows) -> None:

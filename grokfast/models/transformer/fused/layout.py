@@ -22,7 +22,7 @@ READERS = 76  # processors that keep the L2 cache busy
 FLAGS = ("FORWARD", "PROJECT", "CLASSIFY", "TURN", "ABOVE", "BACK")  # what rows_kernel may do
 LAST = ("FORWARD",), ("CLASSIFY", "TURN"), ("BACK",)  # of the last level
 WAY_BACK = ("ABOVE",), ("BACK",)  # of the others
-HEIGHTS = 32, 64, 128  # rows of a tile; the last only where nothing spills
+HEIGHTS = 32, 64  # rows of a tile
 WEIGHTS = 64  # rows of a tile that move as many bytes as the weights that it reads, about
 ENTERING = 16  # of level 0, which has few rows and a short way
 
@@ -166,16 +166,15 @@ def height(precision: str, d: int, n_rows: int, n_models: int) -> int:
         tiles = -(-n_rows // rows) * n_models
         return max(-(-tiles // PROCESSORS), 0 if is_exact else tiles / READERS) * (rows + WEIGHTS)
 
-    possible = HEIGHTS[:2] if is_exact or d > 128 else HEIGHTS
-    return min(reversed(possible[precision == "tf32x3" :]), key=time)
+    return min(reversed(HEIGHTS[precision == "tf32x3" :]), key=time)
 
 
-def launches(height: int, d: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
-    """What each launch of a level does of these phases, in tiles of that height: all in one where that does not spill.
+def launches(d: int, *phases: Sequence[str]) -> list[dict[str, bool]]:
+    """What each launch of a level does of these phases: all in one where that does not spill.
 
-    Tall tiles and wide models go through fewer phases in a launch, which need fewer registers.
+    Wide models go through fewer phases in a launch, which need fewer registers.
     """
-    together = [[flag for flags in phases for flag in flags]] if height < HEIGHTS[2] and d <= 128 else phases
+    together = [[flag for flags in phases for flag in flags]] if d <= 128 else phases
     return [dict.fromkeys(flags, True) for flags in together]
 
 
@@ -206,16 +205,17 @@ def tiles(
         is_odd = d % 16 or config.d_mlp % 16  # loads of single numbers need registers, too
         side = min(64 if is_exact or is_odd else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 3 if precision == "tf32" else 2}
-    head, heads, is_tall = power_of_2(d // config.n_heads), power_of_2(config.n_heads), height >= HEIGHTS[2]
+    head, heads = power_of_2(d // config.n_heads), power_of_2(config.n_heads)
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
-    is_narrow = is_exact or d > 128 or is_tall or not trains
+    # Triton gives each warp 16 rows of a product whose result goes on into another: of more warps some repeat it.
+    warps = warps if is_exact or d > 128 else 4
     return {
         "BM": height,
-        "BN": min(64 if is_narrow else 128, max(width, 16)),
+        "BN": min(64, max(width, 16)),
         "BK": min(16 if is_exact or (d > 128 and not trains) else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.
-        "BU": 0 if is_exact or d > 128 else min(16 if is_tall or crowded else 32, max(16, power_of_2(config.d_mlp))),
+        "BU": 0 if is_exact or d > 128 else min(16 if crowded else 32, max(16, power_of_2(config.d_mlp))),
         # Rows of a block of LayerNorm, of the loss, and of attention.
         "BR": min(height, HEIGHTS[0], max(1, 8192 // width)),
         "BL": min(height, HEIGHTS[0]),
