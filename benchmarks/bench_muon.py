@@ -1,6 +1,6 @@
 """A step of Muon against torch.optim.Muon (with torch's AdamW for vectors): on one model, and on an ensemble of 16.
 
-python -m benchmarks.bench_muon [--out FILE]     # interleaved: the ratios to quote
+python -m benchmarks.bench_muon [--out benchmarks/results/cpu-muon.json]   # interleaved: the ratios to quote
 pytest benchmarks/bench_muon.py                   # the same steps under pytest-benchmark
 
 torch multiplies in bfloat16, one matrix after the other; grokfast in the weights' fp32 unless asked for bfloat16.
@@ -87,7 +87,7 @@ SIXTEEN = {
 @pytest.mark.parametrize("size", SHAPES)
 def test_muon_step(benchmark, size, name):  # type: ignore[no-untyped-def]
     made = (ONE | SIXTEEN)[name](SHAPES[size])
-    benchmark.group = f"{size}, {'one model' if name in ONE else f'{MODELS} models'}"
+    benchmark.group = f"step of Muon, {size}, {'one model' if name in ONE else f'{MODELS} models'}"
     benchmark.pedantic(made.step, rounds=10, warmup_rounds=2)
 
 

@@ -1,6 +1,6 @@
 """One optimizer step with each transform around torch's AdamW, against torch's fused AdamW alone and against others.
 
-python -m benchmarks.bench_transforms [--only WORD] [--out FILE]  # interleaved: the ratios to quote
+python -m benchmarks.bench_transforms [--only WORD] [--spectral] [--out benchmarks/results/cpu-transforms.json]
 pytest benchmarks/bench_transforms.py                              # the same steps under pytest-benchmark
 
 Others' are the packages pytorch_optimizer, grokfast-pytorch and grokadamw where they are installed, and plain loops
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_optimizer import SHAPES
-from benchmarks.interleave import Contender, interleave, report
+from benchmarks.interleave import Contender, interleave, report, write
 from grokfast import (
     EGD,
     EMA,
     L1,
+    Chain,
     Compression,
     GrokAdamW,
     GrokFast,
@@ -37,7 +38,7 @@ from grokfast import (
 )  # fmt: skip
 from grokfast.transforms import Transform
 
-ROUNDS = dict(zip(SHAPES, (40, 5)))
+ROUNDS = dict(zip(SHAPES, (40, 8)))
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1.0, "betas": (0.9, 0.98)}
 BASELINE = "torch AdamW(fused=True)"
 TRANSFORMS: dict[str, Transform] = {
@@ -47,6 +48,7 @@ TRANSFORMS: dict[str, Transform] = {
         EGD(), Nuclear(),
     )
 }  # fmt: skip
+TRANSFORMS["OrthoGrad, EMA, NormClip"] = Chain(OrthoGrad(), EMA(), NormClip(1.5, parameters="matrices"))
 SPECTRAL = ("EGD", "Nuclear")  # whose step takes seconds at 10 M parameters
 Params = Sequence[nn.Parameter]
 Make = Callable[[Params], Callable[[], Any]]
@@ -144,6 +146,7 @@ PEERS: dict[str, dict[str, Make]] = {
     "NormClip": {"torch.renorm in a loop": looped(None, norm_clip)},
     "NormClamp": {"torch's total norm and foreach": looped(None, norm_clamp)},
     "Spherical": {"F.normalize in a loop": looped(None, spherical)},
+    "OrthoGrad, EMA, NormClip": {},
     "L1": {"sign in a loop": looped(l1)},
     "Compression": {"add in a loop": looped(compression)},
     "EGD": {"torch.linalg.svd in a loop": looped(egd)},
@@ -181,18 +184,22 @@ def test_step_with_a_transform(benchmark, size, name, way):  # type: ignore[no-u
         chosen = contender(makers(name)[way], SHAPES[size])
     except ImportError as error:
         pytest.skip(f"{way} is not there: {error}")
-    benchmark.group = size
+    benchmark.group = f"optimizer step with {name}, {size}"
     benchmark.pedantic(chosen.step, setup=chosen.prepare, rounds=2 if name in SPECTRAL else 10, warmup_rounds=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="transforms whose names have this in them")
+    parser.add_argument("--spectral", action="store_true", help="time EGD and Nuclear at 10 M parameters, too: minutes")
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     options = parser.parse_args()
     sections = {}
     for size, shapes in SHAPES.items():
+        is_large = len(shapes) > 100
         for name in (name for name in TRANSFORMS if options.only in name):
+            if name in SPECTRAL and is_large and not options.spectral:
+                continue
             contenders = {}
             for way, make in makers(name).items():
                 try:
@@ -200,7 +207,8 @@ def main() -> None:
                 except ImportError as error:
                     print(f"left out: {way}, {error}")
             rounds = max(2, ROUNDS[size] // 20) if name in SPECTRAL else ROUNDS[size]
-            sections[f"{name}, {size}"] = interleave(contenders, baseline=BASELINE, rounds=rounds, warmup=1)
+            sections[f"{name}, {size}"] = interleave(contenders, baseline=BASELINE, rounds=rounds, warmup=2)
+            write("Transforms", sections, options.out)
     report("Transforms", sections, options.out)
 
 

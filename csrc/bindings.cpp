@@ -1,6 +1,7 @@
 // grokfast._C. Operations get torch's tensors, checked by tensors.h; the optimizers' update a table of addresses as a
 // buffer, of which only what would let a wrong table read out of bounds is checked here.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <limits>
@@ -37,30 +38,41 @@ std::pair<const UpdateEntry*, int64_t> checked(const py::buffer_info& table, int
   return {entries, n};
 }
 
-// Rows of 3 doubles, for each entry share, norm and row.
+// Rows of 6 doubles, for each entry share, l1, l2, norm, row and whether it is held.
 std::vector<RowWise> checked_row_wise(const py::buffer_info& table, Rule rule, const UpdateEntry* entries, int64_t n) {
-  if (table.itemsize != 8 || table.size != 3 * n) throw std::invalid_argument("row_wise must be a row of 3 for each entry");
+  if (table.itemsize != 8 || table.size != 6 * n) throw std::invalid_argument("row_wise must be a row of 6 for each entry");
   if (rule == Rule::none) throw std::invalid_argument("row_wise needs the weights, which rule none does not have");
   const auto* numbers = static_cast<const double*>(table.ptr);
   std::vector<RowWise> found;
-  for (int64_t i = 0; i < n; ++i, numbers += 3) {
-    const auto row = int64_t(numbers[2]);
-    if (row < 0 || (row > 0 && entries[i].size % row)) throw std::invalid_argument("row must divide its tensor");
-    found.push_back({numbers[0], numbers[1], row});
+  for (int64_t i = 0; i < n; ++i, numbers += 6) {
+    const auto row = int64_t(numbers[4]);
+    if (row < -1 || (row > 0 && entries[i].size % row)) throw std::invalid_argument("row must divide its tensor");
+    found.push_back({numbers[0], numbers[1], numbers[2], numbers[3], row, numbers[5] != 0});
   }
   return found;
 }
 
+// Rows of doubles, for each entry alpha and lamb of as many averages as there is room for.
+Averages checked_averages(const py::buffer_info& table, FilterKind filter, int64_t n) {
+  if (table.itemsize != 8 || table.size == 0 || n == 0 || table.size % (2 * n))
+    throw std::invalid_argument("averages must be a row of pairs for each entry");
+  if (filter != FilterKind::ema) throw std::invalid_argument("averages need the filter to be an EMA");
+  return {static_cast<const double*>(table.ptr), table.size / (2 * n)};
+}
+
 void bind_update(int rule, int filter, const py::buffer& entries, const py::buffer& hyper, int64_t shared_step,
-                 int threads, int ring_type, const py::object& row_wise) {
+                 int threads, int ring_type, const py::object& row_wise, const py::object& averages) {
   const py::buffer_info table = entries.request(), rows = hyper.request();
   if (rows.itemsize != 8 || rows.size % hyper_count) throw std::invalid_argument("hyper has a row of the wrong length");
   const auto [first, n] = checked(table, rows.size / hyper_count);
   std::vector<RowWise> own;
   if (!row_wise.is_none()) own = checked_row_wise(py::cast<py::buffer>(row_wise).request(), Rule(rule), first, n);
+  py::buffer_info several;
+  if (!averages.is_none()) several = py::cast<py::buffer>(averages).request();
+  const Averages found = averages.is_none() ? Averages{} : checked_averages(several, FilterKind(filter), n);
   py::gil_scoped_release release;
   update(Rule(rule), FilterKind(filter), RingType(ring_type), first, n, static_cast<const double*>(rows.ptr),
-         shared_step, threads, own.empty() ? nullptr : own.data());
+         shared_step, threads, own.empty() ? nullptr : own.data(), found);
 }
 
 // How a list of tensors lies in memory, to be compared with how it lay.
@@ -234,7 +246,13 @@ void bind_operations(py::module_& m) {
     classify(kind, x.data, answers.data, grad.data, values.data, accuracy.data, models, n, of, classes, stride, threads);
   }, py::arg("loss"), py::arg("logits"), py::arg("target"), py::arg("grad_logits"), py::arg("loss_out"),
      py::arg("accuracy_out"), py::arg("of"), py::arg("threads"), py::arg("classes") = 0);
-  m.def("active_products_work", &active_products_work);
+  m.def("active_isas", [] {
+    py::list names;
+    for (const std::string& name : active_isas()) names.append(name);
+    return py::tuple(names);
+  });
+  m.def("active_isa", &active_isa);
+  m.def("use_active_isa", &use_active_isa);
   m.def("active_products_fit", &active_products_fit);
   m.def("active_forward", [](py::handle hidden, py::handle weights, py::handle bias, py::handle skip, py::handle out,
                              int threads) {
@@ -287,6 +305,45 @@ void bind_operations(py::module_& m) {
     pair_rows({tables, w.data, of_out.data, w[0], at_a.data, at_b.data, answers.data, n, of_a.data, of_b.data,
                of_weight.data, of_bias.data},
               kind, &found.first, &found.second, threads);
+    return found;
+  });
+  // inputs [n, D] of features, or [n, T] of rows of the first weight, then [rows, n_out]; weights [n_out, n_in]. Gradients
+  // as weights and biases, or None. loss: the kind, temperature and smoothing.
+  m.def("mlp_rows_are_fast", &mlp_rows_are_fast);
+  m.def("mlp_rows", [](py::handle features, py::handle index, py::handle target, const std::vector<py::object>& weights,
+                       const std::vector<py::object>& biases, const std::vector<py::object>& grad_weights,
+                       const std::vector<py::object>& grad_biases, int activation, int kind, float temperature,
+                       float smoothing, int threads) {
+    const auto answers = view<int64_t>("target", target, {any});
+    const auto rows = view_or_null<float>("features", features, {answers[0], any});
+    const auto at = view_or_null<int64_t>("index", index, {answers[0], any});
+    if (features.is_none() == index.is_none()) throw py::value_error("one of features and index must be None");
+    if (weights.empty() || biases.size() != weights.size()) throw py::value_error("biases must be as many as weights");
+    const bool wants_gradient = !grad_weights.empty();
+    if (wants_gradient && (grad_weights.size() != weights.size() || grad_biases.size() != weights.size()))
+      throw py::value_error("gradients must be as many as weights and biases");
+    std::vector<MlpLayer> layers;
+    int64_t width = rows.data ? rows[1] : any;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const bool is_tables = i == 0 && at.data;
+      const auto w = view<float>("weight", weights[i], {any, width});
+      const int64_t n_in = w[is_tables ? 0 : 1];
+      width = w[is_tables ? 1 : 0];
+      const auto b = view_or_null<float>("bias", biases[i], {width});
+      View<float> of_weight, of_bias;
+      if (wants_gradient) of_weight = view<float>("grad_weight", grad_weights[i], {w[0], w[1]});
+      if (wants_gradient) of_bias = view_or_null<float>("grad_bias", grad_biases[i], {width});
+      layers.push_back({w.data, b.data, of_weight.data, of_bias.data, n_in, width});
+    }
+    const RowLoss::Kind of_rows = RowLoss::Kind(within("loss", kind, 0, int(RowLoss::signs)));
+    if (of_rows == RowLoss::signs && width != 1) throw py::value_error("the loss of signs takes one output");
+    within("rows", answers[0], 1, most);
+    const Activation act = activation_of(activation);
+    std::pair<double, double> found;
+    const Unlocked unlocked(threads);
+    mlp_rows({rows.data, at.data, answers.data, layers.data(), answers[0], at.data ? at[1] : 0, int64_t(layers.size()),
+              act, {of_rows, temperature, smoothing}, wants_gradient},
+             &found.first, &found.second, threads);
     return found;
   });
   m.def("group_readers", [](py::handle index, int64_t n_rows, py::handle start, py::handle items) {
@@ -356,6 +413,36 @@ void bind_operations(py::module_& m) {
     const Unlocked unlocked(threads);
     layer_norm_backward(rows.data, w.data, kept.data, g.data, of_x.data, of_weight.data, of_bias.data, n, width, threads);
   });
+  m.def("residual_norm_forward", [](py::handle y, py::handle bias, py::handle skip, py::handle index, py::handle weight,
+                                    py::handle offset, py::handle out, py::handle stats, float eps, int threads) {
+    const auto rows = view<float>("y", y, {any, any});
+    const int64_t n = rows[0], width = rows[1];
+    const auto b = view_or_null<float>("bias", bias, {width});
+    const auto table = view_or_null<float>("skip", skip, {index.is_none() ? n : any, width});
+    const auto at = view_or_null<int64_t>("index", index, {n});
+    const auto w = view<float>("weight", weight, {width}), c = view<float>("offset", offset, {width});
+    const auto result = view<float>("out", out, {n, width}), kept = view<float>("stats", stats, {n, 2});
+    const Unlocked unlocked(threads);
+    if (at.data && !skip.is_none()) check_indices("index", at.data, n, table[0]);
+    residual_norm_forward({w.data, c.data, n, width}, rows.data, b.data, table.data, at.data, result.data, kept.data,
+                          eps, threads);
+  });
+  m.def("residual_norm_backward", [](py::handle y, py::handle weight, py::handle stats, py::handle grad,
+                                     py::handle along, py::handle grad_y, py::handle grad_weight,
+                                     py::handle grad_offset, py::handle grad_bias, int threads) {
+    const auto rows = view<float>("y", y, {any, any});
+    const int64_t n = rows[0], width = rows[1];
+    const auto w = view<float>("weight", weight, {width}), kept = view<float>("stats", stats, {n, 2});
+    const auto g = view<float>("grad", grad, {n, width}), of_y = view<float>("grad_y", grad_y, {n, width});
+    const auto stream = view_or_null<float>("along", along, {any, width});
+    const int64_t first = along.is_none() ? 0 : n - within("rows of along", stream[0], 0, n);
+    const auto of_weight = view<float>("grad_weight", grad_weight, {width});
+    const auto of_offset = view<float>("grad_offset", grad_offset, {width});
+    const auto of_bias = view_or_null<float>("grad_bias", grad_bias, {width});
+    const Unlocked unlocked(threads);
+    residual_norm_backward({w.data, nullptr, n, width}, rows.data, kept.data, g.data, stream.data, first, of_y.data,
+                           of_weight.data, of_offset.data, of_bias.data, threads);
+  });
   m.def("gathered_attention_forward", [](py::handle q, py::handle kv, py::handle query, py::handle keys, int64_t heads,
                                          py::handle out, py::handle weights, int threads) {
     const GatheredAttention a = gathered_of(q, kv, query, keys, heads);
@@ -423,7 +510,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("hyper_count") = int(hyper_count);
   m.def("look", &bind_look, py::arg("exchange"), py::arg("tensors"), py::arg("with_addresses"));
   m.def("update", &bind_update, py::arg("rule"), py::arg("filter"), py::arg("entries"), py::arg("hyper"),
-        py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0, py::arg("row_wise") = py::none());
+        py::arg("shared_step"), py::arg("threads"), py::arg("ring_type") = 0, py::arg("row_wise") = py::none(),
+        py::arg("averages") = py::none());
   m.def("update_like_cuda", &bind_update_like_cuda, py::arg("rule"), py::arg("filter"), py::arg("ring_type"),
         py::arg("entries"), py::arg("hyper"), py::arg("overrides"), py::arg("tickets"), py::arg("large_tables"));
 

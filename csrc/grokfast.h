@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "update_rules.h"
 
@@ -49,18 +50,27 @@ struct UpdateEntry {
   int64_t hyper_row;
 };
 
-// Of one tensor, what is not element by element. share: of the gradient's part along the weights, what is taken away
-// before the filter, its length kept; 0: nothing is. row: after the update no row of so many elements is longer than
-// `norm`; 0: rows are as they are. Rows lie one after the other, and a tensor has whole rows.
+// Of one tensor, what transforms do beside a filter, in this order. share: of the gradient's part along the weights, what
+// is taken away, its length kept. l1, l2: the penalties l1 Σ|w| and l2 Σw², whose gradients are added before the filter.
+// row: after the update every row of so many elements is at most as long as `norm`, or, held, just as long; -1: all such
+// tensors together are; 0: nothing is. Rows lie one after the other, and a tensor has whole rows. 0 leaves out a part.
 struct RowWise {
-  double share, norm;
+  double share, l1, l2, norm;
   int64_t row;
+  bool is_held;
+};
+
+// Several averages of the gradient instead of one: of each entry and each average alpha and lamb; `filter1` is [n, size].
+struct Averages {
+  const double* numbers = nullptr;  // [n_entries, n, 2]
+  int64_t n = 0;
 };
 
 // Throws (ValueError in Python), nothing changed, where a count is not in [0, kMaxCount]. row_wise: null, or one for each
-// entry; not where `rule` is none.
+// entry; not where `rule` is none. averages: where the filter is an EMA.
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
-            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise = nullptr);
+            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise = nullptr,
+            Averages averages = {});
 
 // The same on a GPU, hundreds of tensors in one launch: entries lie on the host, all that they point to on the device, as
 // do `hyper` [rows, hyper_count], `overrides` (null, or [rows, 4] addresses of fp32 scalars that replace lr, alpha, lamb
@@ -117,9 +127,37 @@ struct PairRows {
 bool pair_rows_fit(int64_t classes);
 void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads);
 
+// Loss, accuracy and, unless there are no gradients, every gradient of one network of fully connected layers, a tile of rows
+// at a time (cpu/mlp_rows.cpp). Gradients are written, not added to.
+struct RowLoss {
+  enum Kind : int { cross_entropy, mse, hinge, stablemax, signs } kind;
+  float temperature = 1.f, smoothing = 0.f;  // of cross_entropy
+};
+struct MlpLayer {
+  const float *weight, *bias;  // [n_out, n_in], [n_out] or null
+  float *grad_weight, *grad_bias;
+  int64_t n_in, n_out;
+};
+struct MlpRows {
+  const float* features;    // [n, n_in of the first layer], or null:
+  const int64_t* index;     // [n, slots]: the first layer is the sum of these rows of its weight, then [n_in, n_out]
+  const int64_t* target;    // [n]: classes; of RowLoss::signs -1 or 1
+  const MlpLayer* layers;
+  int64_t n, slots, n_layers;
+  Activation activation;
+  RowLoss loss;
+  bool wants_gradient;
+};
+bool mlp_rows_are_fast();  // whether this processor is one where they have been measured to be
+void mlp_rows(const MlpRows& p, double* loss_out, double* accuracy_out, int threads);
+
 // Products with a relu's hidden layer [rows, units], made only where it is not zero (cpu/active.h).
-// Whether the processor can; and whether it takes rows of `width` floats and so many units.
-bool active_products_work();
+// The instruction sets they are compiled for and the processor has, the best first; the one in use, and another one of
+// them for the process, all with the same bits where multiplications are fused.
+std::vector<std::string> active_isas();
+std::string active_isa();
+void use_active_isa(const std::string& name);
+// Whether rows of `width` floats and so many units are taken.
 bool active_products_fit(int64_t width, int64_t units);
 // out [rows, width] = hidden weights + bias + skip: weights [units, width]; bias [width] and skip [rows, width] or null.
 void active_forward(const float* hidden, const float* weights, const float* bias, const float* skip, float* out,
@@ -158,6 +196,19 @@ void layer_norm_forward(const float* x, const float* weight, const float* bias, 
                         int64_t width, float eps, int threads);
 void layer_norm_backward(const float* x, const float* weight, const float* stats, const float* grad, float* grad_x,
                          float* grad_weight, float* grad_bias, int64_t rows, int64_t width, int threads);
+
+// y += bias + skip[index], as add_rows has them, both perhaps null; out = LayerNorm(y) (csrc/cpu/residual_norm.cpp).
+struct ResidualNorm {
+  const float *weight, *offset;  // [width] each
+  int64_t rows, width;
+};
+void residual_norm_forward(const ResidualNorm& n, float* y, const float* bias, const float* skip, const int64_t* index,
+                           float* out, float* stats, float eps, int threads);
+// grad_y from `grad` of out and `along`, null or [rows - first, width], that of y itself from row `first` on; grad_bias,
+// unless null, receives the sum of its rows.
+void residual_norm_backward(const ResidualNorm& n, const float* y, const float* stats, const float* grad,
+                            const float* along, int64_t first, float* grad_y, float* grad_weight, float* grad_offset,
+                            float* grad_bias, int threads);
 
 // out[r] = sum_j w[r, j] v[keys[r, j]] with w = softmax over j of q[query[r]] k[keys[r, j]] / sqrt(d_head), per head.
 struct GatheredAttention {

@@ -8,7 +8,8 @@
 // 4 windows. The rounding error is bounded by the values of the last 5 windows, at a quarter of a stream of extra reads.
 //
 // A projection of the gradient needs sums over whole tensors, which are made before (row_wise.h); rows are clipped while
-// the cache still holds them, and no row is shared by two threads.
+// the cache still holds them, and no row is shared by two threads. A norm of all weights is summed by the way, in chunks
+// that are never shared either, and they are scaled at the end.
 #include <algorithm>
 #include <vector>
 
@@ -31,6 +32,15 @@ GF_CLONES void ema_block(const float* __restrict g, float* __restrict e, float* 
 GF_CLONES void projected_ema_block(const float* __restrict g, const float* __restrict w, float* __restrict e,
                                    float* __restrict out, int64_t n, Projection p, float weight, float lamb) {
   for (int64_t i = 0; i < n; ++i) out[i] = ema_filter(p.of(g[i], w[i]), e[i], weight, lamb);
+}
+
+// One of several averages, added to what is filtered.
+GF_CLONES void average_block(const float* __restrict g, float* __restrict e, float* __restrict out, int64_t n,
+                             float weight, float lamb) {
+  for (int64_t i = 0; i < n; ++i) {
+    e[i] = lerp(e[i], g[i], weight);
+    out[i] = lamb == 0.f ? out[i] : out[i] + lamb * e[i];
+  }
 }
 
 GF_CLONES void ma_block(const float* __restrict g, float* __restrict slot, float* __restrict sum, float* __restrict out,
@@ -88,8 +98,11 @@ struct Step {
   Scalars scalars;
   int64_t window, pushed;  // gradients in the history before this one
   bool fresh;              // no history yet
-  const RowWise* row_wise = nullptr;
+  RowWise row_wise{};
   Projection projection{};  // where row_wise has a share
+  const double* averages = nullptr;
+  int64_t n_averages = 0;
+  double* squares = nullptr;  // of each chunk, where its weights are of a norm of all
 };
 
 // Sums anew the slice of [begin, end) whose turn it is at this step.
@@ -116,25 +129,38 @@ void resum(const UpdateEntry& t, const T* ring, const Step& now, int64_t begin, 
 // Elements [begin, end) of one tensor; T is the ring's type.
 template <typename T>
 void update_range(Rule rule, const UpdateEntry& t, const Step& now, int64_t begin, int64_t end) {
-  alignas(64) float filtered[kBlock], projected[kBlock];
+  alignas(64) float filtered[kBlock], changed[kBlock];
   const Scalars& s = now.scalars;
+  const RowWise& own = now.row_wise;
   T* const ring = reinterpret_cast<T*>(t.filter1);
-  const int64_t row = now.row_wise ? now.row_wise->row : 0;
-  const bool is_projected = now.row_wise && now.row_wise->share != 0;
+  const bool is_projected = own.share != 0, is_penalised = own.l1 != 0 || own.l2 != 0;
+  const bool is_one_loop = is_projected && !is_penalised && now.filter == FilterKind::ema && !now.fresh && !now.averages;
   int64_t clipped = begin;  // rows up to here are done
   T* const slot = now.filter == FilterKind::ma ? ring + now.pushed % now.window * t.size : nullptr;
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t n = std::min(kBlock, end - at);
-    const float* g = t.grad + at;
-    const bool is_begun = now.filter == FilterKind::ema && !now.fresh;
-    if (is_projected && is_begun) {
-      projected_ema_block(g, t.param + at, t.filter1 + at, filtered, n, now.projection, s.ema_weight, s.lamb);
+    const float *const w = t.param + at, *g = t.grad + at;
+    if (is_one_loop) {
+      projected_ema_block(g, w, t.filter1 + at, filtered, n, now.projection, s.ema_weight, s.lamb);
       g = filtered;
-    } else if (is_projected) {
-      project_block(g, t.param + at, projected, n, now.projection);
-      g = projected;
+    } else if (is_projected || is_penalised) {
+      if (is_projected)
+        project_block(g, w, changed, n, now.projection);
+      else
+        std::copy_n(g, n, changed);
+      if (own.l1 != 0) add_signs(changed, w, n, float(own.l1));
+      if (own.l2 != 0) add_weights(changed, w, n, float(2 * own.l2));
+      g = changed;
     }
-    if (now.filter == FilterKind::ema && g != filtered) {
+    if (now.averages) {
+      std::copy_n(g, n, filtered);
+      for (int64_t k = 0; k < now.n_averages; ++k) {
+        float* const e = t.filter1 + k * t.size + at;
+        if (now.fresh) std::copy_n(g, n, e);
+        average_block(g, e, filtered, n, float(1 - now.averages[2 * k]), float(now.averages[2 * k + 1]));
+      }
+      g = filtered;
+    } else if (now.filter == FilterKind::ema && !is_one_loop) {
       if (now.fresh) std::copy_n(g, n, t.filter1 + at);
       ema_block(g, t.filter1 + at, filtered, n, s.ema_weight, s.lamb);
       g = filtered;
@@ -154,7 +180,9 @@ void update_range(Rule rule, const UpdateEntry& t, const Step& now, int64_t begi
       sgd_momentum_block(t.param + at, g, t.state1 + at, n, s);
     else
       sgd_block(t.param + at, g, n, s);
-    for (; row && clipped + row <= at + n; clipped += row) clip_row(t.param + clipped, row, now.row_wise->norm);
+    for (; own.row > 0 && clipped + own.row <= at + n; clipped += own.row)
+      clip_row(t.param + clipped, own.row, own.norm, own.is_held);
+    if (now.squares) now.squares[at / kChunk] += sum_squares(t.param + at, n);
   }
   if (now.filter == FilterKind::ma) resum(t, ring, now, begin, end);
 }
@@ -180,43 +208,67 @@ Step begin_step(Rule rule, FilterKind filter, const UpdateEntry& t, const double
 }  // namespace
 
 void update(Rule rule, FilterKind filter, RingType ring, const UpdateEntry* entries, int64_t n_entries,
-            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise) {
+            const double* hyper, int64_t shared_step, int threads, const RowWise* row_wise, Averages averages) {
   for (int64_t i = 0; i < n_entries; ++i)
     if (const int64_t* count = entries[i].count; count && (*count < 0 || *count > kMaxCount))
       throw std::invalid_argument("count must be between 0 and 2**53, got " + std::to_string(*count));
   std::vector<Step> steps(n_entries);
-  std::vector<int64_t> offset(n_entries + 1);
+  std::vector<int64_t> offset(n_entries + 1), chunks(n_entries + 1);
+  const RowWise* together = nullptr;  // what is said of the tensors that are scaled as one
   for (int64_t i = 0; i < n_entries; ++i) {
     const UpdateEntry& t = entries[i];
     steps[i] = begin_step(rule, filter, t, hyper + t.hyper_row * hyper_count, shared_step);
     offset[i + 1] = offset[i] + t.size;
+    if (averages.n && steps[i].filter == FilterKind::ema) {
+      steps[i].averages = averages.numbers + 2 * averages.n * i;
+      steps[i].n_averages = averages.n;
+    }
+    if (row_wise) steps[i].row_wise = row_wise[i];
+    const bool is_of_all = row_wise && row_wise[i].row < 0;
+    if (is_of_all) together = row_wise + i;
+    chunks[i + 1] = chunks[i] + (is_of_all ? n_chunks(t) : 0);
   }
+  std::vector<double> squares(chunks[n_entries]);
+  for (int64_t i = 0; i < n_entries; ++i)
+    if (chunks[i + 1] > chunks[i]) steps[i].squares = squares.data() + chunks[i];
   const int64_t total = offset[n_entries];
   if (total < kSerialBelow) threads = 1;
   const auto edge = [&](int64_t k) { return k == threads ? total : total * k / threads / 64 * 64; };
-  for (int64_t i = 0; row_wise && i < n_entries; ++i) steps[i].row_wise = row_wise + i;
   for (int thread = 1; row_wise && thread < threads; ++thread) {  // of tensors that lie on an edge between threads
     const int64_t i = std::upper_bound(offset.begin(), offset.end(), edge(thread)) - offset.begin() - 1;
     if (i < n_entries && edge(thread) > offset[i] && edge(thread - 1) <= offset[i] && row_wise[i].share != 0)
-      steps[i].projection = projection(sums_of(entries[i], threads), row_wise[i].share);
+      steps[i].projection = projection_of(entries[i], row_wise[i].share, threads);
   }
   const auto range = ring == RingType::bf16 ? update_range<uint16_t> : update_range<float>;
-
-#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
-  for (int thread = 0; thread < threads; ++thread) {
+  // work(i, begin, end, is_whole) for what of each tensor is a thread's.
+  const auto of_thread = [&](int thread, const auto& work) {
     const int64_t low = edge(thread), high = edge(thread + 1);
     int64_t i = std::upper_bound(offset.begin(), offset.end(), low) - offset.begin() - 1;
     for (; i < n_entries && offset[i] < high; ++i) {
-      const int64_t row = row_wise ? std::max<int64_t>(row_wise[i].row, 1) : 1;
-      const int64_t size = entries[i].size;
-      const auto whole_rows = [=](int64_t place) { return place >= size ? size : place / row * row; };
+      const int64_t row = steps[i].row_wise.row, size = entries[i].size, unit = row < 0 ? kChunk : std::max<int64_t>(row, 1);
+      const auto whole_rows = [=](int64_t place) { return place >= size ? size : place / unit * unit; };
       const int64_t begin = whole_rows(std::max<int64_t>(0, low - offset[i])), end = whole_rows(high - offset[i]);
-      const bool is_whole = offset[i] >= low && offset[i + 1] <= high;
-      if (is_whole && row_wise && row_wise[i].share != 0)
-        steps[i].projection = projection(sums_of(entries[i]), row_wise[i].share);
-      if (begin < end) range(rule, entries[i], steps[i], begin, end);
+      work(i, begin, end, offset[i] >= low && offset[i + 1] <= high);
     }
-  }
+  };
+
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+  for (int thread = 0; thread < threads; ++thread)
+    of_thread(thread, [&](int64_t i, int64_t begin, int64_t end, bool is_whole) {
+      const double share = steps[i].row_wise.share;
+      if (is_whole && share != 0) steps[i].projection = projection_of(entries[i], share, 1);
+      if (begin < end) range(rule, entries[i], steps[i], begin, end);
+    });
+  if (!together) return;
+  double sum = 0;
+  for (const double part : squares) sum += part;
+  const float factor = factor_of(sum, together->norm, together->is_held);
+  if (factor == 1.f) return;
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+  for (int thread = 0; thread < threads; ++thread)
+    of_thread(thread, [&](int64_t i, int64_t begin, int64_t end, bool) {
+      if (steps[i].squares && begin < end) scale(entries[i].param + begin, end - begin, factor);
+    });
 }
 
 }  // namespace grokfast

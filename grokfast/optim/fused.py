@@ -1,9 +1,9 @@
 """Filter and optimizer step in one pass over memory, for AdamW, Adam, SGD and Lion: where that applies, it is taken.
 
-On CPU fp32 tensors by the C++ extension, there with a projection before the filter and a clip of rows after the update,
-on a GPU by one launch for all tensors of a dtype. Nine memory streams instead of the optimizer's seven and the filter's
-five. `p.grad` stays raw; the inner optimizer's state keeps torch's format, so
-that it may be saved, loaded and continued by torch (on a GPU with the step counts there, as under fused=True).
+On CPU fp32 tensors by the C++ extension, there with a projection and penalties before the filter and a clip after the
+update (transforms/one_pass.py), on a GPU by one launch for all tensors of a dtype. Nine memory streams instead of the
+optimizer's seven and the filter's five. `p.grad` stays raw; the inner optimizer's state keeps torch's format, so that
+it may be saved, loaded and continued by torch (on a GPU with the step counts there, as under fused=True).
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def _run(
         takes = pass_of(setting.filter)
         if setting.is_idle or setting.off or (takes is None and setting.filter is not None):
             return None
+        if rule == FILTER_ONLY and setting.filter is not None and setting.filter.as_filter is None:
+            return None  # what a projection or penalty reads are the weights
         known.append(takes)
     filters = [filter_in(setting.filter) for setting in settings]
     params, grads, counts = [], [], []
@@ -71,7 +73,7 @@ def _run(
     if len(set(map(id, params))) < len(params):
         return None  # torch only warns of a parameter listed twice; here its elements would be a race's
     kinds = {
-        (takes, filter.common if filter else None, setting.filter if takes.is_row_wise else None)
+        (takes, filter.common if filter else None, None if filter is setting.filter else setting.filter)
         for takes, filter, setting in zip(known, filters, settings)
         if takes is not None
     }

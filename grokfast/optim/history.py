@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from grokfast.optim.sharding import is_sharded, local_part, placed_like
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Kept, Layout, Transform
 from grokfast.transforms.chain import elements
-from grokfast.transforms.filters import Kept
 from grokfast.transforms.launch import is_capturing
-from grokfast.transforms.one_pass import filter_in, pass_of
+from grokfast.transforms.one_pass import pass_of
 
 PREFIX = "grokfast_"
 EMA_KEY, RING_KEY, SUM_KEY, COUNT_KEY = "grokfast_ema", "grokfast_ring", "grokfast_sum", "grokfast_count"
@@ -52,8 +51,15 @@ def keys_of(transform: Transform) -> dict[str, Kept]:
     own = pass_of(transform)
     if transform.as_filter or own is None or own.filter is None:
         return kept_by(transform)
-    filter = filter_in(transform)
-    return {f"{PREFIX}{own.filter}.{kept.name}": kept for kept in filter.kept} if filter else {}
+    return {f"{PREFIX}{own.filter}.{kept.name}": kept for kept in elements(transform)[own.filter].kept}
+
+
+def counted_by(transform: Transform) -> tuple[str, ...]:
+    """The counts that one pass advances of a transform that is no filter alone; the first is that of its filter."""
+    own, counts = pass_of(transform), [COUNT_KEY]
+    counts += [count_of(place) for place, one in enumerate(elements(transform)) if not one.is_always_on]
+    first = COUNT_KEY if own is None or own.filter is None else count_of(own.filter)
+    return tuple(sorted(counts, key=lambda key: key != first))
 
 
 def shapes_of(transform: Transform, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -120,7 +126,8 @@ def require_state(
 def _is_count(value: Tensor) -> bool:
     if is_capturing(value.device):
         return True  # nobody may look now; it was looked at when it was loaded
-    return bool((value >= 0) & (value <= MAX_COUNT) & (value == value.trunc()))
+    number = value.item()
+    return 0 <= number <= MAX_COUNT and number == int(number)
 
 
 def settle(work: Iterable[tuple[Transform, Tensor]], states: Any, *, capturable: bool) -> None:

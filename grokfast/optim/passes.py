@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from grokfast import backend
+from grokfast.optim.history import PREFIX, counted_by
 from grokfast.optim.look import look
 from grokfast.optim.slots import Work, entry, fill, fits, slots_of
-from grokfast.transforms.base import Layout
+from grokfast.transforms.base import Layout, Transform
 from grokfast.transforms.chain import elements
+from grokfast.transforms.filters import EMA
 from grokfast.transforms.launch import ENTRY_WIDTH, GRAD, PARAM, HyperTables, Launch, Uploads, dtypes, is_capturing
-from grokfast.transforms.one_pass import filter_in, numbers, pass_of
+from grokfast.transforms.one_pass import averages_in, filter_in, numbers, pass_of
 from grokfast.transforms.rows import FILTER_ONLY
 
 _KEPT_AT_MOST = 8
@@ -55,10 +57,8 @@ class Passes:
     ) -> Made | None:
         """New ones, or None, nothing changed, where no kernel fits. `names`: of all the optimizer's parameters."""
         for w in work:
-            if w.filter.as_filter is None and (
-                rule == FILTER_ONLY or backend.device_kernels(w.param.device) is not None
-            ):
-                return None  # a projection needs weights, and is not in the launches
+            if w.filter.as_filter is None and backend.device_kernels(w.param.device) is not None:
+                return None  # the launches have EMA and MA alone
             if not fits(rule, w, states.get(w.param, {}), _dtypes(w.param.device, capturable)):
                 return None
         made = Made(rule, work, states, capturable, self.uploads, names)
@@ -89,7 +89,7 @@ class Passes:
             if made.outs:
                 columns[PARAM] = _addresses(made.outs, part.numbers)
             if isinstance(part, OnCpu):
-                part(columns, hyper)
+                part(columns, hyper, made.averages(params, states))
             else:
                 launch = part.launch(columns)
                 tables = self.rows.setdefault(launch.device, HyperTables(launch.device, self.uploads)).tables(
@@ -98,6 +98,7 @@ class Passes:
                 launch(*tables)
                 if is_capturing(launch.device):  # a graph reads all this as long as it lives
                     self.uploads.keep((launch, made.outs[:], made.read(params, states)), launch.device)
+        made.count(params, states)
         return made.outs
 
 
@@ -113,8 +114,9 @@ class Made:
         uploads: Uploads,
         names: tuple[str, ...] = (),
     ) -> None:
-        filter = filter_in(work[0].filter)
-        kind, window, is_bf16 = (filter.number, filter.window, filter.in_bf16) if filter else (0, 1, False)
+        filter, self._averaging = filter_in(work[0].filter), averages_in(work[0].filter)
+        no_filter = EMA.number if self._averaging else 0, 1, False
+        kind, window, is_bf16 = (filter.number, filter.window, filter.in_bf16) if filter else no_filter
         row_wise = [_row_wise(w, names) for w in work]
         ring = torch.bfloat16 if is_bf16 else torch.float32
         params = [w.param for w in work]
@@ -122,7 +124,14 @@ class Made:
         self.parts: list[OnCpu | OnDevice] = []
         self.has_first = False  # a momentum buffer begins: the next step is another
         slots = [slots_of(rule, w, capturable=capturable) for w in work]
-        self._names = [tuple(name for name in own if name) for own in slots]
+        self._counts = [() if filter is w.filter else counted_by(w.filter)[1:] for w in work]
+        self._watched_key = _watched_key(work[0].filter)
+        self._watched: list[float] = []
+        self._averages: array[float] | None = None
+        self._names = [
+            tuple(name for name in (*own, *counts, self._watched_key) if name)
+            for own, counts in zip(slots, self._counts)
+        ]
         for device, dtype in dict.fromkeys((p.device, p.dtype) for p in params):
             on_device = backend.device_kernels(device) is not None
             numbers = [i for i, p in enumerate(params) if (p.device, p.dtype) == (device, dtype)]
@@ -160,6 +169,22 @@ class Made:
         except (KeyError, TypeError, RuntimeError):  # gone, not a tensor, or one without memory of its own
             return False
 
+    def averages(self, params: Sequence[Tensor], states: Mapping[Tensor, Any]) -> array[float] | None:
+        """Of each parameter α and λ of all averages; None: there is a filter, or nothing."""
+        if self._averaging is None:
+            return None
+        key = self._watched_key
+        watched = [states[p][key].item() if key else 0.0 for p in params]
+        if watched != self._watched:
+            pairs = itertools.chain.from_iterable(map(self._averaging.averages, watched))
+            self._watched, self._averages = watched, array("d", itertools.chain.from_iterable(pairs))
+        return self._averages
+
+    def count(self, params: Sequence[Tensor], states: Mapping[Tensor, Any]) -> None:
+        """Advance the counts that the passes do not."""
+        if any(self._counts):
+            torch._foreach_add_([states[p][key] for p, keys in zip(params, self._counts) for key in keys], 1)
+
     def let_go(self) -> None:
         """Leave outputs that somebody refers to, an optimizer that keeps the last gradients, say, and make new ones."""
         for i in range(len(self.outs)):
@@ -184,12 +209,14 @@ def _is_shared(tensors: list[Tensor], i: int) -> bool:
 
 def _row_wise(work: Work, names: tuple[str, ...]) -> array[float]:
     """`one_pass.numbers` of a parameter; none where the pass asks for none."""
-    own = pass_of(work.filter)
-    if own is None or not own.is_row_wise:
-        return array("d")
-    layout = Layout.of({work.name: work.param.shape})._replace(others=names)
-    project, clip = (None if place is None else elements(work.filter)[place] for place in (own.project, own.clip))
-    return numbers(layout, project, clip)
+    own: dict[str, Transform] = {one.role: one for one in elements(work.filter) if one.role != "filter"}
+    return numbers(Layout.of({work.name: work.param.shape})._replace(others=names), own) if own else array("d")
+
+
+def _watched_key(transform: Transform) -> str:
+    """The key of the number by which averages go; empty: there is none."""
+    own, averaging = pass_of(transform), averages_in(transform)
+    return f"{PREFIX}{own.filter}.{averaging.watched}" if own and averaging and averaging.watched else ""
 
 
 class OnCpu:
@@ -206,11 +233,12 @@ class OnCpu:
         self.entries, self.numbers, self.row_wise = entries, numbers, row_wise
         self.update, self.ring = update, int(is_bf16)
 
-    def __call__(self, columns: Mapping[int, array[int]], hyper: array[float]) -> None:
+    def __call__(self, columns: Mapping[int, array[int]], hyper: array[float], averages: array[float] | None) -> None:
         for column, addresses in columns.items():
             self.entries[column::ENTRY_WIDTH] = addresses
         threads = torch.get_num_threads()
-        self.update(self.entries, hyper, 0, threads, ring_type=self.ring, row_wise=self.row_wise)
+        own = {"ring_type": self.ring, "row_wise": self.row_wise, "averages": averages}
+        self.update(self.entries, hyper, 0, threads, **own)
 
 
 class OnDevice:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grokfast.optim.history import COUNT_KEY, init_state, keys_of, place_count
+from grokfast.optim.history import COUNT_KEY, counted_by, init_state, keys_of, place_count
 from grokfast.optim.lion import Lion
-from grokfast.transforms.filters import Kept
+from grokfast.transforms.base import Kept
 from grokfast.transforms.rows import ADAM, FILTER_ONLY, LION, SGD, hyper_row
 
 RULES: dict[type, int] = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: SGD, Lion: LION}
@@ -42,7 +42,9 @@ def slots_of(rule: int, work: Work, *, capturable: bool) -> tuple[str, ...]:
     own = {ADAM: ("exp_avg", "exp_avg_sq", "step"), LION: ("exp_avg", "", "")}.get(rule, (momentum, "", ""))
     past, total = (*keys_of(work.filter), "", "")[:2]
     filter = work.filter.as_filter
-    return (*own, past, total, COUNT_KEY if capturable or filter is None or filter.counts else "")
+    if filter is None:
+        return (*own, past, total, counted_by(work.filter)[0])
+    return (*own, past, total, COUNT_KEY if capturable or filter.counts else "")
 
 
 def fits(rule: int, work: Work, state: Mapping[str, Any], dtypes: Any) -> bool:

@@ -70,8 +70,9 @@ class GrokFast(torch.optim.Optimizer):
 
     Where the inner optimizer is torch's AdamW, Adam or SGD, or grokfast.optim.Lion, filter and update are one pass: on
     CPU fp32 tensors, and on NVIDIA GPUs, fp32, bf16 or fp16, one launch for all tensors of a dtype. Around any other
-    optimizer the filter is. On CPU fp32 tensors OrthoGrad before them, NormClip after them, or either alone, is in that
-    pass, too, unless it starts or stops. Other transforms, and chains, are torch operations on each parameter by
+    optimizer the filter is. On CPU fp32 tensors OrthoGrad, L1 and Compression before them, in this order, MultiEMA or
+    GrokAdamW in their place, and NormClip, NormClamp or Spherical after them are in that pass, too, alone or together,
+    while all of them are on. Other transforms, and chains, are torch operations on each parameter by
     itself, and see it as [1, n]. SAM takes the gradient twice: its step needs the closure, which it evaluates twice.
 
     With an inner optimizer made `differentiable` the filter is, too. One that takes derivatives of `p.grad` itself (a

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 
 MOMENTS = ("memorizing", "generalizing")  # of a run: it has memorised, it has generalised
+Role = Literal["", "project", "l1", "l2", "filter", "clip"]
+
+
+class Kept(NamedTuple):
+    """A tensor that a filter keeps of a parameter: [*lead, *shape], in the parameter's precision, at least fp32.
+
+    is_gradient: it begins as the first gradient, others as zeros. in_bf16: it is in bf16. on_host: of parameters on a
+    GPU it is in page-locked host memory.
+    """
+
+    name: str
+    lead: tuple[int, ...] = ()
+    is_gradient: bool = False
+    in_bf16: bool = False
+    on_host: bool = False
 
 
 class Layout(NamedTuple):
@@ -64,7 +79,9 @@ class Transform(Part):
     one after the update that keeps nothing.
     is_taken_anew: whether the gradient of a step is taken at other weights: w + `offset`, which it then has.
     varies: the fields that may differ between runs; they reach `apply` as tensors in `hyper`.
-    role, role_field: what it is to the one pass, see one_pass.py, and the field that says how strongly.
+    role, role_field: what it is to the one pass, see one_pass.py, and the field that says how strongly. A "filter" is
+    EMA or MA, or one with `averages`.
+    kept: what a filter keeps of a parameter; watched: the name of the one number of its state by which `averages` go.
     Nothing may ask the host for a tensor's values: steps are captured in CUDA graphs. A transform that must says so in
     `needs_host`, and is then never captured.
     """
@@ -74,8 +91,9 @@ class Transform(Part):
     is_of_all: ClassVar[bool] = False
     needs_host: ClassVar[bool] = False
     is_taken_anew: ClassVar[bool] = False
-    role: ClassVar[Literal["", "project", "filter", "clip"]] = ""
+    role: ClassVar[Role] = ""
     role_field: ClassVar[str] = ""
+    watched: ClassVar[str] = ""
     differs: ClassVar[frozenset[str]] = frozenset({"start", "stop"})
 
     start: int | str = field(default=0, kw_only=True, metadata={"added": True})
@@ -116,8 +134,21 @@ class Transform(Part):
         return None
 
     def reach(self, layout: Layout) -> list[int]:
-        """In the one pass, for each parameter: a projection's 1 where it acts, a clip's length of a row; 0: it does
-        not act on it."""
+        """In the one pass, for each parameter: a projection's or penalty's 1 where it acts; a clip's length of a row,
+        -1 where all such parameters are as one row; 0: it does not act on it."""
+        raise NotImplementedError
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what a clip leaves is just as long as its norm, not at most so."""
+        return False
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return ()
+
+    def averages(self, watched: float) -> list[tuple[float, float]]:
+        """In the one pass α and λ of each average of the gradient that it adds."""
         raise NotImplementedError
 
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:

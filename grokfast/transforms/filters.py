@@ -7,28 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Kept, Layout, Role, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Kept(NamedTuple):
-    """A tensor that a filter keeps of a parameter: [*lead, *shape], in the parameter's precision, at least fp32.
-
-    is_gradient: it begins as the first gradient, others as zeros. in_bf16: it is in bf16. on_host: of parameters on a
-    GPU it is in page-locked host memory.
-    """
-
-    name: str
-    lead: tuple[int, ...] = ()
-    is_gradient: bool = False
-    in_bf16: bool = False
-    on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class Filter(Transform):
     has a count only where nothing may wait for the device.
     """
 
-    role: ClassVar[Literal["", "project", "filter", "clip"]] = "filter"
+    role: ClassVar[Role] = "filter"
     number: ClassVar[int]
     counts: ClassVar[bool]
 

@@ -39,9 +39,10 @@ class FlatOptimizer:
     A step is one pass over memory on CPU fp32 with the extension; otherwise the clock's tick and then one launch on a
     GPU, or plain PyTorch on any device and in any precision: these two read nothing from the host.
     EMA or MA, where it is the last before the update, is in that pass or launch, whenever it starts or stops; in a
-    CPU's pass a projection before it and a clip after it, too (`RowWise`). Other transforms are torch operations before
-    and after it, on the parameters that `layout` (None: one of P numbers) has in a row; their state is named
-    "<place in the chain>.<name>". Optimizers without a `rule`, which neither pass nor launch has, are operations, too.
+    CPU's pass a projection and penalties before it and a clip after it, too (`RowWise`). Other transforms are torch
+    operations before and after it, on the parameters that `layout` (None: one of P numbers) has in a row; their state
+    is named "<place in the chain>.<name>". Optimizers without a `rule`, which neither pass nor launch has, are
+    operations, too.
     `reached`, int64 [2, E], has after how many steps each model was found to have memorised, and generalised (-1: not
     yet): what waits for such a moment starts, stops or changes by it.
 
@@ -262,11 +263,11 @@ class FlatOptimizer:
                 self._change(step[:, 0])
                 self.is_torn = True
                 own = self._row_wise
-                self._operate(self._before[:-1] if own.project else self._before, flat, grad, step)
+                self._operate(self._before[: len(self._before) - own.n_before], flat, grad, step)
                 if self._decayed:
                     self._decay_some(flat, grad, torch.tensor(self._rates_of(self.steps), dtype=torch.float64))
                 self._one_pass(flat, grad)
-                self._operate(self._after[1:] if own.clip else self._after, flat, grad, step)
+                self._operate(self._after[own.n_after :], flat, grad, step)
                 self.is_torn = False
             else:
                 self._one_pass(flat, grad)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Kept, Layout, Role, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,8 @@ class GrokAdamW(Transform):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"alpha", "lamb", "kappa"})
+    role: ClassVar[Role] = "filter"
+    watched: ClassVar[str] = "gap"
 
     alpha: float = 0.98
     lamb: float = 2.0
@@ -38,6 +41,13 @@ class GrokAdamW(Transform):
         fields.real("alpha", minimum=0.0, maximum=1.0)
         fields.real("lamb")
         fields.real("kappa", minimum=0.0)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return (Kept("ema"),)
+
+    def averages(self, watched: float) -> list[tuple[float, float]]:
+        return [(self.alpha * math.exp(-self.kappa * watched), self.lamb)]
 
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         return {"ema": (layout.size,), "gap": (1,)}

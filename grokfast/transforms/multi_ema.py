@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Kept, Layout, Role, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,7 @@ class MultiEMA(Transform):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"alphas", "lambs"})
+    role: ClassVar[Role] = "filter"
 
     alphas: tuple[float, ...] = (0.9, 0.99)
     lambs: tuple[float, ...] = (1.0, 1.0)
@@ -40,6 +41,13 @@ class MultiEMA(Transform):
             object.__setattr__(self, name, tuple(numbers))
         if len(self.alphas) != len(self.lambs):
             raise ValueError(f"lambs must be one for each of the {len(self.alphas)} alphas, got {len(self.lambs)}")
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        return (Kept("ema", (len(self.alphas),)),)
+
+    def averages(self, watched: float) -> list[tuple[float, float]]:
+        return list(zip(self.alphas, self.lambs))
 
     def state(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         return {"ema": (len(self.alphas), layout.size)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Layout, Role, Transform
 from grokfast.transforms.selection import chosen
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class NormClamp(Transform):
     when: ClassVar[Literal["before", "after"]] = "after"
     is_of_all: ClassVar[bool] = True
     varies: ClassVar[frozenset[str]] = frozenset({"norm"})
+    role: ClassVar[Role] = "clip"
+    role_field: ClassVar[str] = "norm"
 
     norm: float = 100.0
     hold: bool = True
@@ -41,6 +43,14 @@ class NormClamp(Transform):
         fields.real("norm", minimum=0, open_minimum=True)
         fields.boolean("hold")
         fields.text("parameters")
+
+    @property
+    def is_held(self) -> bool:
+        return self.hold
+
+    def reach(self, layout: Layout) -> list[int]:
+        own = chosen(self.parameters, layout)
+        return [-1 if name in own else 0 for name in layout.names]
 
     def apply(
         self,

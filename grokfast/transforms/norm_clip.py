@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Layout, Role, Transform
 from grokfast.transforms.selection import matrices
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class NormClip(Transform):
 
     when: ClassVar[Literal["before", "after"]] = "after"
     varies: ClassVar[frozenset[str]] = frozenset({"norm"})
-    role: ClassVar[Literal["", "project", "filter", "clip"]] = "clip"
+    role: ClassVar[Role] = "clip"
     role_field: ClassVar[str] = "norm"
 
     norm: float = 2.0

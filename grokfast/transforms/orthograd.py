@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Layout, Role, Transform
 from grokfast.transforms.selection import chosen
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class OrthoGrad(Transform):
     """
 
     varies: ClassVar[frozenset[str]] = frozenset({"share"})
-    role: ClassVar[Literal["", "project", "filter", "clip"]] = "project"
+    role: ClassVar[Role] = "project"
     role_field: ClassVar[str] = "share"
 
     share: float = 1.0

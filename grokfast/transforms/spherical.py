@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from grokfast import checks
 from grokfast.parts import register
-from grokfast.transforms.base import Layout, Transform
+from grokfast.transforms.base import Layout, Role, Transform
 from grokfast.transforms.selection import chosen, matrices
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Spherical(Transform):
 
     when: ClassVar[Literal["before", "after"]] = "after"
     varies: ClassVar[frozenset[str]] = frozenset({"norm"})
+    role: ClassVar[Role] = "clip"
+    role_field: ClassVar[str] = "norm"
 
     norm: float = 1.0
     over: Literal["rows", "tensors"] = "rows"
@@ -40,6 +42,16 @@ class Spherical(Transform):
         fields.real("norm", minimum=0, open_minimum=True)
         fields.choice(over=("rows", "tensors"))
         fields.text("parameters")
+
+    @property
+    def is_held(self) -> bool:
+        return True
+
+    def reach(self, layout: Layout) -> list[int]:
+        is_of_rows = self.over == "rows"
+        own = matrices(self.parameters, layout, "Spherical") if is_of_rows else chosen(self.parameters, layout)
+        lengths = (shape[1:].numel() if is_of_rows else shape.numel() for shape in layout.shapes)
+        return [length if name in own else 0 for name, length in zip(layout.names, lengths)]
 
     def apply(
         self,

@@ -1,4 +1,4 @@
-"""OrthoGrad and row-norm clip in the one pass: what their operations do, the same bits on any number of threads."""
+"""Projections, penalties, averages and clips in the one pass: as their operations, the same bits on any threads."""
 
 import copy
 
@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch.optim import SGD, Adam, AdamW
 
-from grokfast import EMA, MA, GrokFast, NormClip, OrthoGrad, backend
+from grokfast import (
+    EMA,
+    L1,
+    MA,
+    Compression,
+    GrokAdamW,
+    GrokFast,
+    MultiEMA,
+    NormClamp,
+    NormClip,
+    OrthoGrad,
+    Spherical,
+    backend,
+)
 from grokfast.optim import Lion
 from grokfast.optim.fused import step as one_pass
 from grokfast.transforms import Chain
@@ -21,6 +34,17 @@ CHAINS = {
     "EMA, clip": Chain(EMA(0.9, 2.0), CLIP),
     "projection, MA, clip": Chain(OrthoGrad(), MA(3, 2.0), CLIP),
     "projection, clip": Chain(OrthoGrad(0.5, parameters="matrices"), CLIP),
+    "l1": L1(0.3),
+    "l2": Compression(0.2, parameters="all"),
+    "projection, l1, l2, EMA": Chain(OrthoGrad(), L1(0.1), Compression(0.1), EMA(0.9, 2.0)),
+    "l1, MA": Chain(L1(0.1, parameters="all"), MA(3, 2.0)),
+    "averages": MultiEMA((0.5, 0.9, 0.99), (1.0, 0.0, 3.0)),
+    "projection, average, clip": Chain(OrthoGrad(), GrokAdamW(), CLIP),
+    "spheres of rows": Spherical(0.5),
+    "spheres": Chain(EMA(0.9, 2.0), Spherical(0.5, over="tensors", parameters="all")),
+    "held": NormClamp(3.0),
+    "clamped": Chain(L1(0.1), NormClamp(15.0, hold=False, parameters="matrices")),
+    "late": Chain(OrthoGrad(start=2), MultiEMA(start=4)),
 }
 INNER = {
     "AdamW": (AdamW, {"lr": 1e-2, "weight_decay": 0.5}),
@@ -75,7 +99,7 @@ def passes(monkeypatch):
 @pytest.mark.parametrize("chain", CHAINS)
 def test_it_is_as_exact_as_operations(chain, inner, passes):
     ours = trained(chain, inner)
-    assert passes == [True] * 6
+    assert passes == ([False] * 4 + [True] * 2 if chain == "late" else [True] * 6)
     torchs = trained(chain, inner, engine="reference")
     exact = trained(chain, inner, torch.float64)
     assert passes[6:] == [False] * 12
@@ -162,3 +186,30 @@ def test_a_matrix_in_another_order_and_groups_with_other_chains_are_left_to_oper
                 one.grad = torch.randn_like(one)
         optimizer.step()
     assert passes == [False, False]
+
+
+@needs_extension
+def test_an_average_goes_by_the_losses_that_it_is_told(passes):
+    found = []
+    for engine in ("auto", "reference"):
+        optimizer = None
+        for first, losses in ((0, (1.0, 1.0)), (3, (0.1, 2.0)), (6, (0.2, 0.1))):
+            if optimizer is not None:
+                optimizer.observe(*losses)
+            optimizer = trained(
+                "projection, average, clip", "AdamW", engine=engine, first=first, steps=first + 3, optimizer=optimizer
+            )
+        found.append(optimizer.param_groups[0]["params"])
+    assert passes == [True] * 9 + [False] * 9
+    for p, q in zip(*found):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    never_told = trained("projection, average, clip", "AdamW", steps=9)
+    assert (never_told.param_groups[0]["params"][0] - found[0][0]).abs().max() > 1e-4
+
+
+@needs_extension
+def test_all_weights_together_have_the_length_that_is_held():
+    for chain, length in (("held", 3.0), ("clamped", 15.0)):
+        params = trained(chain, "AdamW").param_groups[0]["params"]
+        own = [p for p in params if chain == "held" or p.ndim > 1]
+        assert torch.cat([p.detach().flatten() for p in own]).double().norm() == pytest.approx(length, rel=1e-6)

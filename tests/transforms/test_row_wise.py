@@ -1,11 +1,11 @@
-"""OrthoGrad and row-norm clip of an ensemble in the one pass: what their own operations do, model by model."""
+"""Projections, penalties and clips of an ensemble in the one pass: what their own operations do, model by model."""
 
 from array import array
 
 import pytest
 import torch
 
-from grokfast import EMA, MA, NormClip, OrthoGrad, backend
+from grokfast import EMA, L1, MA, Compression, NormClip, OrthoGrad, Spherical, backend
 from grokfast.parts import find
 from grokfast.schedules import Switch
 from grokfast.schedules.program import Program
@@ -21,6 +21,10 @@ CHAINS = {
     "clip": [NormClip(norm, "matrices") for _, norm in STRENGTHS],
     "projection, EMA": [Chain(OrthoGrad(share, "w, b"), EMA(0.5 + share / 4, 2.0)) for share, _ in STRENGTHS],
     "all": [Chain(OrthoGrad(share), EMA(0.9, 2.0), NormClip(norm, "out")) for share, norm in STRENGTHS],
+    "penalties": [
+        Chain(OrthoGrad(share), L1(share / 10), Compression(share / 20, "w"), EMA(0.9, 2.0)) for share, _ in STRENGTHS
+    ],
+    "spheres": [Chain(L1(share, "all"), Spherical(norm)) for share, norm in STRENGTHS],
     "late EMA": [Chain(OrthoGrad(share), EMA(0.9, 2.0, start=i)) for i, (share, _) in enumerate(STRENGTHS)],
     "MA, clip": [Chain(OrthoGrad(share), MA(3, 2.0), NormClip(norm, "matrices")) for share, norm in STRENGTHS],
 }
@@ -102,10 +106,10 @@ def test_strengths_follow_a_schedule(change):
 @pytest.mark.parametrize(
     ("rule", "row_wise", "why"),
     [
-        (0, [0.0, 1.0], "row_wise must be a row of 3 for each entry"),
-        (3, [1.0, 0.0, 0.0], "row_wise needs the weights"),
-        (0, [0.0, 1.0, 7.0], "row must divide its tensor"),
-        (0, [0.0, 1.0, -1.0], "row must divide its tensor"),
+        (0, [0.0, 1.0], "row_wise must be a row of 6 for each entry"),
+        (3, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0], "row_wise needs the weights"),
+        (0, [0.0, 0.0, 0.0, 1.0, 7.0, 0.0], "row must divide its tensor"),
+        (0, [0.0, 0.0, 0.0, 1.0, -2.0, 0.0], "row must divide its tensor"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(rule, row_wise, why):
@@ -115,4 +119,15 @@ def test_a_table_that_cannot_be_is_refused(rule, row_wise, why):
     hyper = array("d", hyper_row(None, lr=0.1, betas=(0.9, 0.99), eps=1e-8))
     with pytest.raises(ValueError, match=why):
         backend.load_extension().update(rule, 0, entry, hyper, 1, 1, row_wise=array("d", row_wise))
+    assert (t == 1).all()
+
+
+@needs_extension
+@pytest.mark.parametrize(("filter", "averages", "why"), [(1, [], "pairs"), (1, [0.9], "pairs"), (0, [0.9, 1.0], "EMA")])
+def test_averages_that_cannot_be_are_refused(filter, averages, why):
+    t = torch.ones(5, 10)
+    entry = array("q", [10, *[row.data_ptr() for row in t[:4]], 0, t[4].data_ptr(), 0, 0, 0, 0])
+    hyper = array("d", hyper_row(None, lr=0.1, betas=(0.9, 0.99), eps=1e-8))
+    with pytest.raises(ValueError, match=f"averages .*{why}"):
+        backend.load_extension().update(0, filter, entry, hyper, 1, 1, averages=array("d", averages))
     assert (t == 1).all()
