@@ -2,6 +2,8 @@
 kernels or the extension's CUDA ones, else plain PyTorch.
 
 `GROKFAST_BACKEND` chooses: "auto"; "reference", plain PyTorch everywhere; "triton" or "cuda", these GPU kernels only.
+`GROKFAST_ISA` chooses the instruction set of the extension's products with a relu's hidden layer: "avx512", "avx2" or
+"baseline", which every processor of its kind has; without it the best there is.
 With TRITON_INTERPRET=1 in the environment "triton" also takes CPU tensors, slowly, to be compared with the reference.
 `using(...)` chooses for a block of code, in the thread and the asyncio task that run it.
 """
@@ -30,10 +32,13 @@ OLDEST_GPU = (8, 0)  # compute capability
 def built() -> tuple[ModuleType | None, str]:
     """grokfast._C whatever the backend, or None, and why it is not there."""
     try:
-        return importlib.import_module("grokfast._C"), ""
+        module = importlib.import_module("grokfast._C")
     except ImportError as error:
         info = build_info()
         return None, str(error if info.get("extension") else info.get("why") or error)
+    if "GROKFAST_ISA" in os.environ:
+        module.use_active_isa(checks.choice("GROKFAST_ISA", os.environ["GROKFAST_ISA"], module.active_isas()))
+    return module, ""
 
 
 def build_info() -> dict[str, str | bool]:

@@ -158,8 +158,7 @@ def _attention() -> str:
 def _active(why_no_extension: str) -> str:
     if why_no_extension:
         return f"plain PyTorch, {why_no_extension}"
-    works = backend.load_extension().active_products_work()
-    return "C++ extension, only where a unit is active" if works else "PyTorch: the processor has no AVX-512"
+    return f"C++ extension, only where a unit is active, {backend.load_extension().active_isa()}"
 
 
 def _blas() -> str:

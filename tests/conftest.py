@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow a busy machine down 10 times
 
@@ -15,10 +16,25 @@ if not torch.cuda.is_available():
 
 from grokfast import backend
 
+TESTS = Path(__file__).parent
+
 # As from a terminal: under nohup and in a background shell these are ignored, here and in all that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Gates that take long and change seldom: kernels as compiled and in every order, whole runs, builds. Paths from here.
+SLOW = (
+    "csrc/test_cuda_build.py", "docs/test_tour.py", "ptx/test_kernels.py", "training/test_whole_runs.py",
+    "test_build.py", "test_kernel_launches.py", "test_kernel_resources.py", "test_races.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -29,6 +45,17 @@ def compiled():
         pytest.skip(f"grokfast._C is not available: {why}")
     with backend.using("auto"):
         yield module
+
+
+@pytest.fixture(params=["avx512", "avx2", "baseline"])
+def isa(request, compiled):
+    """Runs the test on every instruction set that the products of active units are compiled for."""
+    if request.param not in compiled.active_isas():
+        pytest.skip(f"this processor has no {request.param}")
+    before = compiled.active_isa()
+    compiled.use_active_isa(request.param)
+    yield request.param
+    compiled.use_active_isa(before)
 
 
 @pytest.fixture(params=["auto", "reference"])

@@ -3,13 +3,11 @@
 // with the hidden layer is made only where a unit is active (active.h).
 // Classes beyond a multiple of 16, up to 8 of them, are not padded to a vector but have products along the units.
 // Sums over rows are made tile by tile, in row order.
-#include "activation.h"
 #include "active.h"
 #include "classify.h"
 
 namespace grokfast {
 
-#if GF_ACTIVE
 namespace {
 
 using namespace active;
@@ -37,52 +35,6 @@ struct Columns {
   int64_t stride() const { return width() + (singles ? LANES : 0); }
 };
 
-GF_AVX512 void hidden_row(const float* x, const float* y, const float* bias, float* out, int64_t width) {
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) out[i] = activate(x[i] + y[i] + bias[i], Activation::relu);
-}
-
-GF_AVX512 float dot(const float* x, const float* y, int64_t n) {
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t i = 0; i < n; i += LANES) sum = _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i), sum);
-  return _mm512_reduce_add_ps(sum);
-}
-
-// A single class's part: grad += factor * weights where h is not zero, grad_weights += factor * h.
-GF_AVX512 void single_class(float factor, const float* h, const float* weights, float* grad, float* grad_weights,
-                            int64_t units) {
-  const __m512 times = _mm512_set1_ps(factor);
-  for (int64_t i = 0; i < units; i += LANES) {
-    const __m512 own = _mm512_loadu_ps(h + i), before = _mm512_loadu_ps(grad + i);
-    const __mmask16 is_active = _mm512_cmp_ps_mask(own, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    _mm512_storeu_ps(grad + i, _mm512_mask3_fmadd_ps(times, _mm512_loadu_ps(weights + i), before, is_active));
-    _mm512_storeu_ps(grad_weights + i, _mm512_fmadd_ps(times, own, _mm512_loadu_ps(grad_weights + i)));
-  }
-}
-
-GF_AVX512 void add_to_two(float* sum_x, float* sum_y, const float* grad, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) sum_x[i] += grad[i], sum_y[i] += grad[i];
-}
-
-// grad [rows, units] receives the gradient of the hidden layer's input from x [rows, 16 vectors], that of the products.
-GF_AVX512 void backward_tile(int64_t vectors, const float* h, int64_t rows, int64_t units, const float* x, int64_t stride,
-                             const float* weights, float* grad_weights, float* grad) {
-  Tile tile;
-  for (int64_t j = 0; j < units; j += LANES) {
-    const int64_t at = j * vectors * LANES;
-    load(tile, h + j, units, rows);
-    BACKWARD[vectors - 1](tile, rows, x, stride, weights + at, grad_weights + at);
-    for (int64_t r = 0; r < rows; r += LANES) transpose(tile.grad + r, ROWS, grad + r * units + j, units);
-  }
-}
-
-}  // namespace
-
-bool pair_rows_fit(int64_t classes) { return active_products_work() && Columns(classes).vectors <= MOST; }
-
-namespace {
-
 // A part of the rows, and what it adds to the results.
 struct Part {
   int64_t begin, end;
@@ -104,6 +56,7 @@ void compute(const Shared& shared, Part& part) {
   const PairRows& p = shared.p;
   const PairTables& t = p.tables;
   const Columns& columns = shared.columns;
+  const Kernels& with = kernels();
   const int64_t units = shared.units, width = columns.width(), stride = columns.stride();
   const bool wants_gradient = p.grad_a != nullptr;
   Scratch hidden(ROWS * units), logits(ROWS * stride), buffer(p.classes), grad_hidden(wants_gradient ? ROWS * units : 0);
@@ -113,30 +66,31 @@ void compute(const Shared& shared, Part& part) {
     const int64_t rows = std::min<int64_t>(ROWS, part.end - begin), padded = (rows + LANES - 1) / LANES * LANES;
     const int64_t *a = p.a + begin, *b = p.b + begin;
     for (int64_t r = 0; r < rows; ++r)
-      hidden_row(t.w_a + a[r] * t.width, t.w_b + b[r] * t.width, shared.hidden_bias, hidden.data + r * units, t.width);
+      with.hidden_row(t.w_a + a[r] * t.width, t.w_b + b[r] * t.width, shared.hidden_bias, hidden.data + r * units,
+                      t.width);
     std::fill_n(hidden.data + rows * units, (padded - rows) * units, 0.f);
     for (int64_t r = 0; r < rows; ++r) std::copy_n(shared.first, stride, logits.data + r * stride);
-    ADD_PRODUCTS[columns.vectors - 1](hidden.data, rows, units, shared.weights, logits.data, stride);
+    with.add_products(columns.vectors, hidden.data, rows, units, shared.weights, logits.data, stride);
     for (int64_t r = 0; r < rows; ++r) {
       float* x = logits.data + r * stride;
       for (int64_t s = 0; s < columns.singles; ++s)
-        x[width + s] += dot(hidden.data + r * units, shared.singles + s * units, units);
+        x[width + s] += with.dot(hidden.data + r * units, shared.singles + s * units, units);
       bool right;
       part.loss += classify_row(shared.loss, x, p.target[begin + r], wants_gradient ? x : nullptr, buffer.data,
                                 p.classes, scale, right);
       part.n_right += right;
     }
     if (!wants_gradient) continue;
-    backward_tile(columns.vectors, hidden.data, padded, units, logits.data, stride, shared.weights, part.grad_weights,
-                  grad_hidden.data);
+    with.backward_tile(columns.vectors, hidden.data, padded, units, logits.data, stride, shared.weights,
+                       part.grad_weights, grad_hidden.data);
     std::fill_n(tile_bias.data, stride, 0.f);
     std::fill_n(tile_singles.data, columns.singles * units, 0.f);
     for (int64_t r = 0; r < rows; ++r) {
       float *grad = grad_hidden.data + r * units, *x = logits.data + r * stride;
       for (int64_t s = 0; s < columns.singles; ++s)
-        single_class(x[width + s], hidden.data + r * units, shared.singles + s * units, grad,
-                     tile_singles.data + s * units, units);
-      add_to_two(part.grad_a + a[r] * t.width, part.grad_b + b[r] * t.width, grad, t.width);
+        with.single_class(x[width + s], hidden.data + r * units, shared.singles + s * units, grad,
+                          tile_singles.data + s * units, units);
+      with.add_to_two(part.grad_a + a[r] * t.width, part.grad_b + b[r] * t.width, grad, t.width);
       add_row(tile_bias.data, x, stride);
     }
     add_row(part.grad_bias, tile_bias.data, stride);
@@ -146,9 +100,11 @@ void compute(const Shared& shared, Part& part) {
 
 }  // namespace
 
+bool pair_rows_fit(int64_t classes) { return Columns(classes).vectors <= MOST; }
+
 void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_out, int threads) {
   const PairTables& t = p.tables;
-  if (!pair_rows_fit(p.classes)) throw std::invalid_argument("pair_rows takes no such processor or number of classes");
+  if (!pair_rows_fit(p.classes)) throw std::invalid_argument("pair_rows takes no such number of classes");
   check_pairs(t, p.a, p.b, p.n);
   check_indices("target", p.target, p.n, p.classes);
   const Columns columns(p.classes);
@@ -199,14 +155,5 @@ void pair_rows(const PairRows& p, Loss loss, double* loss_out, double* accuracy_
     std::copy_n(total.grad_singles + s * units, t.width, p.grad_weight + (width + s) * t.width);
   if (p.grad_bias) std::copy_n(total.grad_bias, p.classes, p.grad_bias);
 }
-
-#else
-
-bool pair_rows_fit(int64_t) { return false; }
-void pair_rows(const PairRows&, Loss, double*, double*, int) {
-  throw std::invalid_argument("pair_rows takes no such processor");
-}
-
-#endif
 
 }  // namespace grokfast

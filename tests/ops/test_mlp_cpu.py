@@ -80,10 +80,7 @@ def test_the_same_bits_on_any_number_of_threads(activation, compiled, set_thread
         assert all(map(torch.equal, results[0], other))
 
 
-@pytest.mark.skipif(
-    backend.extension() is None or not backend.load_extension().active_products_work(), reason="needs AVX-512"
-)
-def test_a_relu_network_uses_its_active_units_only_and_the_same_bits_on_any_number_of_threads(monkeypatch):
+def test_a_relu_network_uses_its_active_units_only_and_the_same_bits_on_any_number_of_threads(compiled, monkeypatch):
     monkeypatch.setattr(cpu, "product", refuse_all_but_the_first_layer(cpu.product))
     results = []
     for threads in (1, 2, 3, 5):

@@ -7,24 +7,9 @@ from grokfast.ops.pair_embed.reference import pair_embed
 from grokfast.ops.pair_step import cpu
 from grokfast.ops.pair_step.reference import Parameters
 
-pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 P, WIDTH, CLASSES = 13, 33, 11
 SIZES = [1, 50, 61]
-needs_avx512 = pytest.mark.skipif(
-    backend.extension() is None or not backend.load_extension().active_products_work(), reason="needs AVX-512"
-)
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(cpu, "PIECE", 25)
-
-
-@pytest.fixture(params=[True, False], ids=["active", "dense"])
-def way(request, monkeypatch):
-    """Both ways, on processors that have both."""
-    if not request.param:
-        monkeypatch.setattr(cpu, "only_active", lambda activation, n_answers: False)
+pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 
 
 def weights(bias=True, seed=0, width=WIDTH, classes=CLASSES):
@@ -39,11 +24,11 @@ def rows(n, seed=0, classes=CLASSES):
     return [torch.randint(high, (n,), generator=generator) for high in (P, P, classes)]
 
 
-def by_torch(given, a, b, target, activation, loss, dtype):
+def by_torch(given, a, b, target, loss, dtype):
     """Loss, accuracy and gradients by autograd."""
     own = [None if t is None else t.to(dtype)[None].requires_grad_() for t in given]
     w_a, w_b, b_in, weight, bias = own
-    hidden = pair_embed(w_a, w_b, torch.stack([a, b], 1)[None], b_in, activation)
+    hidden = pair_embed(w_a, w_b, torch.stack([a, b], 1)[None], b_in, "relu")
     logits = hidden @ weight.mT
     logits = logits if bias is None else logits + bias[:, None]
     value, accuracy = classify(logits, target[None], loss)
@@ -58,24 +43,22 @@ def error(got, exact):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-@pytest.mark.parametrize("activation", ["relu", "square", "abs"])
-def test_loss_accuracy_and_gradients_are_as_good_as_torchs(activation, loss, bias, n, way):
-    assert_as_good(weights(bias), rows(n), activation, loss)
+def test_loss_accuracy_and_gradients_are_as_good_as_torchs(loss, bias, n):
+    assert_as_good(weights(bias), rows(n), loss)
 
 
-@needs_avx512
 @pytest.mark.parametrize(("width", "classes"), [(100, 17), (64, 24), (130, 25), (16, 5), (37, 97), (3, 113), (70, 136)])
-def test_any_number_of_units_and_classes(width, classes):
+def test_any_number_of_units_and_classes(width, classes, isa):
     given = weights(width=width, classes=classes)
-    assert_as_good(given, rows(300, classes=classes), "relu", "cross_entropy")
+    assert_as_good(given, rows(300, classes=classes), "cross_entropy")
 
 
-def assert_as_good(given, operands, activation, loss):
+def assert_as_good(given, operands, loss):
     a, b, target = operands
     grads = Parameters(*(None if t is None else torch.full_like(t, torch.nan) for t in given))
-    value, accuracy = cpu.gradient(given, grads, a, b, target, activation=activation, loss=loss)
-    exact, right, exact_grads = by_torch(given, a, b, target, activation, loss, torch.float64)
-    theirs, _, torch_grads = by_torch(given, a, b, target, activation, loss, torch.float32)
+    value, accuracy = cpu.gradient(given, grads, a, b, target, loss=loss)
+    exact, right, exact_grads = by_torch(given, a, b, target, loss, torch.float64)
+    theirs, _, torch_grads = by_torch(given, a, b, target, loss, torch.float32)
     eps = torch.finfo(torch.float32).eps
     assert accuracy == pytest.approx(right.item(), rel=1e-6)
     assert error(torch.tensor(value), exact) <= 2 * error(theirs, exact) + eps
@@ -83,50 +66,39 @@ def assert_as_good(given, operands, activation, loss):
         assert error(got, correct) <= 2 * error(by_them, correct) + eps
 
 
-def test_without_gradients_loss_and_accuracy_are_the_same_bits(way):
+def test_without_gradients_loss_and_accuracy_are_the_same_bits():
     given, operands = weights(), rows(61)
     grads = Parameters(*map(torch.empty_like, given))
-    options = {"activation": "relu", "loss": "cross_entropy"}
-    assert cpu.gradient(given, None, *operands, **options) == cpu.gradient(given, grads, *operands, **options)
+    measured = cpu.gradient(given, None, *operands, loss="cross_entropy")
+    assert measured == cpu.gradient(given, grads, *operands, loss="cross_entropy")
 
 
-@needs_avx512
-def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, isa):
     given, operands, results = weights(width=40), rows(400), []
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         grads = Parameters(*map(torch.empty_like, given))
-        found = cpu.gradient(given, grads, *operands, activation="relu", loss="cross_entropy")
+        found = cpu.gradient(given, grads, *operands, loss="cross_entropy")
         results.append((torch.tensor(found), *grads))
     for other in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other))
 
 
-def test_an_index_out_of_range_is_refused(way):
+def test_an_index_out_of_range_is_refused():
     a, b, target = rows(50)
     for wrong in ((a + P, b, target), (a, b - P, target), (a, b, target + CLASSES)):
         with pytest.raises(IndexError, match=r"must be in \[0, 1[13]\)"):
-            cpu.gradient(weights(), None, *wrong, activation="relu", loss="mse")
+            cpu.gradient(weights(), None, *wrong, loss="mse")
 
 
-def test_nan_comes_through(way):
+def test_nan_comes_through():
     given, operands = weights(), rows(50)
     given.w_a[operands[0][7], 3] = torch.nan
-    loss, _ = cpu.gradient(given, None, *operands, activation="relu", loss="cross_entropy")
+    loss, _ = cpu.gradient(given, None, *operands, loss="cross_entropy")
     assert loss != loss
 
 
-def test_it_fits_one_thread_and_an_activation_of_the_extension(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert cpu.fits("relu", CLASSES)
-    assert cpu.fits("square", CLASSES)
-    assert not cpu.fits("gelu", CLASSES)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert not cpu.fits("square", CLASSES)
-
-
-@needs_avx512
-def test_a_relu_fits_any_number_of_threads_and_up_to_136_classes(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert cpu.fits("relu", 136)
-    assert not cpu.fits("relu", 137)
+def test_it_takes_a_relu_and_up_to_136_classes():
+    assert cpu.only_active("relu", 136)
+    assert not cpu.only_active("relu", 137)
+    assert not cpu.only_active("square", 5)

@@ -1,7 +1,7 @@
 """The two layers by the C++ extension and torch's products: one pass over memory between and after them.
 
-What follows a relu is multiplied only where a unit is active, in the extension, on processors with AVX-512: five of the
-six products of a training step (csrc/cpu/active_products.cpp).
+What follows a relu is multiplied only where a unit is active, in the extension: five of the six products of a training
+step (csrc/cpu/active.h).
 """
 
 from __future__ import annotations
