@@ -29,8 +29,12 @@ CPU_SOURCES = [
     "csrc/cpu/active_products.cpp",
     "csrc/cpu/pair_rows.cpp",
     "csrc/cpu/rows.cpp",
+    "csrc/cpu/residual_norm.cpp",
     "csrc/cpu/gathered_attention.cpp",
     "csrc/cpu/mixed_rows.cpp",
+    "csrc/cpu/mlp_rows.cpp",
+    "csrc/cpu/products.cpp",
+    "csrc/cpu/row_loss.cpp",
     "csrc/cuda/update_like_cuda.cpp",
 ]
 CUDA_SOURCES = ["csrc/cuda/update.cu"]

@@ -126,7 +126,10 @@ def test_answered_positions_are_computed_once():
     if backend.extension() is None:
         assert choice.name == PLAIN
     else:
-        assert (choice.name, choice.reason) == (OPERATIONS, "C++ extension, each distinct prefix once")
+        assert (choice.name, choice.reason) == (
+            OPERATIONS,
+            "C++ extension, each distinct prefix once, backward written out",
+        )
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])

@@ -14,28 +14,19 @@ from grokfast.models.runs import Runs
 from grokfast.models.transformer.folding import Folded, FoldedRows, fold, unfold
 from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan
-from grokfast.models.transformer.planned_cpu import Planned
-from grokfast.ops.classify.reference import LOSSES
+from grokfast.models.transformer.planned_cpu import Written
 from grokfast.ops.mixed_rows import cpu as mixed_rows
 from grokfast.ops.products import product
 from grokfast.ops.rows import threads_for
 
 
-class FoldedStep(Planned):
-    """One model after the other, each with the bits that it has alone; gradients are written where they belong."""
+class FoldedStep(Written):
+    """Of tables straight to hidden units and logits."""
+
+    prefix = "blocks.0."
 
     def __init__(self, runs: Runs, plans: dict[str, list[Plan]] | None = None) -> None:
         super().__init__(runs, plans)
-        config: Any = runs.spec.model
-        self.config: TransformerConfig = config
-        self.n_outputs = config.n_outputs(runs.spec.data)
-        sizes = [shape.numel() for shape in runs.layout.shapes]
-        self.sizes = [*sizes, runs.flat.shape[1] - sum(sizes)]
-        self.names = [name.removeprefix("blocks.0.") for name in runs.layout.names]
-        self.weights = [self._named(row) for row in runs.flat]
-        for own in self.weights:
-            own.setdefault("positions", runs.module.positions[0])
-            own.setdefault("unembedding", own["embedding"][: self.n_outputs])
         self._whole: dict[tuple[str, int], tuple[FoldedRows, Tensor]] = {}
         self._held: dict[tuple[str, int, int], Tensor] = {}
 
@@ -63,12 +54,6 @@ class FoldedStep(Planned):
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
         return OPERATIONS, "C++ extension, folded: tables straight to hidden units and logits"
 
-    def gradient(
-        self, flat: Tensor, grad: Tensor, loss: Tensor, batch: Tensor | None, accuracy: Tensor | None = None
-    ) -> None:
-        with torch.no_grad():
-            self._losses("train", batch, grad, loss, accuracy)
-
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         if backend.current() == "reference":
             with torch.set_grad_enabled(grad is not None):
@@ -94,29 +79,6 @@ class FoldedStep(Planned):
         mixed_rows.backward(mixture, weights, of_hidden, of_logits, to)
         unfold(self.config, self.weights[e], rows, folded, (*to, of_products), self._named(grad[e]))
         return loss, accuracy
-
-    def _classify(self, e: int, logits: Tensor, targets: Tensor, of_logits: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy [1]; of_logits [R, C], unless None, receives the gradient of logits [R, C], C padded."""
-        if self.runs.spec.loss_op is not None:
-            found = logits.new_empty(2, 1)
-            loss, n, threads = LOSSES.index(self.runs.spec.loss_op), len(logits), threads_for(logits, 16)
-            of_logits = None if of_logits is None else of_logits[None]
-            backend.load_extension().classify(
-                loss, logits[None], targets[None], of_logits, *found, n, threads, self.n_outputs
-            )
-            return found[0], found[1]
-        scheduled = self._of_loss(slice(e, e + 1))
-        logits = logits[None, :, : self.n_outputs].contiguous()
-        if of_logits is None:
-            return self.loss(logits, targets[None], **scheduled)
-        value, accuracy, g = self.loss.gradient(logits, targets[None], **scheduled)
-        of_logits[:, : self.n_outputs] = g[0]
-        return value, accuracy
-
-    def _named(self, row: Tensor) -> dict[str, Tensor]:
-        """Views of a model's row [P]."""
-        parts = zip(self.names, row.split(self.sizes), self.runs.layout.shapes)
-        return {name: t.view(shape) for name, t, shape in parts}
 
     def _chosen(self, e: int, split: str, batch: Tensor | None) -> tuple[FoldedRows, Tensor]:
         """The rows of model e, and their targets in the same order; those of whole splits are kept."""

@@ -14,6 +14,7 @@ from grokfast.models.transformer.memory import memory
 from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.planned_cpu import ATTENTION, Planned
 from grokfast.models.transformer.planned_step import TransformerStep
+from grokfast.models.transformer.rows_step import RowsStep
 
 SEVERAL = "several answers a row: every position counts"
 
@@ -77,4 +78,4 @@ class Plain(Autograd):
         return super().words(spec, obstacles[1:] if on_cpu else obstacles)
 
 
-TransformerConfig.ways = (Kernels, FoldedStep, Planned, Plain)
+TransformerConfig.ways = (Kernels, FoldedStep, RowsStep, Planned, Plain)
