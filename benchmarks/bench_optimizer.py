@@ -115,7 +115,7 @@ CONTENDERS = {
 @pytest.mark.parametrize("size", SHAPES)
 def test_optimizer_step(benchmark, size, name):  # type: ignore[no-untyped-def]
     chosen = contender(CONTENDERS[name], SHAPES[size])
-    benchmark.group = size
+    benchmark.group = f"optimizer step, {size}"
     benchmark.pedantic(chosen.step, setup=chosen.prepare, rounds=10, warmup_rounds=2)
 
 

@@ -26,7 +26,9 @@ from grokfast.training.ensemble import Ensemble
 ROUNDS = 200
 RECIPES = {
     "quick": "p 97, 3,763 rows, width 256",
+    "gromov": "p 97, 4,704 rows, width 500, x², MSE",
     "chughtai-s5": "5,760 rows, embeddings 2 x 256, width 128",
+    "s5": "8,640 rows, embeddings 2 x 256, width 128",
     "a5": "2,160 rows, embeddings 2 x 128, width 128",
     "parity": "batches of 32 rows, 40 features, width 1,000, SGD",
     "digits": "200 rows, 64 features, 200-200",
@@ -51,6 +53,11 @@ class Embedded(nn.Module):
         return out
 
 
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
 def network(data: Data, experiment: Experiment) -> tuple[nn.Module, Tensor]:
     """The network, and what it is shown."""
     config, x = experiment.model, data.train.inputs
@@ -62,7 +69,7 @@ def network(data: Data, experiment: Experiment) -> tuple[nn.Module, Tensor]:
     sizes = [x.shape[1], *[config.width] * config.depth]
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out, bias=config.bias), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out, bias=config.bias), Square() if config.activation == "square" else nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(config.width, data.n_answers, bias=config.bias)), x
 
 
@@ -126,8 +133,10 @@ def recipe(name: str) -> Experiment:
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
-def test_training_step_of_quick(benchmark, name):  # type: ignore[no-untyped-def]
-    benchmark.pedantic(CONTENDERS[name](QUICK).step, rounds=20, warmup_rounds=3)
+@pytest.mark.parametrize("preset", RECIPES)
+def test_training_step(benchmark, preset, name):  # type: ignore[no-untyped-def]
+    benchmark.group = f"training step, {preset}"
+    benchmark.pedantic(CONTENDERS[name](recipe(preset)).step, rounds=20, warmup_rounds=3)
 
 
 def main() -> None:

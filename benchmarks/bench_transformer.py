@@ -105,6 +105,7 @@ def peak_so_far() -> float:
 @pytest.mark.parametrize("preset", SECTIONS)
 @pytest.mark.parametrize("name", IN_MEMORY_TABLE)
 def test_training_step(benchmark, name, preset):  # type: ignore[no-untyped-def]
+    benchmark.group = f"training step, {preset}"
     benchmark.pedantic(CONTENDERS[name](recipe(preset)), rounds=10, warmup_rounds=2)
 
 

@@ -40,7 +40,8 @@ SMALL = ["ptx/test_compiled.py"]
 @pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 20)])
 def test_they_pass_their_tests(capability, tests, at_least):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.ptx.plugin", f"--capability={capability}"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", ""]
+    command += ["-p", "tests.ptx.plugin", f"--capability={capability}"]
     command += [f"tests/{test}" for test in tests]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
