@@ -27,6 +27,10 @@ class Loss(Part):
     def op(self) -> str | None:
         return None
 
+    def of_rows(self, data: Data) -> str | None:
+        """What ops.mlp_rows calls it, for such targets; None: it does not have it."""
+        return None
+
     def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss [E], differentiable, and accuracy [E]: logits [E, N, C], target [E, N].
 
@@ -78,6 +82,9 @@ class CrossEntropy(Loss):
     def op(self) -> str | None:
         return None if self.label_smoothing or self.temperature != 1 else "cross_entropy"
 
+    def of_rows(self, data: Data) -> str | None:
+        return "cross_entropy"
+
     def __call__(
         self,
         logits: Tensor,
@@ -117,6 +124,9 @@ class MSE(Loss):
     def op(self) -> str | None:
         return "mse"
 
+    def of_rows(self, data: Data) -> str | None:
+        return None if data.is_real else "mse"
+
     def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
         from grokfast.ops import classify
 
@@ -131,6 +141,9 @@ class Hinge(Loss):
     """max(0, 1 − y f), mean over rows, where targets are signs y = ±1 (real numbers [N, 1]); accuracy is the share of
     rows whose output has the sign. Of classes Σ_j max(0, 1 − f_y + f_j) / C over the other classes j, as torch's
     multi_margin_loss."""
+
+    def of_rows(self, data: Data) -> str | None:
+        return "signs" if data.is_real else "hinge"
 
     def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
         from grokfast.ops import classify
@@ -164,12 +177,16 @@ class StableMax(Loss):
     """−log(s(f_y) / Σ s(f_j)) with s(x) = x + 1 for x ≥ 0, 1/(1 − x) below, in fp64: no softmax that could collapse
     (Prieto et al. 2025, arXiv 2501.04697, equations 8 and 9)."""
 
+    def of_rows(self, data: Data) -> str | None:
+        return "stablemax"
+
     def __call__(self, logits: Tensor, target: Tensor, exists: Tensor | None = None) -> tuple[Tensor, Tensor]:
         from grokfast.ops import classify
 
         _, accuracy = classify(logits.detach(), target, exists=exists)
         x = logits.double()
-        logs = (1 + x.clamp(min=0)).log() - (1 - x.clamp(max=0)).log()  # log s(x)
+        # log s(x), of one side only: both clamps pass the gradient at 0, where their sum would have twice the slope
+        logs = (1 + x.clamp(min=0)).log().where(x >= 0, -(1 - x.clamp(max=0)).log())
         rows = logs.logsumexp(-1) - logs.gather(-1, target.clamp(min=0)[..., None])[..., 0]  # [E, N], or [E, N, S]
         return _mean(rows, _asked(logits, target, exists)).to(logits.dtype), accuracy
 

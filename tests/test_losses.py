@@ -203,6 +203,13 @@ def test_stablemax_by_its_definition():
     torch.testing.assert_close(StableMax()(logits, target, exists)[0], (expected * exists).sum(1) / exists.sum(1))
 
 
+def test_stablemax_has_slope_1_at_0():
+    """s(0) = 1, and its slope is 1 from both sides."""
+    logits, target = torch.zeros(1, 1, 4, dtype=torch.float64, requires_grad=True), torch.tensor([[2]])
+    (grad,) = torch.autograd.grad(StableMax()(logits, target)[0].sum(), logits)
+    torch.testing.assert_close(grad[0, 0], torch.tensor([0.25, 0.25, -0.75, 0.25], dtype=torch.float64))
+
+
 def test_stablemax_survives_what_collapses_softmax():
     """Logits of 1e4: fp32's softmax has no gradient left, stablemax has."""
     logits = torch.tensor([[[1e4, 0.0, -1e4]]], requires_grad=True)

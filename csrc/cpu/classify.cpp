@@ -55,6 +55,8 @@ GF_CLONES double mse_row(const float* x, int64_t answer, float* grad, int64_t cl
 
 }  // namespace
 
+bool row_is_right(const float* x, int64_t classes, int64_t answer) { return answer_is_first_largest(x, classes, answer); }
+
 double classify_row(Loss loss, const float* x, int64_t answer, float* grad, float* buffer, int64_t classes, float scale,
                     bool& right) {
   right = answer_is_first_largest(x, classes, answer);

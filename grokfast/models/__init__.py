@@ -1,6 +1,6 @@
 """What learns: small models with a leading ensemble axis, and the ways to compute them."""
 
-from grokfast.models import autograd, dense
+from grokfast.models import autograd, tiles
 from grokfast.models.base import Model, Step
 from grokfast.models.mlp import MLP, MLPConfig
 from grokfast.models.module import Module
@@ -12,7 +12,7 @@ from grokfast.models.transformer.model import GrokTransformer, TransformerConfig
 from grokfast.models.transformer.plan import Plan
 
 # What computes a model registers itself with it: models know nothing of their Steps.
-WAYS = (autograd, dense, _pair_mlp, _transformer)
+WAYS = (autograd, tiles, _pair_mlp, _transformer)
 
 __all__ = [
     "MLP", "GrokTransformer", "MLPConfig", "Model", "Module", "PairMLP", "PairMLPConfig", "Plan", "Step",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from grokfast.models.autograd import Autograd
 from grokfast.models.base import PLAIN, Spec
-from grokfast.models.mlp import MLPConfig
 from grokfast.models.runs import Runs
 
 aten = torch.ops.aten
@@ -185,10 +184,12 @@ class Dense(Autograd):
         for column in index.unbind(1):
             table.index_add_(0, column, g)
         if net.embed:
-            for k, ((i, j), own) in enumerate(zip(net.pairs(), table.split(n_rows))):
-                embed, first = net.embed[i], net.first[j]
-                torch.addmm(to.embed[i], own, first, beta=int(k != i), out=to.embed[i])
-                torch.addmm(to.first[j], own.T, embed, beta=int(k != j), out=to.first[j])
+            Dense.through_tables(net, to, table)
 
-
-MLPConfig.ways = (Dense, Autograd)
+    @staticmethod
+    def through_tables(net: Network, to: Network, table: Tensor) -> None:
+        """Write the gradients of embeddings and of first matrices, whose products tables are, of that of the tables."""
+        for k, ((i, j), own) in enumerate(zip(net.pairs(), table.split(len(net.embed[0])))):
+            embed, first = net.embed[i], net.first[j]
+            torch.addmm(to.embed[i], own, first, beta=int(k != i), out=to.embed[i])
+            torch.addmm(to.first[j], own.T, embed, beta=int(k != j), out=to.first[j])

@@ -6,14 +6,18 @@ import torch
 from grokfast import EMA, Experiment, RunStore, backend, train
 from grokfast.losses import MSE, CrossEntropy, Hinge, StableMax
 from grokfast.models import MLPConfig, PairMLPConfig, TokenMLPConfig
-from grokfast.models.base import PLAIN
+from grokfast.models.base import FUSED, PLAIN
 from grokfast.models.dense import Dense
+from grokfast.models.tiles import Tiles
 from grokfast.schedules import SwapOperands
 from grokfast.tasks import ModularTask, ParityTask, RecurrenceTask, Tensors
 from grokfast.training import Interrupted, resume
 from grokfast.training.ensemble import Ensemble
 from tests.training.common import StopAt, same_result
 
+needs_avx2 = pytest.mark.skipif(
+    backend.extension() is None or not backend.load_extension().mlp_rows_are_fast(), reason="needs AVX2"
+)
 SIGNS = ParityTask(n=8, k=2, n_train=61, n_test=40)
 X = torch.randn(41, 5, generator=torch.Generator().manual_seed(0))
 CLASSES = Tensors(X, torch.arange(41) % 3, train_fraction=0.8, split_seed=0)
@@ -25,6 +29,13 @@ CASES = {
     "parity": (SIGNS, MLPConfig(width=13), Hinge()),
     "relu": (CLASSES, MLPConfig(width=13, depth=2), CrossEntropy()),
     "square": (CLASSES, MLPConfig(width=13, depth=2, activation="square", residual=True), MSE()),
+    "numbers": (NUMBERS, MLPConfig(width=13), MSE()),
+    "smoothed": (CLASSES, MLPConfig(width=70, depth=2), CrossEntropy(label_smoothing=0.1, temperature=2.0)),
+    "relu, mse": (CLASSES, MLPConfig(width=70, depth=2), MSE()),
+    "relu, hinge": (CLASSES, MLPConfig(width=13, bias=False), Hinge()),
+    "relu, stablemax": (PAIRS, PairMLPConfig(width=13, depth=2, bias=False), StableMax()),
+    "pairs, square": (PAIRS, PairMLPConfig(width=13, activation="square", init="gromov", bias=False), MSE()),
+    "pairs, gelu": (PAIRS, PairMLPConfig(width=130, activation="gelu", embed=6), CrossEntropy()),
     "gelu": (NUMBERS, MLPConfig(width=13, depth=3, activation="gelu", residual=True), MSE()),
     "abs": (CLASSES, MLPConfig(width=13, depth=8, activation="abs", bias=False), StableMax()),
     "abs, residual": (CLASSES, MLPConfig(width=13, depth=4, activation="abs", residual=True), Hinge()),
@@ -53,7 +64,7 @@ def case(request):
 
 @pytest.fixture(params=["with the extension", "without"])
 def extension(request, monkeypatch):
-    """These Steps need none."""
+    """In it where it takes them; without it layer by layer."""
     if request.param == "without":
         monkeypatch.setattr(backend, "built", lambda: (None, "no compiler"))
 
@@ -145,14 +156,34 @@ def test_autocast_moves_nothing():
 
 
 def test_it_is_said_what_computes_them(monkeypatch):
-    assert Ensemble([experiment("relu")]).choice.step is Dense
-    assert Ensemble([experiment("relu")]).choice.name == PLAIN
-    assert Ensemble([experiment("relu")]).choice.reason == "layer by layer, without autograd"
-    assert Ensemble([experiment("pairs", precision="float64")]).choice.reason.endswith(
-        "float64; layer by layer, without autograd"
-    )
+    in_double = Ensemble([experiment("relu", precision="float64")]).choice
+    assert in_double.step is Dense
+    assert in_double.name == PLAIN
+    assert in_double.reason.endswith("float64; layer by layer, without autograd")
     dropped = Ensemble([experiment("relu", model__dropout=0.1)]).choice
-    assert (dropped.name, dropped.reason) == (PLAIN, "dropout is left to autograd")
+    assert (dropped.name, dropped.reason.partition(";")[0]) != (PLAIN, "asked for")
+    assert not issubclass(dropped.step, Dense)
     assert Ensemble([experiment("relu", engine="reference")]).choice.reason == "asked for"
     later = experiment("relu", schedule__changes="switch(of='dropout',to=0.5,at=5)")
     assert not issubclass(Ensemble([later]).choice.step, Dense)
+    monkeypatch.setattr(backend, "built", lambda: (None, "no compiler"))
+    without = Ensemble([experiment("relu")]).choice
+    assert (without.step, without.name, without.reason) == (
+        Dense,
+        PLAIN,
+        "no compiler; layer by layer, without autograd",
+    )
+
+
+@needs_avx2
+def test_tiles_take_what_the_extension_has():
+    taken = Ensemble([experiment("relu")]).choice
+    assert (taken.step, taken.name, taken.reason) == (Tiles, FUSED, "C++ extension, a tile of rows at a time")
+    for case, obstacle in (("depth 0", "no hidden layer"), ("square", "skip connections"), ("numbers", "the loss")):
+        choice = Ensemble([experiment(case)]).choice
+        assert choice.step is Dense
+        assert obstacle in choice.reason
+    wide = Ensemble([experiment("relu", model__width=1024)]).choice
+    assert wide.reason.startswith("1,056,768 weights are more than the cache holds")
+    dense = Ensemble([experiment("pairs, gelu", model__width=300, model__depth=2)]).choice
+    assert "weights without a relu's zeros are torch's" in dense.reason

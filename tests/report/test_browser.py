@@ -12,6 +12,10 @@ import pytest
 from PIL import Image
 
 from grokfast import Experiment, ablate, sweep, train
+from grokfast.comparison import contest
+from grokfast.comparison.kept import Kept, read
+from grokfast.comparison.run import held
+from grokfast.report import comparison as comparison_page
 from grokfast.report import run as run_page
 from grokfast.report import sweep as sweep_page
 from grokfast.store import RunStore
@@ -30,7 +34,7 @@ TINY = Experiment.preset("quick").override(
         "device": "cpu",
     }
 )
-PAGES = ("run", "sweep", "ablation")
+PAGES = ("run", "sweep", "ablation", "comparison")
 CONTROLS = "a[href], button, input, summary"
 
 
@@ -44,6 +48,12 @@ def stored(tmp_path_factory):
     grid = {"optimizer.weight_decay": [0.1, 1.0], "optimizer.lr": [0.01, 0.05]}
     ids["sweep"] = sweep(TINY, grid, seeds=2, store=root, runner=InProcess()).sweep_id
     ids["ablation"] = ablate(TINY, 2, ["decay"], store=root, runner=InProcess()).sweep_id
+    own = contest(TINY, ["mse"], budget=2, tuning=1, seeds=2)
+    task = held(own, lambda planned: planned.train(), store=root, runner=InProcess())
+    ids["comparison"] = "compare-1234abcd"
+    kept = Kept(ids["comparison"], root)
+    kept.begin([])
+    kept.keep([task], {task.name: {}}, "grokfast compare quick --arms mse")
     return root, ids
 
 
@@ -51,10 +61,12 @@ def stored(tmp_path_factory):
 def files(stored, tmp_path_factory):
     """The pages as files."""
     (root, ids), folder = stored, tmp_path_factory.mktemp("pages")
+    record = read(Kept(ids["comparison"], root).record())
     with RunStore(root, create=False, read_only=True) as store:
-        for name in PAGES:
-            page = run_page.page if name == "run" else sweep_page.page
-            (folder / f"{name}.html").write_text(page(store, ids[name]), encoding="utf-8")
+        makes = {"run": run_page.page, "sweep": sweep_page.page, "ablation": sweep_page.page}
+        pages = {name: make(store, ids[name]) for name, make in makes.items()}
+    for name, page in {**pages, "comparison": comparison_page.page(record)}.items():
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
     return folder
 
 

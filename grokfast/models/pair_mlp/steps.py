@@ -13,6 +13,7 @@ from grokfast.models.base import FUSED, OPERATIONS, Need, PerSplit, Spec
 from grokfast.models.dense import Dense
 from grokfast.models.pair_mlp.model import PairMLPConfig
 from grokfast.models.runs import Runs
+from grokfast.models.tiles import Tiles
 from grokfast.ops.pair_step import Layout, PairStep, plan
 from grokfast.ops.pair_step import cpu as pair_rows
 from grokfast.ops.pair_step.reference import Parameters
@@ -59,7 +60,7 @@ class Kernels(PerSplit):
 
 
 class Pieces(Autograd):
-    """The C++ extension, a few rows at a time, while they are in the cache; with a relu only where a unit is active."""
+    """One hidden relu layer in the C++ extension, a few rows at a time, only where a unit is active."""
 
     def __init__(self, runs: Runs) -> None:
         super().__init__(runs)
@@ -74,25 +75,20 @@ class Pieces(Autograd):
         if config.depth != 1 or spec.loss_op is None or spec.has_dropout:
             what = "dropout" if spec.has_dropout else "the loss"
             return f"depth {config.depth}" if config.depth != 1 else f"{what} is not in the extension"
-        fits = pair_rows.fits(config.activation, spec.data.n_answers)
-        return "" if fits else f"{config.activation} in pieces is for one thread"
+        fits = pair_rows.only_active(config.activation, spec.data.n_answers)
+        return "" if fits else "only a relu's units are passed over, and only with few classes"
 
     @classmethod
     def words(cls, spec: Spec, obstacles: Sequence[str]) -> tuple[str, str]:
-        config: Any = spec.model
-        if pair_rows.only_active(config.activation, spec.data.n_answers):
-            return FUSED, "C++ extension, only where a unit is active"
-        return FUSED, "C++ extension, a few rows at a time"
+        return FUSED, "C++ extension, only where a unit is active"
 
     def of_model(self, e: int, split: str, batch: Tensor | None, grad: Tensor | None) -> tuple[Tensor, Tensor]:
         pairs, targets = self._shown(e, split, batch, trains=grad is not None)
         a, b = pairs.T.contiguous()
-        flat, config, op = self.runs.flat, self.runs.spec.model, self.runs.spec.loss_op
+        flat, op = self.runs.flat, self.runs.spec.loss_op
         weights = self._weights(flat[e])
         grads = None if grad is None else self._weights(grad[e], is_gradient=True)
-        results = pair_rows.gradient(
-            weights, grads, a, b, targets.contiguous(), activation=config.activation, loss=op or "",  # type: ignore[attr-defined]
-        )  # fmt: skip
+        results = pair_rows.gradient(weights, grads, a, b, targets.contiguous(), loss=op or "")
         if grad is not None and grads is not None and self._embed:
             self._through_embeddings(flat[e], grad[e], grads)
         loss, accuracy = torch.tensor(results, dtype=flat.dtype).split(1)
@@ -153,4 +149,4 @@ def _sizes(spec: Spec) -> dict[str, int]:
     return {"n_tokens": spec.data.n_tokens, "n_answers": spec.data.n_answers, "width": config.width}
 
 
-PairMLPConfig.ways = (Kernels, Pieces, Layers, Operations)
+PairMLPConfig.ways = (Kernels, Pieces, Tiles, Layers, Operations)
