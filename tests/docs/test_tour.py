@@ -20,7 +20,7 @@ def shape(line):
     """The line without what differs between runs and machines: numbers, ids, times, phases, folders, kernels."""
     line = re.sub(r"\S*/(?=(runs|quick-)\b|runs/)", "", line)
     line = re.sub(r"\b[0-9a-f]{6,8}\b", "ID", line)
-    line = re.sub(r"[<>]?[−-]?\d[\d,.]*(e[+-]?\d+)?", "N", line)
+    line = re.sub(r"[<>]?[−-]?\d([\d,.]*\d)?(e[+-]?\d+)?", "N", line)
     line = re.sub(r"N (h|min|s|ms)\b", "TIME", line)
     line = re.sub(r"N \[N, N\]", "N", line)
     line = re.sub(r"^Step: .*", "Step", line)
