@@ -148,8 +148,8 @@ struct Pairs {
   const int64_t *a, *b;
   int64_t models, n;
 };
-Pairs pairs_of(py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b, int64_t models = any) {
-  const auto at_a = view<int64_t>("a", a, {models, any});
+Pairs pairs_of(py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b) {
+  const auto at_a = view<int64_t>("a", a, {any, any});
   const auto at_b = view<int64_t>("b", b, {at_a[0], at_a[1]});
   return {pair_tables(w_a, w_b, bias, at_a[0]), at_a.data, at_b.data, at_a[0], at_a[1]};
 }
@@ -219,16 +219,6 @@ void bind_operations(py::module_& m) {
     const Activation kind = activation_of(activation);
     const Unlocked unlocked(threads);
     pair_embed_backward(tables, at_a, at_b, grad.data, of_a.data, of_b.data, of_bias.data, models, n, kind, threads);
-  });
-  m.def("pair_embed_add_gradients", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
-                                       py::handle grad_out, py::handle grad_a, py::handle grad_b, int activation) {
-    const auto [tables, at_a, at_b, models, n] = pairs_of(w_a, w_b, bias, a, b, 1);
-    const auto grad = view<float>("grad_out", grad_out, {n, tables.width});
-    const auto of_a = view<float>("grad_a", grad_a, {tables.rows_a, tables.width});
-    const auto of_b = view<float>("grad_b", grad_b, {tables.rows_b, tables.width});
-    const Activation kind = activation_of(activation);
-    py::gil_scoped_release release;
-    pair_embed_add_gradients(tables, at_a, at_b, grad.data, of_a.data, of_b.data, n, kind);
   });
   // classes: so many columns of the logits count, the first ones; 0: all.
   m.def("classify", [](int loss, py::handle logits, py::handle target, py::handle grad_logits, py::handle loss_out,

@@ -102,9 +102,6 @@ void pair_embed_forward(const PairTables& t, const int64_t* a, const int64_t* b,
                         Activation activation, int threads);
 void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out, float* grad_a,
                          float* grad_b, float* grad_bias, int64_t models, int64_t n, Activation activation, int threads);
-// The same of one model's n pairs, added to grad_a and grad_b by one thread in the order of the pairs.
-void pair_embed_add_gradients(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out,
-                              float* grad_a, float* grad_b, int64_t n, Activation activation);
 
 enum class Loss : int { cross_entropy = 0, mse = 1 };
 

@@ -16,16 +16,6 @@ constexpr int64_t TILE = MARKED;  // rows
 constexpr int64_t PARTS = 4;      // of the rows
 constexpr int64_t FEW = 2;        // outputs
 
-// Aligned memory, zeros.
-struct Scratch {
-  std::vector<float> memory;
-  float* data;
-  explicit Scratch(int64_t n) : memory(n + LANES) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    data = memory.data() + (64 - address % 64) % 64 / sizeof(float);
-  }
-};
-
 // A layer as the products read it. forward [n_in, n_out] is the weights' transpose, backward [n_out, n_in] the weights,
 // rows stride_of apart; of a first layer by tables neither is needed. is_turned: the gradient is summed up as `forward` lies,
 // so that the relu's zeros are passed over. is_narrow: outputs so few that they are products along the units.

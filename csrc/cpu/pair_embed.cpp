@@ -18,16 +18,6 @@ GF_CLONES void backward_row(const float* __restrict x, const float* __restrict y
   GF_PER_ACTIVATION(for (int64_t i = 0; i < width; ++i) sum[i] += grad[i] * slope(x[i] + y[i] + bias[i], kind))
 }
 
-GF_CLONES void backward_two_rows(const float* __restrict x, const float* __restrict y, const float* __restrict bias,
-                                 const float* __restrict grad, float* __restrict sum_x, float* __restrict sum_y,
-                                 int64_t width, Activation activation) {
-  GF_PER_ACTIVATION(for (int64_t i = 0; i < width; ++i) {
-    const float g = grad[i] * slope(x[i] + y[i] + bias[i], kind);
-    sum_x[i] += g;
-    sum_y[i] += g;
-  })
-}
-
 // The rows that read each row of a table.
 struct Grouped {
   std::vector<int64_t> start, items;
@@ -79,15 +69,6 @@ void pair_embed_backward(const PairTables& t, const int64_t* a, const int64_t* b
       for (int64_t k = 0; k < t.rows_a; ++k) add_row(sum, sum_a + k * t.width, t.width);
     }
   }
-}
-
-void pair_embed_add_gradients(const PairTables& t, const int64_t* a, const int64_t* b, const float* grad_out,
-                              float* grad_a, float* grad_b, int64_t n, Activation activation) {
-  check_pairs(t, a, b, n);
-  const OrZeros bias(t.bias, t.width);
-  for (int64_t i = 0; i < n; ++i)
-    backward_two_rows(t.w_a + a[i] * t.width, t.w_b + b[i] * t.width, bias.at(), grad_out + i * t.width,
-                      grad_a + a[i] * t.width, grad_b + b[i] * t.width, t.width, activation);
 }
 
 }  // namespace grokfast

@@ -15,16 +15,6 @@ using namespace active;
 constexpr int64_t MOST_SINGLE = 8;
 constexpr int64_t PARTS = 4;  // of the rows, each summed by itself: the same bits for any number of threads
 
-// Aligned memory, zeros.
-struct Scratch {
-  std::vector<float> memory;
-  float* data;
-  explicit Scratch(int64_t n) : memory(n + LANES) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    data = memory.data() + (64 - address % 64) % 64 / sizeof(float);
-  }
-};
-
 // The classes as vectors and single ones.
 struct Columns {
   int64_t vectors, singles;

@@ -1,7 +1,8 @@
-// Rows of floats.
+// Rows of floats, and memory for them.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "../grokfast.h"
@@ -20,6 +21,16 @@ class OrZeros {
  public:
   OrZeros(const float* row, int64_t width) : row(row), zeros(row ? 0 : width) {}
   const float* at(int64_t offset = 0) const { return row ? row + offset : zeros.data(); }
+};
+
+// Memory from the beginning of a cache line on, zeros.
+struct Scratch {
+  std::vector<float> memory;
+  float* data;
+  explicit Scratch(int64_t n) : memory(n + 64 / sizeof(float)) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    data = memory.data() + (64 - address % 64) % 64 / sizeof(float);
+  }
 };
 
 }  // namespace grokfast

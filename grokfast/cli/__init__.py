@@ -58,7 +58,7 @@ COMMANDS = {
     ),
     "report": Command(
         "report", "report",
-        "Make one HTML page of a run, a sweep or a comparison, which needs nothing else: what happened, what is inside.",
+        "Make one HTML page of a run, sweep or comparison, which needs nothing else: what happened, what is inside.",
     ),
     "list": Command("runs", "list_runs", "List sweeps and runs, the newest first, and the size of the store."),
     "show": Command("runs", "show", "Say what a run or a sweep is, and what happened in it."),

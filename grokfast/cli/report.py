@@ -27,7 +27,7 @@ def report(
     to: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     out: Path = Path("runs"),
 ) -> Callable[[], int]:
-    """Make one HTML page of a run, a sweep or a comparison, which needs nothing else: what happened, what is inside.
+    """Make one HTML page of a run, sweep or comparison, which needs nothing else: what happened, what is inside.
 
     Args:
         which: id of a run that has ended, of a sweep, or of a comparison; or the folder, or JSON file, of this.

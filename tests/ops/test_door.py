@@ -35,9 +35,6 @@ FUNCTIONS = {
         **TABLES, **PAIRS, "grad_out": floats(E, N, H), **OF_TABLES, "grad_bias": floats(E, H), "activation": 1,
         "threads": 1,
     },
-    "pair_embed_add_gradients": {
-        **TABLES, **PAIRS, "grad_out": floats(N, H), "grad_a": floats(A, H), "grad_b": floats(B, H), "activation": 1,
-    },
     "classify": {
         "loss": 0, "logits": floats(E, N, C), "target": indices(E, N), "grad_logits": floats(E, N, C),
         "loss_out": floats(E), "accuracy_out": floats(E), "of": N, "threads": 1,
@@ -77,6 +74,15 @@ FUNCTIONS = {
     "layer_norm_backward": {
         "x": floats(N, H), "weight": floats(H), "stats": floats(N, 2), "grad": floats(N, H), "grad_x": floats(N, H),
         "grad_weight": floats(H), "grad_bias": floats(H), "threads": 1,
+    },
+    "residual_norm_forward": {
+        "y": floats(N, H), "bias": floats(H), "skip": floats(A, H), "index": indices(N), "weight": floats(H),
+        "offset": floats(H), "out": floats(N, H), "stats": floats(N, 2), "eps": 1e-5, "threads": 1,
+    },
+    "residual_norm_backward": {
+        "y": floats(N, H), "weight": floats(H), "stats": floats(N, 2), "grad": floats(N, H), "along": floats(A, H),
+        "grad_y": floats(N, H), "grad_weight": floats(H), "grad_offset": floats(H), "grad_bias": floats(H),
+        "threads": 1,
     },
     "gathered_attention_forward": {
         **ATTENTION, "heads": 2, "out": floats(N, D), "weights": floats(N, S, 2), "threads": 1,
@@ -132,11 +138,13 @@ def test_what_fits_is_taken(function, compiled):
 # Functions that take a longer one of these, too, and arguments whose size says what the others must be.
 LONGER = {
     "sum_readers": ("x", "items"), "sum_rows": ("x",), "add_rows": ("table",),
+    "residual_norm_forward": ("skip",), "residual_norm_backward": ("along",),
     "gathered_attention_forward": ("q", "kv"), "gathered_attention_backward": ("items", "items_k"),
     "mixed_rows_backward": ("items",),
 }  # fmt: skip
 FIRST = (
     "x",
+    "y",
     "tables",
     "scores",
     "index",
@@ -187,9 +195,9 @@ def test_numbers_have_bounds(function, argument, number, compiled):
 @pytest.mark.parametrize(
     ("function", "argument"),
     [
-        ("pair_embed_forward", "a"), ("pair_embed_backward", "b"), ("pair_embed_add_gradients", "a"),
-        ("classify", "target"), ("group_readers", "index"), ("sum_readers", "start"), ("sum_readers", "items"),
-        ("add_rows", "index"), ("gathered_attention_forward", "query"), ("gathered_attention_forward", "keys"),
+        ("pair_embed_forward", "a"), ("pair_embed_backward", "b"), ("classify", "target"), ("group_readers", "index"),
+        ("sum_readers", "start"), ("sum_readers", "items"), ("add_rows", "index"), ("residual_norm_forward", "index"),
+        ("gathered_attention_forward", "query"), ("gathered_attention_forward", "keys"),
         ("gathered_attention_backward", "start"), ("gathered_attention_backward", "items_k"),
         ("mixed_rows_forward", "keys"), ("mixed_rows_forward", "query"), ("mixed_rows_backward", "start"),
         ("mixed_rows_backward", "items"),

@@ -1,11 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 
 from grokfast import Experiment, backend
 from grokfast.models.transformer import folded_step
 from grokfast.models.transformer.folded_step import FoldedStep
-from grokfast.models.transformer.steps import Plain
 from grokfast.training.ensemble import Ensemble
+from tests.models.transformer.common import assert_within_twice_torchs_error, first_batch, gradients_of
 
 pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 
@@ -25,29 +27,12 @@ VARIANTS = {
 }
 
 
-def gradients(ensemble, way=FoldedStep, batch=None):
-    """Gradient, loss and accuracy of an ensemble's training rows by one of the ways, and losses of its test rows."""
-    step, grad = way(ensemble.runs), torch.full_like(ensemble.flat, torch.nan)
-    values = [torch.full_like(grad[:, 0], torch.nan) for _ in range(4)]
-    step.gradient(ensemble.flat, grad, values[0], batch, values[1])
-    step.measure("test", ensemble.flat, *values[2:])
-    return [grad, *values]
-
-
-def first_batch(ensemble):
-    return None if ensemble.orders is None else ensemble.orders.batch(0)
+gradients = partial(gradients_of, way=FoldedStep)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_is_within_twice_the_error_of_torch(variant):
-    ours = Ensemble([experiment(**VARIANTS[variant])])
-    exact = Ensemble([experiment(precision="float64", **VARIANTS[variant])])
-    exact.flat.copy_(ours.flat)
-    batch = first_batch(ours)
-    true = gradients(exact, Plain, batch)
-    for own, torchs, value in zip(gradients(ours, FoldedStep, batch), gradients(ours, Plain, batch), true):
-        error, bound = ((t - value).abs().max().item() for t in (own, torchs))
-        assert error <= 2 * bound + 4 * torch.finfo(torch.float32).eps * value.abs().max().item()
+    assert_within_twice_torchs_error(FoldedStep, partial(experiment, **VARIANTS[variant]))
 
 
 def test_dense_products_do_the_same(monkeypatch):

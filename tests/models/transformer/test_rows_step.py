@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -7,10 +8,11 @@ import torch.nn.functional as F
 from grokfast import Experiment, backend
 from grokfast.models.transformer.rows_pass import RowsPass
 from grokfast.models.transformer.rows_step import RowsStep
-from grokfast.models.transformer.steps import Plain, Planned
+from grokfast.models.transformer.steps import Planned
 from grokfast.ops import products
 from grokfast.ops.rows import RowIndex
 from grokfast.training.ensemble import Ensemble
+from tests.models.transformer.common import assert_within_twice_torchs_error, first_batch, gradients_of
 
 pytestmark = pytest.mark.skipif(backend.extension() is None, reason="needs the C++ extension")
 
@@ -38,29 +40,12 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def gradients(ensemble, way=RowsStep, batch=None):
-    """Gradient, loss and accuracy of an ensemble's training rows by one of the ways, and those of its test rows."""
-    step, grad = way(ensemble.runs), torch.full_like(ensemble.flat, torch.nan)
-    values = [torch.full_like(grad[:, 0], torch.nan) for _ in range(4)]
-    step.gradient(ensemble.flat, grad, values[0], batch, values[1])
-    step.measure("test", ensemble.flat, *values[2:])
-    return [grad, *values]
-
-
-def first_batch(ensemble):
-    return None if ensemble.orders is None else ensemble.orders.batch(0)
+gradients = partial(gradients_of, way=RowsStep)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_is_within_twice_the_error_of_torch(variant):
-    ours = Ensemble([experiment(**VARIANTS[variant])])
-    exact = Ensemble([experiment(precision="float64", **VARIANTS[variant])])
-    exact.flat.copy_(ours.flat)
-    batch = first_batch(ours)
-    true = gradients(exact, Plain, batch)
-    for own, torchs, value in zip(gradients(ours, RowsStep, batch), gradients(ours, Plain, batch), true):
-        error, bound = ((t - value).abs().max().item() for t in (own, torchs))
-        assert error <= 2 * bound + 4 * torch.finfo(torch.float32).eps * value.abs().max().item()
+    assert_within_twice_torchs_error(RowsStep, partial(experiment, **VARIANTS[variant]))
 
 
 class InTorch:
