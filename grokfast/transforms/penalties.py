@@ -48,8 +48,8 @@ class Penalty(Transform):
 class L1(Penalty):
     """R = Σ|w|: g ← g + strength · sign(w), by which weights become sparse (Notsawo et al. 2025, arXiv 2506.05718).
 
-    1e-5 is the largest strength, whose delay is the shortest, in their code for addition modulo 97 (mean cross entropy,
-    Adam at rates of 1e-3 to 1e-1, no weight decay). With the recipe "quick" ten times that did not generalise.
+    1e-5 is the largest strength in their code for addition modulo 97 (mean cross entropy, Adam at rates of 1e-3 to
+    1e-1, no weight decay). With the recipe "quick" ten times that did not generalise.
     """
 
     role: ClassVar[Role] = "l1"
