@@ -35,9 +35,11 @@ def test_runs_that_stay_keep_their_temperatures():
     assert one.evaluate() == two.evaluate()[1:]
 
 
-def test_a_schedule_may_change_the_temperature():
-    run = RUNS[1].override({"schedule.changes": "switch(of=temperature,to=1,at=3)"})
-    ensemble, plain = Ensemble([run]), Ensemble([RUNS[1], RUNS[0]])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_schedule_may_change_the_temperature(precision):
+    cold, warm = (one.override({"precision": precision}) for one in RUNS[:2])
+    run = warm.override({"schedule.changes": "switch(of=temperature,to=1,at=3)"})
+    ensemble, plain = Ensemble([run]), Ensemble([warm, cold])
     first = [plain.evaluate()[0], ensemble.evaluate()[0]]
     assert first[0] == first[1]
     for _ in range(3):
@@ -46,9 +48,12 @@ def test_a_schedule_may_change_the_temperature():
     torch.testing.assert_close(ensemble.evaluate()[0]["train_loss"], plain.evaluate()[1]["train_loss"])
 
 
-def test_fused_steps_are_told():
-    single = BASE.override({"precision": "float32"})
-    assert Ensemble([single]).choice.name == "fused step"
-    warm = single.override({"loss.temperature": 4.0})
-    assert Ensemble([warm]).choice.name != "fused step"
-    assert Ensemble([single, warm]).choice.name != "fused step"
+def test_the_step_that_takes_a_temperature_has_it():
+    runs = [one.override({"precision": "float32"}) for one in RUNS]
+    ours, plain = Ensemble(runs), Ensemble([one.override({"engine": "reference"}) for one in runs])
+    assert "only where a unit is active" not in str(ours.choice)  # which knows of none
+    for _ in range(5):
+        ours.step()
+        plain.step()
+    torch.testing.assert_close(ours.flat, plain.flat, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(ours.flat[0], ours.flat[1], rtol=1e-2, atol=1e-3)
