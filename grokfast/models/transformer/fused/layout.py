@@ -191,7 +191,7 @@ def tiles(
     height: int = HEIGHTS[1],
     trains: bool = True,
 ) -> dict[str, int]:
-    """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills a register.
+    """What cuts "enter", "rows" or "weights" into tiles, and the warps; none of these spills 100 bytes.
 
     Those of "rows" have `height` rows; not `trains`: they are an evaluation's.
     """
@@ -209,6 +209,7 @@ def tiles(
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     # Triton gives each warp 16 rows of a product whose result goes on into another: of more warps some repeat it.
     warps = warps if is_exact or d > 128 else 4
+    attended = 2048 if is_exact or config.norm != "post" else 1024  # numbers: of 2048 sm_100 spills 168 bytes
     return {
         "BM": height,
         "BN": min(64, max(width, 16)),
@@ -219,7 +220,7 @@ def tiles(
         # Rows of a block of LayerNorm, of the loss, and of attention.
         "BR": min(height, HEIGHTS[0], max(1, 8192 // width)),
         "BL": min(height, HEIGHTS[0]),
-        "BA": min(height, HEIGHTS[0], max(1, 2048 // (head * heads))),
+        "BA": min(height, HEIGHTS[0], max(1, attended // (head * heads))),
         "BD": width,
         "BH": heads,
         "BC": head,
