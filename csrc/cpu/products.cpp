@@ -13,24 +13,27 @@ namespace {
 #define GF_NAME baseline
 #define GF_TARGET
 #define GF_FLOATS 4
+#define GF_MOST 6
 #include "products.inc"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define GF_NAME avx2
 #define GF_TARGET __attribute__((target("avx2,fma,bmi,bmi2")))
 #define GF_FLOATS 8
+#define GF_MOST 6
 #include "products.inc"
 
 #define GF_NAME avx512
 #define GF_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,bmi,bmi2,lzcnt,popcnt")))
 #define GF_FLOATS 16
+#define GF_MOST 8
 #include "products.inc"
 #endif
 
 // Calls of a kernel for all columns, in blocks of nearly equal width.
 template <typename Call>
-void in_blocks(int64_t columns, const Call& call) {
-  const int64_t vectors = padded(columns) / LANES, blocks = (vectors + MOST - 1) / MOST;
+void in_blocks(int64_t columns, int64_t most, const Call& call) {
+  const int64_t vectors = padded(columns) / LANES, blocks = (vectors + most - 1) / most;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = vectors * b / blocks, end = vectors * (b + 1) / blocks;
     call(end - begin, begin * LANES);
@@ -76,7 +79,7 @@ void add_product(const float* x, const uint64_t* masks, int64_t rows, int64_t un
   const int64_t n_words = words(units), x_stride = stride_of(units), stride = stride_of(columns);
   const Kernels& with = kernels();
   for (int64_t k = 0; k < n_words; ++k)
-    in_blocks(columns, [&](int64_t vectors, int64_t column) {
+    in_blocks(columns, with.most, [&](int64_t vectors, int64_t column) {
       const Marked m{masks + k, n_words, x + k * MARKED, x_stride, w + k * MARKED * stride + column, stride,
                      out + column, stride};
       with.add[vectors - 1](m, 0, rows);
@@ -87,7 +90,7 @@ void add_gradient(const float* turned, const uint64_t* masks, int64_t units, con
                   int64_t columns) {
   const int64_t stride = stride_of(columns);
   const Kernels& with = kernels();
-  in_blocks(columns, [&](int64_t vectors, int64_t column) {
+  in_blocks(columns, with.most, [&](int64_t vectors, int64_t column) {
     with.add[vectors - 1]({masks, 1, turned, MARKED, y + column, stride, grad + column, stride}, 0, units);
   });
 }

@@ -2,7 +2,7 @@
 // background. Both kinds are sums of rows, times marked factors:
 //   of the tile's rows,    out[r, :] += sum_j x[r, j] w[j, :]    over the units j where x[r, :] is not zero;
 //   of gradients' rows, grad[k, :] += sum_r x[r, k] y[r, :]    over the rows r where unit k is not zero.
-// A sum stays in registers, and the 64 rows that it adds up, 96 columns of them, in the first cache.
+// A sum stays in registers, and the 64 rows that it adds up, 96 or 128 columns of them, in the first cache.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace products {
 
 constexpr int64_t LANES = 16;      // columns come in whole vectors of so many
 constexpr int64_t MARKED = 64;     // bits of a mask
-constexpr int64_t MOST = 6;        // vectors of columns at a time
+constexpr int64_t MOST = 8;        // vectors of columns at a time, where there are registers for them
 inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 // Floats from row to row of n columns: an odd number of cache lines, so that 64 rows do not fall on few of its sets.
 inline int64_t stride_of(int64_t n) { return ((n + LANES - 1) / LANES | 1) * LANES; }
@@ -31,7 +31,8 @@ struct Marked {
 };
 
 struct Kernels {
-  void (*add[MOST])(const Marked&, int64_t begin, int64_t n);  // of 1 to MOST vectors of columns
+  int64_t most;                                                // vectors at a time: sums that wait for one another are slow
+  void (*add[MOST])(const Marked&, int64_t begin, int64_t n);  // of 1 to `most` vectors of columns
   uint64_t (*mask)(const float* x);                            // of 64 floats
 };
 // Those of the chosen instruction set; `are_fast`: whether they have been measured to beat torch's dense ones, with AVX2
