@@ -20,8 +20,22 @@ constexpr int ROWS = 64;   // of a tile: bits of a mask
 
 inline bool fits(int64_t width) { return width > 0 && width % LANES == 0 && width / LANES <= MOST; }
 
+// sums[i, :] += sum over the bits j of masks[i] of factors[i, j] rows[j, :].
+struct Marked {
+  int64_t bits;  // of a mask
+  const uint64_t* masks;
+  int64_t mask_stride;
+  const float* factors;
+  int64_t factor_stride;
+  const float* rows;
+  int64_t stride;
+  float* sums;
+  int64_t sum_stride;
+};
+
 struct Kernels {
   const char* name;
+  int64_t most;  // times 16 sums at once: the more, the less one waits for another
   // out[r, :] += sum_j h[r, j] weights[j, :] for rows of h [.., units] (units a multiple of 16) and weights
   // [units, 16 vectors]; rows of out lie `stride` floats apart.
   void (*add_products)(int64_t vectors, const float* h, int64_t rows, int64_t units, const float* weights, float* out,
@@ -40,6 +54,10 @@ struct Kernels {
   void (*single_class)(float factor, const float* h, const float* weights, float* grad, float* grad_weights,
                        int64_t units);
   void (*add_to_two)(float* sum_x, float* sum_y, const float* grad, int64_t n);
+  // Of n rows of masks and sums; 1 to MOST times 16 columns.
+  void (*add_marked[MOST])(const Marked& m, int64_t n);
+  uint64_t (*mask)(const float* x, int64_t n);  // which of n <= 64 are not zero; n a multiple of 16
+  void (*turn)(const float* from, int64_t from_stride, float* to, int64_t to_stride);  // to = fromᵀ, 16 by 16
 };
 
 // Those of the chosen instruction set.

@@ -116,6 +116,47 @@ GF_TARGET void add_products(const float* h, int64_t rows, int64_t units, const f
 #define GF_LOADED_ONCE(x)
 #endif
 
+// The same of all n rows, whose sums go to two rows at once, with factors of their own: a row is loaded once for both.
+template <int V>
+GF_PART void add_all_to_two(int64_t n, const float* factors, int64_t factor_stride, const float* rows, int64_t stride,
+                            float* to, int64_t to_stride) {
+  Vector x[V * PER], y[V * PER];
+#pragma GCC unroll 32
+  for (int v = 0; v < V * PER; ++v) x[v] = y[v] = Vector{};
+  for (int64_t i = 0; i < n; ++i, rows += stride) {
+    const Vector of_x = all(factors[i]), of_y = all(factors[factor_stride + i]);
+#pragma GCC unroll 32
+    for (int v = 0; v < V * PER; ++v) {
+      Vector entries = load(rows + FLOATS * v);
+      GF_LOADED_ONCE(entries);
+      x[v] = fma(of_x, entries, x[v]);
+      y[v] = fma(of_y, entries, y[v]);
+    }
+  }
+#pragma GCC unroll 32
+  for (int v = 0; v < V * PER; ++v) {
+    store(to + FLOATS * v, load(to + FLOATS * v) + x[v]);
+    store(to + to_stride + FLOATS * v, load(to + to_stride + FLOATS * v) + y[v]);
+  }
+}
+
+// Two rows that are nearly full are not looked through: zeros that are added change no bit.
+template <int V>
+GF_TARGET void add_marked(const Marked& m, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t* mask = m.masks + i * m.mask_stride;
+    const float* factors = m.factors + i * m.factor_stride;
+    float* to = m.sums + i * m.sum_stride;
+    if constexpr ((2 * V + 1) * PER + 2 <= REGISTERS)
+      if (i + 1 < n && 4 * (__builtin_popcountll(mask[0]) + __builtin_popcountll(mask[m.mask_stride])) > 6 * m.bits) {
+        add_all_to_two<V>(m.bits, factors, m.factor_stride, m.rows, m.stride, to, m.sum_stride);
+        ++i;
+        continue;
+      }
+    add_set<V>(mask[0], factors, m.rows, m.stride, to);
+  }
+}
+
 // grad[:] += sum over the set rows r of h[r] x[r, :], the gradient of one unit's weights, and parts[i] [16] receives what
 // sums up to x[r] · weights for the i-th set row. Returns how many are set.
 template <int V, int FIRST = 0>
@@ -282,7 +323,6 @@ GF_TARGET void first_layer(const Tile& tile, const float* x, float* grad_weights
 constexpr decltype(&add_products<1>) ADD_PRODUCTS[MOST] = GF_PER_VECTORS(add_products);
 constexpr decltype(&backward<1>) BACKWARD[MOST] = GF_PER_VECTORS(backward);
 constexpr decltype(&first_layer<1>) FIRST_LAYER[MOST] = GF_PER_VECTORS(first_layer);
-#undef GF_PER_VECTORS
 
 static void add_any_products(int64_t vectors, const float* h, int64_t rows, int64_t units, const float* weights,
                              float* out, int64_t stride) {
@@ -377,10 +417,17 @@ GF_TARGET static void add_to_two(float* sum_x, float* sum_y, const float* grad, 
   for (int64_t i = 0; i < n; ++i) sum_x[i] += grad[i], sum_y[i] += grad[i];
 }
 
+GF_TARGET static uint64_t mask(const float* x, int64_t n) { return mask_of(x, n); }
+
+GF_TARGET static void turn(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  transpose(from, from_stride, to, to_stride);
+}
+
 #define GF_NAME_OF(isa) #isa
 #define GF_NAME(isa) GF_NAME_OF(isa)
-constexpr Kernels KERNELS = {GF_NAME(GF_ISA), add_any_products, backward_units, backward_tile,
-                             hidden_row,      dot,              single_class,   add_to_two};
+constexpr Kernels KERNELS = {GF_NAME(GF_ISA), SUMS < MOST ? SUMS : MOST, add_any_products, backward_units, backward_tile,
+                             hidden_row, dot, single_class, add_to_two, GF_PER_VECTORS(add_marked), mask, turn};
+#undef GF_PER_VECTORS
 
 }  // namespace GF_ISA
 }  // namespace active

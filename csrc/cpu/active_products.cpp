@@ -16,7 +16,7 @@
 #include "active_kernels.h"
 
 #define GF_ISA avx2
-#define GF_TARGET __attribute__((target("avx2,fma,bmi,bmi2")))
+#define GF_TARGET __attribute__((target("avx2,fma,bmi,bmi2,popcnt")))
 #define FLOATS 8
 #define REGISTERS 16
 #include "active_kernels.h"
@@ -48,7 +48,7 @@ const std::vector<const Kernels*>& found() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+                          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
     if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd"))
       found.push_back(&avx512::KERNELS);

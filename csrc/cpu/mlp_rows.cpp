@@ -198,7 +198,8 @@ class Pass {
       const int64_t units = layer.grad_rows();
       turn(factors, rows, units, stride_of(units), turned.data);
       mark(turned.data, units, TILE, TILE, turned_masks.data());
-      add_gradient(turned.data, turned_masks.data(), units, rows_of, to, layer.is_turned ? layer.n_out : layer.n_in);
+      add_gradient(turned.data, turned_masks.data(), units, rows_of, rows, to,
+                   layer.is_turned ? layer.n_out : layer.n_in);
       if (l == 0) return;
       float* of_input = grads.data + l % 2 * TILE * net.widest;
       std::fill_n(of_input, rows * layer.in(), 0.f);

@@ -5,50 +5,31 @@
 // A sum stays in registers, and the 64 rows that it adds up, 96 or 128 columns of them, in the first cache.
 #pragma once
 
-#include <cstdint>
+#include "active.h"
 
 namespace grokfast {
 namespace products {
 
-constexpr int64_t LANES = 16;      // columns come in whole vectors of so many
-constexpr int64_t MARKED = 64;     // bits of a mask
-constexpr int64_t MOST = 8;        // vectors of columns at a time, where there are registers for them
+using active::LANES;  // columns come in whole vectors of so many
+
+constexpr int64_t MARKED = active::ROWS;  // bits of a mask
 inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 // Floats from row to row of n columns: an odd number of cache lines, so that 64 rows do not fall on few of its sets.
 inline int64_t stride_of(int64_t n) { return ((n + LANES - 1) / LANES | 1) * LANES; }
 inline int64_t words(int64_t n) { return (n + MARKED - 1) / MARKED; }
 
-// sums[i, :] += sum over the bits j of masks[i] of factors[i, j] rows[j, :].
-struct Marked {
-  const uint64_t* masks;
-  int64_t mask_stride;
-  const float* factors;
-  int64_t factor_stride;
-  const float* rows;
-  int64_t stride;
-  float* sums;
-  int64_t sum_stride;
-};
-
-struct Kernels {
-  int64_t most;                                                // vectors at a time: sums that wait for one another are slow
-  void (*add[MOST])(const Marked&, int64_t begin, int64_t n);  // of 1 to `most` vectors of columns
-  uint64_t (*mask)(const float* x);                            // of 64 floats
-};
-// Those of the chosen instruction set; `are_fast`: whether they have been measured to beat torch's dense ones, with AVX2
-// or AVX-512.
-const Kernels& kernels();
+// Whether they have been measured to beat torch's dense ones on the chosen instruction set: AVX2 or AVX-512.
 bool are_fast();
 
 // masks [n, words(columns)] of the rows of x, zeros from `columns` to the stride.
 void mark(const float* x, int64_t n, int64_t columns, int64_t stride, uint64_t* masks);
-// to [columns, 64] = the transpose of x [rows, columns]; rows beyond are zeros.
+// to [padded(columns), 64] = the transpose of x [rows, columns]; rows beyond are zeros.
 void turn(const float* x, int64_t rows, int64_t columns, int64_t stride, float* to);
 // out [rows, columns] += x w: x [rows, units] with its masks, w [units, columns]; strides are stride_of.
 void add_product(const float* x, const uint64_t* masks, int64_t rows, int64_t units, const float* w, float* out,
                  int64_t columns);
-// grad [units, columns] += xᵀ y over a tile: x as turned [units, 64] with masks [units], y [64, columns].
-void add_gradient(const float* turned, const uint64_t* masks, int64_t units, const float* y, float* grad,
+// grad [units, columns] += xᵀ y over a tile: x as turned [units, 64] with masks [units], y [rows, columns].
+void add_gradient(const float* turned, const uint64_t* masks, int64_t units, const float* y, int64_t rows, float* grad,
                   int64_t columns);
 
 }  // namespace products
