@@ -9,7 +9,7 @@ import torch
 from benchmarks.prediction.transformer_rows import INDEX, Part, Rows, Sizes, distinct
 from benchmarks.prediction.work import Launch
 from grokfast.models.transformer.fused import layout
-from grokfast.models.transformer.fused.layout import Level, padded
+from grokfast.models.transformer.fused.layout import SIDE, Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
 from grokfast.ops.read_rows.readers import ROWS, n_slots
 from grokfast.ops.rows import PairIndex
@@ -126,7 +126,14 @@ class _Count:
         if self.place(0, "INNER") != self.place(0, "X"):
             part.store(self.place(0, "INNER"), n * d)
         part.store(self.place(0, "QKV"), n * 3 * d)
-        self.add("enter", "enter_kernel", tiles * columns, part)
+        programs = 0
+        if self.sizes.transposes:
+            for p in layout.products(self.config, list(self.step.shapes), self.step.n_outputs):
+                name = p.weight if p.weight in self.step.shapes else "embedding"
+                part.load(name, p.n_out * p.n_in)
+                part.store(self.sizes.transposed(name), padded(p.n_out) * p.n_in)
+                programs += -(-p.n_out // SIDE) * -(-p.n_in // SIDE)
+        self.add("enter", "enter_kernel", (tiles + -(-programs // columns)) * columns, part)
 
     def rows(self, i: int, does: Mapping[str, bool]) -> None:
         rows = Rows(self.sizes, i)

@@ -82,6 +82,14 @@ class Sizes:
         """That of rows_kernel on level i."""
         return layout.tiles("rows", self.precision, self.config, self.n_outputs, self.heights[i])
 
+    @property
+    def transposes(self) -> bool:
+        """Whether the way back has weights of its own."""
+        return layout.transposes(self.precision, self.config)
+
+    def transposed(self, name: str) -> str:
+        return f"transposed {name}" if self.transposes else name
+
     def place(self, level: int, name: str) -> str:
         """Names for one place in a row are one array."""
         places = self.levels[level].places
@@ -114,14 +122,14 @@ class Rows:
         for name in names:
             self.part.store(self.sizes.place(self.i, name), self.n * self.width(name))
 
-    def weight(self, name: str) -> None:
+    def weight(self, name: str, is_back: bool = False) -> None:
         size = self.sizes.shapes[name].numel()
-        self.part.load(name, size, size * self.tiles)
+        self.part.load(self.sizes.transposed(name) if is_back else name, size, size * self.tiles)
 
-    def product(self, x: str, out: str, weight: str, *beside: str) -> None:
+    def product(self, x: str, out: str, weight: str, *beside: str, is_back: bool = False) -> None:
         self.part.phase(self.n * self.sizes.shapes[weight].numel())
         self.load(x, *beside)
-        self.weight(weight)
+        self.weight(weight, is_back)
         self.store(out)
 
     def normalise(self, x: str, out: str) -> None:
@@ -164,25 +172,27 @@ class Rows:
             self.part.load(self.sizes.place(self.i - 1, skip), self.own_rows(self.n) * self.d, self.own_rows() * self.d)
         self.normalise("Y", "MLP_IN")
         skips = ["MLP_IN" if self.norm == "post" else "Y"] * self.config.residual
-        self.mlp("MLP_IN", "Z", "X", f"{self.block}.w_in", f"{self.block}.w_out", [], skips)
+        self.mlp("MLP_IN", "Z", "X", f"{self.block}.w_in", f"{self.block}.w_out", [], skips, is_back=False)
         self.normalise("X", "INNER")
 
-    def mlp(self, x: str, hidden: str, out: str, first: str, second: str, beside: list[str], skips: list[str]) -> None:
+    def mlp(
+        self, x: str, hidden: str, out: str, first: str, second: str, beside: list[str], skips: list[str], is_back: bool
+    ) -> None:
         """Both products of the MLP, forward or back."""
-        self.product(x, hidden, first, *beside)
+        self.product(x, hidden, first, *beside, is_back=is_back)
         if self.is_one_pass:
             self.part.products += self.n * self.sizes.shapes[second].numel()
-            self.weight(second)
+            self.weight(second, is_back)
             self.load(*skips)
             self.store(out)
         else:
-            self.product(hidden, out, second, *skips)
+            self.product(hidden, out, second, *skips, is_back=is_back)
 
     def classify(self) -> None:
         n, stored = self.n, padded(self.sizes.n_outputs)
         self.part.phase()
         self.load("INNER")
-        self.unembedding(-(-n // self.tile["BL"]))
+        self.unembedding(-(-n // self.tile["BL"]), is_back=False)
         self.part.load("targets of rows", n * (INDEX + 1))
         self.part.store("loss of rows", 2 * n)
         self.part.store("logits", n * stored)
@@ -194,17 +204,17 @@ class Rows:
     def turn(self) -> None:
         self.part.phase()
         self.part.load("logits", self.n * self.sizes.n_outputs)
-        self.unembedding(self.tiles)
+        self.unembedding(self.tiles, is_back=True)
         self.store("OF_INNER")
 
-    def unembedding(self, times: int) -> None:
+    def unembedding(self, times: int, is_back: bool) -> None:
         """A product with it, for which it is read so many times."""
-        size = self.sizes.n_outputs * self.d
+        size, name = self.sizes.n_outputs * self.d, "embedding" if self.config.tied else "unembedding"
         self.part.products += self.n * size
-        self.part.load("embedding" if self.config.tied else "unembedding", size, times * size)
+        self.part.load(self.sizes.transposed(name) if is_back else name, size, times * size)
 
     def above(self) -> None:
-        self.product("OF_QKV", "OF_INNER", f"blocks.{self.i}.w_qkv")
+        self.product("OF_QKV", "OF_INNER", f"blocks.{self.i}.w_qkv", is_back=True)
         if self.config.residual and self.norm != "pre":
             self.skip_of_above()
 
@@ -221,10 +231,10 @@ class Rows:
     def back(self) -> None:
         w_in, w_out, residual = f"{self.block}.w_in", f"{self.block}.w_out", self.config.residual
         skips = ["OF_X"] * (residual and self.norm in ("none", "post"))
-        self.mlp("OF_X", "OF_Z", "OF_MLP_IN", w_out, w_in, ["Z"], skips)
+        self.mlp("OF_X", "OF_Z", "OF_MLP_IN", w_out, w_in, ["Z"], skips, is_back=True)
         if self.has_norm:
             self.normalise_back("OF_Y", "Y", "OF_MLP_IN", *(["OF_X"] * (residual and self.norm != "post")))
-        self.product("OF_Y", "OF_HEADS", f"{self.block}.w_o")
+        self.product("OF_Y", "OF_HEADS", f"{self.block}.w_o", is_back=True)
         self.attend(3)
         self.load("OF_HEADS", "HEADS")
         self.part.load(*self.stats())

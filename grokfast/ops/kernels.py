@@ -110,7 +110,7 @@ def store_tile(p, rows, columns, stride, n_rows, n_columns, tile):
 @triton.jit
 def matmul(
     p_a, rows, a_stride, n_rows, p_b, columns, b_stride, n_columns, FORM: tl.constexpr,
-    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr = "identity",
+    K: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr = tl.constexpr("identity"),
 ):  # fmt: skip
     """[R, C] of act(A) B, BK of the K at a time, where act(0) = 0.
 

@@ -46,7 +46,8 @@ def shipped() -> list[dict[str, Any]]:
         row = {"name": f"fused {name}", "kernel": kernel, "signature": signature, "constants": known, **options}
         configs.append({**row, "aligned": [n for n in aligned if n in signature]})
 
-    flat, index = ("flat_model", "positions_model", "grad_model", "n_split", "n_model"), ("p_keys", "p_own", "p_target")
+    flat = "flat_model", "back_model", "positions_model", "transposed_model", "grad_model", "n_split", "n_model"
+    index = "p_keys", "p_own", "p_target"
     for name, changes, n_tokens, n_answers, seq_len, loss, precisions in MODELS:
         config = TransformerConfig(**changes)
         transformer = GrokTransformer(config, n_tokens=n_tokens, n_answers=n_answers, seq_len=seq_len)
@@ -55,7 +56,8 @@ def shipped() -> list[dict[str, Any]]:
             model = Model(config, shapes, transformer.n_outputs, loss, precision)
             title = f"{name}, {precision}"
             levels = [Level.of(config, i, 1000, seq_len if i else 0) for i in range(config.n_layers + 1)]
-            add(f"enter, {title}", kernels.enter_kernel, model.enter_constants(levels[0]), ("p_pairs",), flat)
+            entering = model.enter_constants(levels[0])
+            add(f"enter, {title}", kernels.enter_kernel, entering, ("p_pairs", "p_programs"), flat)
             heights = sorted({layout.height(precision, config.d_model, 1000, n) for n in range(1, 64)})
             for i, height, trains, does in _launches(config, heights):
                 constants = model.rows_constants(i, levels if trains else model.evaluation_levels(levels), height)

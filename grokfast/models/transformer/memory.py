@@ -72,7 +72,7 @@ def _scratch(model: GrokTransformer, rows: EnsembleRows, n_batch: int, n_columns
     from grokfast.models.transformer.fused.scratch import GradientScratch
 
     scratch = GradientScratch(_kind(model, precision), rows, n_batch, n_columns, torch.device("meta"))
-    return sum(t.nbytes for t in (scratch.memory, scratch.products, scratch.finish))
+    return sum(t.nbytes for t in (scratch.memory, scratch.products, scratch.transposes, scratch.finish))
 
 
 def _evaluation_scratch(model: GrokTransformer, rows: EnsembleRows, n_rows: int, precision: str) -> int:

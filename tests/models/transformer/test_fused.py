@@ -1,5 +1,6 @@
 """What the fused step of a transformer does at sizes where sums have several chunks, and products several blocks."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,23 @@ def test_what_is_left_of_an_ensemble_has_other_tiles_and_the_same_bits(
     assert torch.equal(kept, grad[1:])
 
 
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="as compiled only, which tests/ptx/test_kernels.py does"
+)
+def test_the_heights_of_the_recipes_give_the_same_bits_alone_and_among_others(poisoned, monkeypatch):
+    """At nanda's sizes, with LayerNorm, whose sums are those that lie over several threads."""
+    config = TransformerConfig(norm="post")
+    model, *data = problem(config, 2, n_rows=75, n_tokens=9)
+    alone, *_ = problem(config, 1, n_tokens=9)
+    own = [t[:1].contiguous() for t in data]
+    expected = None
+    for height in layout.HEIGHTS:
+        monkeypatch.setattr(layout, "height", lambda *_, height=height: height)
+        for got in (gradient(alone, *own, precision="tf32"), gradient(model, *data, precision="tf32")):
+            expected = got if expected is None else expected
+            assert all(torch.equal(one[0], other[0]) for one, other in zip(expected, got))
+
+
 def test_tiles_are_as_tall_as_keeps_the_processors_or_the_cache_at_work():
     def heights(precision, d=128, rows=3830):
         return [layout.height(precision, d, rows, n) for n in (1, 2, 1024)]
@@ -165,6 +183,19 @@ def test_several_blocks_of_columns_and_classes(precision, judge, poisoned, monke
     config = replace(TINY, d_model=20, n_heads=4, d_mlp=37, norm="pre", n_layers=2, activation="gelu")
     model, *data = problem(config, 1, n_rows=19, n_answers=20)
     agrees(model, data, judge, precision=precision)
+
+
+@pytest.mark.parametrize("is_wide", [False, True])  # wide ones: the MLP's products one after the other
+@pytest.mark.parametrize("changes", [{}, {"norm": "post", "n_layers": 2}, {"norm": "pre", "tied": True}], ids=str)
+def test_weights_are_transposed_for_the_way_back(changes, is_wide, judge, poisoned, monkeypatch):
+    whole, config = layout.tiles, replace(TINY, d_model=16, d_mlp=96, **changes)
+    if is_wide:
+        monkeypatch.setattr(
+            layout, "tiles", lambda name, *args: whole(name, *args) | ({"BU": 0} if name == "rows" else {})
+        )
+    assert layout.transposes("tf32", config)
+    model, *data = problem(config, 2, n_rows=19)
+    agrees(model, data, judge, precision="tf32")
 
 
 @pytest.mark.parametrize("norm", ["none", "pre", "post", "replace"])

@@ -10,28 +10,51 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from grokfast.models.transformer.fused import phases
+from grokfast.models.transformer.fused import layout, phases
 from grokfast.models.transformer.fused.phases import EPS
 from grokfast.ops.kernels import dot, load_tile, load_vector, matmul_over_rows, store_tile
 from grokfast.ops.layer_norm.kernels import normalise_rows
 
 BLOCK = tl.constexpr(1024)  # numbers of the gradient that a program of finish_kernel sums over the splits
-PRODUCT, FINISH = tl.constexpr(16), tl.constexpr(8)  # numbers in a line of either table of programs
+SIDE = tl.constexpr(layout.SIDE)
+# Numbers in a line of each table of programs.
+PRODUCT, FINISH, TRANSPOSE = tl.constexpr(16), tl.constexpr(8), tl.constexpr(8)
+
+
+@triton.jit
+def _transpose(p_flat, p_transposed, p, UNIT: tl.constexpr):
+    """A tile of a weight's transpose, zeros beyond the weight's rows. p: a line, places in units of UNIT numbers."""
+    p_flat += tl.load(p) * UNIT
+    p_transposed += tl.load(p + 1) * UNIT
+    n_out, n_in = tl.load(p + 2).to(tl.int32), tl.load(p + 3).to(tl.int32) * UNIT
+    length, side = tl.load(p + 4).to(tl.int32) * UNIT, tl.arange(0, SIDE)
+    outputs, columns = tl.load(p + 5).to(tl.int32) * SIDE + side, tl.load(p + 6).to(tl.int32) * SIDE + side
+    tile = load_tile(p_flat, outputs, columns, n_in, n_out, n_in)
+    store_tile(p_transposed, columns, outputs, length, n_in, length, tl.trans(tile))
 
 
 @triton.jit
 def enter_kernel(
-    p_flat, p_positions, p_pairs, p_rows, n_rows, flat_model, positions_model, pairs_model,
+    p_flat, p_positions, p_pairs, p_rows, p_transposed, p_programs,
+    n_rows, flat_model, positions_model, pairs_model, transposed_model, n_programs,
     EMBEDDING: tl.constexpr, GAIN: tl.constexpr, GAIN_BIAS: tl.constexpr, W_QKV: tl.constexpr, B_QKV: tl.constexpr,
     STRIDE: tl.constexpr, X: tl.constexpr, INNER: tl.constexpr, QKV: tl.constexpr, D: tl.constexpr,
+    TRANSPOSES: tl.constexpr, UNIT: tl.constexpr,
     PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Rows of the first level: X = embedding + position, INNER its LayerNorm if GAIN >= 0, QKV of the latter.
 
-    Programs have BN columns of QKV each; the first of a tile writes X and INNER, too.
+    Programs have BN columns of QKV each; the first of a tile writes X and INNER, too. If TRANSPOSES, programs of tiles
+    beyond the rows have a line of p_programs each, and transpose weights for the way back.
     """
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(2).to(tl.int64)
     p_flat += i_model * flat_model
+    if TRANSPOSES:
+        if i_row >= n_rows:
+            i = (tl.program_id(0) - tl.cdiv(n_rows, BM)) * tl.num_programs(1) + tl.program_id(1)
+            if i < n_programs:
+                _transpose(p_flat, p_transposed + i_model * transposed_model, p_programs + i * TRANSPOSE, UNIT)
+            return
     p_positions += i_model * positions_model
     p_pairs += i_model * pairs_model + 2 * i_row
     p_rows += (i_model * n_rows + i_row) * STRIDE
@@ -70,13 +93,15 @@ def enter_kernel(
 
 @triton.jit
 def rows_kernel(
-    p_flat, p_table, p_rows, p_keys, p_own, p_target, p_share, p_logits, p_loss, p_right, p_parts,
-    n_rows, n_table, flat_model, keys_model, own_model,
+    p_flat, p_back, p_table, p_rows, p_keys, p_own, p_target, p_share, p_logits, p_loss, p_right, p_parts,
+    n_rows, n_table, flat_model, back_model, keys_model, own_model,
     FORWARD: tl.constexpr, PROJECT: tl.constexpr, CLASSIFY: tl.constexpr, TURN: tl.constexpr, ABOVE: tl.constexpr,
     BACK: tl.constexpr,
     W_O: tl.constexpr, B_O: tl.constexpr, GAIN_Y: tl.constexpr, W_IN: tl.constexpr, B_IN: tl.constexpr,
     W_OUT: tl.constexpr, B_OUT: tl.constexpr, GAIN: tl.constexpr, W_QKV: tl.constexpr, B_QKV: tl.constexpr,
     UNEMBEDDING: tl.constexpr,
+    TRANSPOSED: tl.constexpr, O_BACK: tl.constexpr, IN_BACK: tl.constexpr, OUT_BACK: tl.constexpr,
+    QKV_BACK: tl.constexpr, UNEMBEDDING_BACK: tl.constexpr,
     TABLE: tl.constexpr, TABLE_QKV: tl.constexpr, TABLE_SKIP: tl.constexpr, STRIDE: tl.constexpr,
     HEADS: tl.constexpr, STATS: tl.constexpr, Y: tl.constexpr, MLP_IN: tl.constexpr, Z: tl.constexpr, X: tl.constexpr,
     INNER: tl.constexpr, QKV: tl.constexpr, OF_QKV: tl.constexpr, OF_INNER: tl.constexpr, OF_X: tl.constexpr,
@@ -91,10 +116,12 @@ def rows_kernel(
 ):  # fmt: skip
     """A tile of a level's rows, as far as the flags say: FORWARD from the table of the level below to X and INNER,
     PROJECT to the QKV of the layer above or CLASSIFY to the loss; gradients from ABOVE, or TURN from the loss, down to
-    X, and BACK to the queries and scores. The names are those of `layout`; a place of -1: there is none.
+    X, and BACK to the queries and scores. The names are those of `layout`; a place of -1: there is none. The way back
+    reads weights in p_back, as they are or TRANSPOSED.
     """
     i_row, i_model = tl.program_id(0).to(tl.int64) * BM, tl.program_id(1).to(tl.int64)
     p_flat += i_model * flat_model
+    p_back += i_model * back_model
     p_table += i_model * n_table * TABLE
     p_keys += i_model * keys_model + i_row * S
     p_own += i_model * own_model + (i_row if OWN else 0)
@@ -152,13 +179,14 @@ def rows_kernel(
     if TURN:
         tl.debug_barrier()
         phases.back_from_logits(
-            p_row, OF_INNER, p_flat + UNEMBEDDING, p_logits, left, STRIDE, D, V, VS, PRECISION, BM, BN, BK
-        )
+            p_row, OF_INNER, p_back + UNEMBEDDING_BACK, p_logits, left, STRIDE, D, V, VS,
+            TRANSPOSED, PRECISION, BM, BN, BK,
+        )  # fmt: skip
         tl.debug_barrier()
     if ABOVE:
         phases.project_back(
-            p_row, OF_QKV, OF_INNER, OF_QKV + 3 * D, p_flat + W_QKV, left, STRIDE, 3 * D, D,
-            "identity", RESIDUAL and NORM != "pre", PRECISION, BM, BN, BK,
+            p_row, OF_QKV, OF_INNER, OF_QKV + 3 * D, p_back + QKV_BACK, left, STRIDE, 3 * D, D,
+            "identity", RESIDUAL and NORM != "pre", TRANSPOSED, PRECISION, BM, BN, BK,
         )  # fmt: skip
         tl.debug_barrier()
     if OF_X != OF_INNER:
@@ -172,17 +200,18 @@ def rows_kernel(
         IS_SKIPPED: tl.constexpr = RESIDUAL and (NORM == "none" or NORM == "post")
         if BU > 0:
             phases.mlp_back(
-                p_row, OF_X, Z, OF_Z, OF_MLP_IN, p_flat + W_IN, p_flat + W_OUT, left,
-                STRIDE, D, HIDDEN, ACTIVATION, IS_SKIPPED, PRECISION, BM, BU, BD,
+                p_row, OF_X, Z, OF_Z, OF_MLP_IN, p_back + IN_BACK, p_back + OUT_BACK, left,
+                STRIDE, D, HIDDEN, ACTIVATION, IS_SKIPPED, TRANSPOSED, PRECISION, BM, BU, BD,
             )  # fmt: skip
         else:
             phases.project_back(
-                p_row, OF_X, OF_Z, Z, p_flat + W_OUT, left, STRIDE, D, HIDDEN, ACTIVATION, False, PRECISION, BM, BN, BK
-            )
+                p_row, OF_X, OF_Z, Z, p_back + OUT_BACK, left, STRIDE, D, HIDDEN,
+                ACTIVATION, False, TRANSPOSED, PRECISION, BM, BN, BK,
+            )  # fmt: skip
             tl.debug_barrier()
             phases.project_back(
-                p_row, OF_Z, OF_MLP_IN, OF_X, p_flat + W_IN, left, STRIDE, HIDDEN, D,
-                "identity", IS_SKIPPED, PRECISION, BM, BN, BK,
+                p_row, OF_Z, OF_MLP_IN, OF_X, p_back + IN_BACK, left, STRIDE, HIDDEN, D,
+                "identity", IS_SKIPPED, TRANSPOSED, PRECISION, BM, BN, BK,
             )  # fmt: skip
         tl.debug_barrier()
         if NORM != "none":
@@ -192,8 +221,9 @@ def rows_kernel(
             )  # fmt: skip
             tl.debug_barrier()
         phases.project_back(
-            p_row, OF_Y, OF_HEADS, OF_Y, p_flat + W_O, left, STRIDE, D, D, "identity", False, PRECISION, BM, BN, BK
-        )
+            p_row, OF_Y, OF_HEADS, OF_Y, p_back + O_BACK, left, STRIDE, D, D,
+            "identity", False, TRANSPOSED, PRECISION, BM, BN, BK,
+        )  # fmt: skip
         tl.debug_barrier()
         phases.attend_back(
             p_table + TABLE_QKV, p_row, p_keys, p_own, i_row, left, HEADS, STATS, OF_HEADS, OF_QUERY, WEIGHTS,

@@ -73,10 +73,12 @@ class Launches:
         else:
             positions, stride = self.sinusoids, 0
         columns = triton.cdiv(3 * model.config.d_model, constants["BN"])
+        tiles = triton.cdiv(level.n_rows, constants["BM"]) + triton.cdiv(len(scratch.transposes), columns)
         launch(
-            kernels.enter_kernel, (triton.cdiv(level.n_rows, constants["BM"]), columns, scratch.n_models),
-            flat, positions, pairs, scratch.memory[scratch.at[0] :], level.n_rows, flat.stride(0), stride,
-            pairs.stride(0), **constants,
+            kernels.enter_kernel, (tiles, columns, scratch.n_models),
+            flat, positions, pairs, scratch.memory[scratch.at[0] :], scratch.memory[scratch.transposed_at :],
+            scratch.transposes, level.n_rows, flat.stride(0), stride, pairs.stride(0), model.n_transposed,
+            len(scratch.transposes), **constants,
         )  # fmt: skip
 
     def _rows(self, i: int, flat: Tensor, scratch: Scratch, rows: EnsembleRows, batch: BatchRows, **does: bool) -> None:
@@ -84,12 +86,15 @@ class Launches:
         own, height = layer.own, scratch.heights[i]
         flags = dict.fromkeys(layout.FLAGS, False) | does
         of_level, of_table = scratch.memory[scratch.at[i] :], scratch.memory[scratch.at[max(i - 1, 0)] :]
+        back, back_model = flat, flat.stride(0)
+        if self.model.transposed:
+            back, back_model = scratch.memory[scratch.transposed_at :], self.model.n_transposed
         launch(
             kernels.rows_kernel, (triton.cdiv(level.n_rows, height), scratch.n_models),
-            flat, of_table, of_level, layer.keys.index, layer.keys.index if own is None else own.index,
+            flat, back, of_table, of_level, layer.keys.index, layer.keys.index if own is None else own.index,
             batch.targets, batch.share, scratch.memory[scratch.logits_at :], scratch.values, scratch.right,
             scratch.memory[scratch.of_norms[i] :], level.n_rows, table.n_rows,
-            flat.stride(0), layer.keys.index.stride(0), 0 if own is None else own.index.stride(0),
+            flat.stride(0), back_model, layer.keys.index.stride(0), 0 if own is None else own.index.stride(0),
             OWN=own is not None, **flags, **self.model.rows_constants(i, scratch.levels, height),
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ WAY_BACK = ("ABOVE",), ("BACK",)  # of the others
 HEIGHTS = 32, 64  # rows of a tile
 WEIGHTS = 64  # rows of a tile that move as many bytes as the weights that it reads, about
 ENTERING = 16  # of level 0, which has few rows and a short way
+SIDE = 64  # of a tile of a weight that is transposed
 
 
 def padded(n: int) -> int:
@@ -135,6 +136,29 @@ def products(config: TransformerConfig, names: Sequence[str], n_outputs: int) ->
     return found
 
 
+def unit(config: TransformerConfig) -> int:
+    """Of rows' strides and widths, in numbers: what the compiler knows to divide them."""
+    return 1 if config.d_model % 16 or config.d_mlp % 16 else 16
+
+
+def transposes(precision: str, config: TransformerConfig) -> bool:
+    """Whether weights are transposed once a step for the way back, not in every tile of rows.
+
+    tf32 products of Hopper take matrices whose sums run along adjacent numbers, and on the way back weights have them
+    the other way round. bf16 products take both.
+    """
+    return precision == "tf32" and unit(config) > 1
+
+
+def transposed(products: Sequence[Product]) -> tuple[dict[str, int], int]:
+    """Where the transpose of each matrix begins, [n_in, padded(n_out)], and how many numbers all have."""
+    places, end = {}, 0
+    for p in products:
+        places[p.weight] = end
+        end += p.n_in * padded(p.n_out)
+    return places, end
+
+
 def offsets(shapes: Mapping[str, torch.Size]) -> dict[str, int]:
     """Where each parameter begins in a model's row of `flat`."""
     places, end = {}, 0
@@ -202,17 +226,18 @@ def tiles(
         columns = min(64, max(16, power_of_2(3 * d)))
         return {"BM": 16, "BN": columns, "BK": min(16 if is_exact else 32, width), "BD": width, "num_warps": 4}
     if kernel == "weights":
-        is_odd = d % 16 or config.d_mlp % 16  # loads of single numbers need registers, too
+        is_odd = unit(config) == 1  # loads of single numbers need registers, too
         side = min(64 if is_exact or is_odd else 128, max(width, 16))
         return {"BM": 16, "BO": side, "BN": side, "num_warps": warps, "num_stages": 3 if precision == "tf32" else 2}
     head, heads = power_of_2(d // config.n_heads), power_of_2(config.n_heads)
     crowded = config.norm == "post" or (config.norm, precision) == ("replace", "tf32")  # registers are scarce on sm_80
     # Triton gives each warp 16 rows of a product whose result goes on into another: of more warps some repeat it.
     warps = warps if is_exact or d > 128 else 4
-    attended = 2048 if is_exact or config.norm != "post" else 1024  # numbers: of 2048 sm_100 spills 168 bytes
+    # Columns of a product, and numbers of attention: 64 and 2,048 spill 252 bytes in post-norm rows on sm_100.
+    columns, attended = (32, 1024) if config.norm == "post" and not is_exact else (64, 2048)
     return {
         "BM": height,
-        "BN": min(64, max(width, 16)),
+        "BN": min(columns, max(width, 16)),
         "BK": min(16 if is_exact or (d > 128 and not trains) else 32, width),
         "BV": min(64 if is_exact or d > 128 else 128, max(16, power_of_2(n_outputs))),
         # Hidden units of a block of both products of the MLP; 0: one product after the other.

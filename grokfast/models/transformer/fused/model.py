@@ -24,7 +24,10 @@ class Model:
         self.at = layout.offsets(shapes)
         self.n_parameters = sum(shape.numel() for shape in shapes.values())
         self.products = layout.products(config, list(shapes), n_outputs)
-        self.unit = 1 if config.d_model % 16 or config.d_mlp % 16 else 16  # of rows' strides and widths, in numbers
+        self.unit = layout.unit(config)
+        self.transposed, self.n_transposed = (
+            layout.transposed(self.products) if layout.transposes(precision, config) else ({}, 0)
+        )
         self.tables = {"embedding": self.n_tokens}
         if "positions" in shapes:
             self.tables["positions"] = shapes["positions"][0]
@@ -50,8 +53,9 @@ class Model:
         return {
             "EMBEDDING": self.at["embedding"], "GAIN": gain, "GAIN_BIAS": gain + self.config.d_model,
             "W_QKV": self.at["blocks.0.w_qkv"], "B_QKV": self.place("blocks.0.b_qkv"), "STRIDE": level.stride,
-            "D": self.config.d_model, "PRECISION": self.precision,
-            **{name: level.places[name] for name in ("X", "INNER", "QKV")}, **self.tiles["enter"],
+            "D": self.config.d_model, "TRANSPOSES": self.n_transposed > 0, "UNIT": self.unit,
+            "PRECISION": self.precision, **{name: level.places[name] for name in ("X", "INNER", "QKV")},
+            **self.tiles["enter"],
         }  # fmt: skip
 
     def rows_tile(self, height: int, trains: bool = True) -> dict[str, int]:
@@ -74,6 +78,12 @@ class Model:
             "W_OUT": f"{below}.w_out", "B_OUT": f"{below}.b_out", "W_QKV": f"{above}.w_qkv", "B_QKV": f"{above}.b_qkv",
             "GAIN": self.gain(i, inner=True), "GAIN_Y": self.gain(i, inner=False),
         }  # fmt: skip
+        back = self.transposed or self.at
+        ways_back = {
+            "O_BACK": f"{below}.w_o", "IN_BACK": f"{below}.w_in", "OUT_BACK": f"{below}.w_out",
+            "QKV_BACK": f"{above}.w_qkv",
+        }  # fmt: skip
+        unembedding = self.at["embedding" if config.tied else "unembedding"]
         table = levels[max(i - 1, 0)]
         names = (
             "HEADS", "STATS", "Y", "MLP_IN", "Z", "X", "INNER", "QKV", "OF_QKV", "OF_INNER", "OF_X", "OF_Z",
@@ -82,7 +92,9 @@ class Model:
         return {
             **{name: self.place(parameter) for name, parameter in weights.items()},
             **{name: levels[i].places.get(name, -1) for name in names},
-            "UNEMBEDDING": self.at["embedding" if config.tied else "unembedding"],
+            **{name: back.get(parameter, -1) for name, parameter in ways_back.items()},
+            "TRANSPOSED": bool(self.transposed), "UNEMBEDDING": unembedding,
+            "UNEMBEDDING_BACK": back.get("unembedding", unembedding),
             "TABLE": table.stride, "TABLE_QKV": table.places.get("QKV", -1),
             "TABLE_SKIP": table.places["X" if config.norm == "pre" else "INNER"], "STRIDE": levels[i].stride,
             "D": config.d_model, "HIDDEN": config.d_mlp, "H": config.n_heads, "DH": d_head,

@@ -36,16 +36,42 @@ def project(
 
 
 @triton.jit
+def _by_weight(
+    p_grad, rows, STRIDE: tl.constexpr, left, p_weight, columns, K: tl.constexpr, N: tl.constexpr,
+    TRANSPOSED: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[R, C] of grad weight: grad [left, K], weight [K, N]."""
+    if TRANSPOSED:
+        y = matmul(p_grad, rows, STRIDE, left, p_weight, columns, K, N, "nt", K, BK, PRECISION)
+    else:
+        y = matmul(p_grad, rows, STRIDE, left, p_weight, columns, N, N, "nn", K, BK, PRECISION)
+    return y
+
+
+@triton.jit
+def _load_weight(p, outputs, columns, N_OUT: tl.constexpr, N_IN: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """[R, C] of a weight [N_OUT, N_IN]."""
+    if TRANSPOSED:
+        tile = tl.trans(load_tile(p, columns, outputs, N_OUT, N_IN, N_OUT))
+    else:
+        tile = load_tile(p, outputs, columns, N_IN, N_OUT, N_IN)
+    return tile
+
+
+@triton.jit
 def project_back(
     p_row, GRAD, OUT, OTHER, p_weight, left, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
-    ACTIVATION: tl.constexpr, SKIP: tl.constexpr, PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, SKIP: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """OUT = GRAD weight + OTHER if SKIP: weight [K, N]; with an activation, GRAD weight · act'(OTHER)."""
+    """OUT = GRAD weight + OTHER if SKIP: weight [K, N]; with an activation, GRAD weight · act'(OTHER).
+
+    TRANSPOSED, here and below: memory has the weight's transpose.
+    """
     rows = tl.arange(0, BM)
     for i in range(0, N, BN):
         columns = i + tl.arange(0, BN)
-        grad = matmul(p_row + GRAD, rows, STRIDE, left, p_weight, columns, N, N, "nn", K, BK, PRECISION)
+        grad = _by_weight(p_row + GRAD, rows, STRIDE, left, p_weight, columns, K, N, TRANSPOSED, BK, PRECISION)
         if ACTIVATION != "identity":
             grad *= slope(load_tile(p_row + OTHER, rows, columns, STRIDE, left, N), ACTIVATION)
         elif SKIP:
@@ -84,7 +110,7 @@ def mlp(
 def mlp_back(
     p_row, GRAD, Z, OF_Z, OUT, p_w_in, p_w_out, left,
     STRIDE: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BU: tl.constexpr, BD: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BU: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """OF_Z = GRAD w_out · act'(Z) and OUT = OF_Z w_in, plus GRAD if SKIP."""
     rows, columns = tl.arange(0, BM), tl.arange(0, BD)
@@ -92,8 +118,8 @@ def mlp_back(
     acc = tl.zeros([BM, BD], tl.float32)
     for i in range(0, HIDDEN, BU):
         units = i + tl.arange(0, BU)
-        w_out = load_tile(p_w_out, columns, units, HIDDEN, D, HIDDEN)  # [BD, BU]
-        w_in = load_tile(p_w_in, units, columns, D, HIDDEN, D)  # [BU, BD]
+        w_out = _load_weight(p_w_out, columns, units, D, HIDDEN, TRANSPOSED)  # [BD, BU]
+        w_in = _load_weight(p_w_in, units, columns, HIDDEN, D, TRANSPOSED)  # [BU, BD]
         of_z = dot(grad, w_out, tl.zeros([BM, BU], tl.float32), PRECISION)
         of_z *= slope(load_tile(p_row + Z, rows, units, STRIDE, left, HIDDEN), ACTIVATION)
         store_tile(p_row + OF_Z, rows, units, STRIDE, left, HIDDEN, of_z)
@@ -283,11 +309,13 @@ def classify(
 @triton.jit
 def back_from_logits(
     p_row, OUT, p_weight, p_logits, left, STRIDE: tl.constexpr, D: tl.constexpr, V: tl.constexpr, VS: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """OUT = grad of the logits · weight: weight [V, D]."""
+    """OUT = grad of the logits · weight: weight [V, D], and if TRANSPOSED zeros up to VS."""
     rows = tl.arange(0, BM)
     for i in range(0, D, BN):
         columns = i + tl.arange(0, BN)
-        grad = matmul(p_logits, rows, VS, left, p_weight, columns, D, D, "nn", V, BK, PRECISION)
+        grad = _by_weight(
+            p_logits, rows, VS, left, p_weight, columns, VS if TRANSPOSED else V, D, TRANSPOSED, BK, PRECISION
+        )
         store_tile(p_row + OUT, rows, columns, STRIDE, left, D, grad)

@@ -21,11 +21,13 @@ class Scratch:
         levels, heights: of each level, and of its tiles.
         at: where the rows of each level begin in `memory`.
         values, right: of the batch's rows [E n_batch].
+        transposes: a line for each tile of a weight that is transposed.
     """
 
     def __init__(self, model: Model, rows: EnsembleRows, n_batch: int, device: torch.device) -> None:
         self._lay_out(model, rows, n_batch, trains=False)
         self._allocate(device)
+        self.transposes = torch.empty(0, kernels.TRANSPOSE.value, dtype=torch.int64, device=device)
 
     def _lay_out(self, model: Model, rows: EnsembleRows, n_batch: int, *, trains: bool) -> None:
         self.model, self.n_batch = model, n_batch
@@ -38,7 +40,8 @@ class Scratch:
         self._end = 0
         self.at = [self._reserve(self.n_models, level.n_rows, level.stride) for level in self.levels]
         self._of_rows = [self._reserve(self.n_models, n_batch) for _ in range(2)]
-        self.logits_at, self.of_norms = 0, [0] * len(self.levels)  # which a forward pass has not
+        # Which a forward pass has not:
+        self.logits_at, self.transposed_at, self.of_norms = 0, 0, [0] * len(self.levels)
 
     def _reserve(self, *sizes: int) -> int:
         """Where so many numbers begin."""
@@ -84,6 +87,7 @@ class GradientScratch(Scratch):
         self.logits_at = self._reserve(self.n_models, n_batch, self.classes)
         has_norm = config.norm != "none"
         self.of_norms = [self._reserve(self.n_models, n, 4 * d) if has_norm else 0 for n in self.norm_blocks]
+        self.transposed_at = self._reserve(self.n_models, model.n_transposed)
         parts = self._reserve(0 if self.is_direct else self.splits, self.n_models, self.n_part)
         slots = [n_slots(layer.keys.shape[1:].numel(), layer.keys.n_rows) for layer in rows.layers]
         partial = self._reserve(self.n_models, max(slots), (3 + config.residual) * d)
@@ -94,6 +98,7 @@ class GradientScratch(Scratch):
             for n in slots
         ]
         self.products = torch.tensor(self._product_programs(), device=device)
+        self.transposes = torch.tensor(self._transpose_programs(), dtype=torch.int64, device=device)
         self.finish = torch.tensor(self._finish_programs(n_columns), device=device)
 
     def _product_programs(self) -> list[list[int]]:
@@ -119,6 +124,20 @@ class GradientScratch(Scratch):
                 for i in range(triton.cdiv(p.n_in, tile["BN"]))
             ]  # fmt: skip
         return lines
+
+    def _transpose_programs(self) -> list[list[int]]:
+        """A line for each tile of a weight that enter_kernel transposes."""
+        model, unit, side = self.model, self.model.unit, layout.SIDE
+        return [
+            [
+                model.at.get(p.weight, model.at["embedding"]) // unit, model.transposed[p.weight] // unit,
+                p.n_out, p.n_in // unit, padded(p.n_out) // unit, o, i, 0,
+            ]
+            for p in model.products
+            if p.weight in model.transposed
+            for o in range(triton.cdiv(p.n_out, side))
+            for i in range(triton.cdiv(p.n_in, side))
+        ]  # fmt: skip
 
     def _finish_programs(self, n_columns: int) -> list[list[int]]:
         """A line for each program of finish_kernel."""
