@@ -3,7 +3,8 @@
 python -m benchmarks.count_instructions [--step NAME] [--models 1 256] [--products tf32] [--out FILE] [--capability 90]
 
 The first step of one model is taken, compiled as a GPU would have it, and every instruction of every program executed,
-but for the numbers of its products, which no branch depends on (tests/ptx). With several models the one has the tiles,
+but for the numbers of its products, which no branch depends on (tests/ptx). Beside them stand the operations of tensor
+cores, repeated ones and padding with them, and what the shared memory moves. With several models the one has the tiles,
 launches and splits that it has among them: models have programs of their own, so that all take so many times its count.
 What a run does once is left out. PTX is counted, which ptxas turns into the GPU's own: a few more, or fewer.
 --out adds to a table that `benchmarks.instructions` reads. TRITON_INTERPRET must not be set.
@@ -63,7 +64,8 @@ def count(experiment: Experiment, models: int, precision: str, capability: int =
     first, found = iter(seen.launches[before:]), []
     for launch in noted:  # what the first step made once for all, as readers of rows that never change, it skips
         ran = next(ran for ran in first if (ran.name, ran.grid) == (launch.name, launch.grid))
-        found.append(Counted(ran.name, math.prod(ran.grid), ran.threads // 32, ran.instructions))
+        sizes = math.prod(ran.grid), ran.threads // 32
+        found.append(Counted(ran.name, *sizes, ran.instructions, ran.mma_flops, ran.shared))
     return found
 
 
@@ -84,7 +86,8 @@ def main() -> int:
                 for one in found:
                     print(
                         f"  {one.kernel:<38} {one.programs:>6,} programs of {one.warps} warps {one.instructions:>12,} "
-                        f"{one.instructions / whole:>5.0%}",
+                        f"{one.instructions / whole:>5.0%} {one.products / 1e6:>9,.1f} MFLOP {one.shared / 1e6:>8,.1f} "
+                        "MB of shared memory",
                         flush=True,
                     )
                 if args.out is not None:

@@ -190,6 +190,16 @@ def _reproduced(results: Mapping[str, Any], figure: Callable[..., Figure]) -> It
         text = f"{findings[key]['estimate']:.4f}".removeprefix("0")
         yield figure("docs/inside.md", "swaroop2026", text, row, "here, 95%", words=r"^(\.\d+)")
 
+    estimates = {one["what"]: f"{one['estimate']:.3f}".removeprefix("0") for one in results["davies2023"]["findings"]}
+    for what, words in {
+        "grokking: test accuracy, one that helps": r"explains (\.\d+) of a grokking run's",
+        "control: a parabola": r"parabola (\.\d+)",
+        "double descent: helps, harms, helps": r"the second one harmful, (\.\d+) of a",
+        "control: two that help": r"two that help (\.\d+)",
+        "at 100 less at 6,000": r"6,000 of them (\.\d+) \[",
+    }.items():
+        yield figure("docs/inside.md", "davies2023", estimates[what], words=words)
+
 
 class Place(NamedTuple):
     """Where a figure stands in its page, and its section: what is between two headings, and before the first."""

@@ -18,6 +18,7 @@ COMMANDS = {  # of results that do not say it
     "cpu-sweep": "python -m benchmarks.bench_sweep --cells 12",
     "cpu-transformer-nanda": "python -m benchmarks.bench_transformer --presets nanda",
     "grokfast": "grokfast run grokfast, and the other lines of docs/speed.md",
+    "kernel-compilers": "python -m benchmarks.compilers",
     "kernel-instructions": "python -m benchmarks.count_instructions --out benchmarks/results/kernel-instructions.json",
     "kernel-resources": "python -m benchmarks.resources",
 }
@@ -64,9 +65,10 @@ def _body(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield "Seed by seed in [recipes.md](recipes.md)."
     elif name == "kernel-resources":
         yield from _resources(result)
+    elif name == "kernel-compilers":
+        yield from _compilers(result["rows"])
     elif "steps" in result:
-        rows = ((step, f"{sum(launch[-1] for launch in all_):,}") for step, all_ in result["steps"].items())
-        yield from _table(("a training step", "instructions of warps, all launches of one model"), rows)
+        yield from _instructions(result["steps"])
     else:
         yield from _plain(result)
 
@@ -111,7 +113,7 @@ def _found(result: Mapping[str, Any]) -> Iterator[str]:
     def rows() -> Iterator[tuple[str, ...]]:
         for one in result["findings"]:
             published = (one["published"] or {}).get("value")
-            interval = "" if one["interval"] is None else f" [{', '.join(map(number, one['interval']))}]"
+            interval = "" if None in one["interval"] else f" [{', '.join(map(number, one['interval']))}]"
             what = f"{one['what']}, {one['quantity']}"
             yield what, number(published), f"{number(one['estimate'])}{interval}", one["claim"] or "", one["verdict"]
 
@@ -129,6 +131,32 @@ def _resources(result: Mapping[str, Any]) -> Iterator[str]:
         f"{max(row['shared_bytes'] for row in rows):,} bytes of shared memory; {len(spilled)} keep "
         f"some registers in memory, at most {max((row['spilled_bytes'] for row in spilled), default=0)} bytes."
     )
+
+
+def _instructions(steps: Mapping[str, list[list[Any]]]) -> Iterator[str]:
+    """All launches of one model together; what was counted before the shared memory was has four columns."""
+
+    def one(launches: list[list[Any]]) -> tuple[str, str]:
+        shared = f"{sum(launch[5] for launch in launches) / 1e6:,.0f}" if len(launches[0]) > 5 else "not counted"
+        return f"{sum(launch[3] for launch in launches):,}", shared
+
+    columns = ("a training step, all launches of one model", "instructions of warps", "MB of shared memory")
+    yield from _table(columns, ((step, *one(launches)) for step, launches in steps.items()))
+
+
+def _compilers(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Each compiler's part of the kernels that are in danger of spilling."""
+
+    def one(compiler: str) -> tuple[str, ...]:
+        found = [row["found"][compiler] for row in rows if compiler in row["found"]]
+        said = [numbers for numbers in found if not isinstance(numbers, str)]
+        spilled = [bytes_spilled for _, bytes_spilled, _ in said if bytes_spilled]
+        numbers = len(found), len(found) - len(said), len(spilled), max(spilled, default=0)
+        return compiler, *map(str, numbers)
+
+    compilers = dict.fromkeys(name for row in rows for name in row["found"])
+    columns = ("compiler", "kernels", "not compiled", "that spill", "most bytes spilled and loaded again")
+    yield from _table(columns, map(one, sorted(compilers)))
 
 
 def _plain(result: Mapping[str, Any]) -> Iterator[str]:

@@ -16,12 +16,16 @@ class Counted(NamedTuple):
     kernel: its name in the source, which is how a profiler's name begins (`prediction.work.Launch.kernel`).
     programs, warps: of one model, and of each program.
     instructions: of PTX, issued by warps, all programs of one model together.
+    products: floating-point operations of tensor cores, those of padding and of warps that repeat others' with them.
+    shared: bytes that the shared memory moves, 128 in each turn, however few of them are asked for.
     """
 
     kernel: str
     programs: int
     warps: int
     instructions: int
+    products: int = 0
+    shared: int = 0
 
 
 def of_step(name: str, models: int, precision: str, table: Path = TABLE) -> list[Counted]:

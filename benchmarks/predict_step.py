@@ -4,9 +4,10 @@ python -m benchmarks.predict_step [--device H200|H100] [--models 1 64 256 1024] 
 
 Of each launch of a step are counted its programs, the bytes that they ask for, those of them that memory must serve
 because the L2 cache no longer holds them, the operations of its products, and, where the compiled kernels were executed
-on the CPU, the instructions of their warps. It takes no less than what a launch in a CUDA graph costs, and the longest
-of: the memory's bytes, the cache's bytes, the products, the instructions at four a cycle, and the share of all that
-falls to the processor with most programs: "at most" is a LIMIT, at these rates, which none of this size reaches. What
+on the CPU, the instructions of their warps, the products that they repeat and the turns of the shared memory. It takes
+no less than what a launch in a CUDA graph costs, and the longest of: the memory's bytes, the cache's bytes, the shared
+memory's, the products, the instructions at four a cycle, and the share of all that falls to the processor with most
+programs: "at most" is a LIMIT, at these rates, which none of this size reaches. An aim above it is marked. What
 is "predicted" is a range: memory at the rate that others have measured, and instructions as fast as so few warps are
 likely to issue them (`prediction.issue`). Launches do not overlap. A line for which DIR has a measurement (gpu-*.json,
 title "NAME training step") shows that instead, and how far from the limit it is; a launch that was profiled there
@@ -218,9 +219,10 @@ def lines(models: list[int], results: Path, ceilings: Ceilings = H200) -> Iterat
     yield f"PREDICTION, not a measurement: programs, bytes, products and instructions, over an {ceilings.name}'s rates."
     yield (
         f"Datasheet: memory {ceilings.memory / 1e12:.1f} TB/s, of which {ceilings.sustained / 1e12:.1f} are reached, "
-        f"and products; {ceilings.instructions / 1e12:.2f}e12 instructions of warps a second. Measured by others: a "
-        f"launch {ceilings.launch * 1e6:.1f} µs, L2 {ceilings.l2 / 1e12:.1f} TB/s, {ceilings.cache / 1e6:.0f} MB of "
-        f"it. ASSUMED: one processor's port to L2, {ceilings.port / 1e9:.0f} GB/s, and how fast few warps issue."
+        f"and products; {ceilings.instructions / 1e12:.2f}e12 instructions of warps and "
+        f"{ceilings.shared / 1e12:.1f} TB of shared memory a second. Measured by others: a launch "
+        f"{ceilings.launch * 1e6:.1f} µs, L2 {ceilings.l2 / 1e12:.1f} TB/s, {ceilings.cache / 1e6:.0f} MB of it. "
+        f"ASSUMED: one processor's port to L2, {ceilings.port / 1e9:.0f} GB/s, and how fast few warps issue."
     )
     yield ""
     for name in configurations():
@@ -262,7 +264,7 @@ def aim_lines(known: Measured, ceilings: Ceilings) -> Iterator[str]:
         found, step = predicted(aim.name, aim.models, aim.precision, ceilings)
         measured, most = known.steps.get(aim[:3]), aim.models / step.seconds
         shown = f"{aim.models / measured[0]:>9,.0f}" if measured else f"{'not yet':>9}"
-        verdict = "" if most >= aim.rate else f"; the limit is {most / aim.rate:.0%} of the aim"
+        verdict = "" if most >= aim.rate else f"; ABOVE THE LIMIT, which is {most / aim.rate:.0%} of the aim"
         yield (
             f"{aim.name:<12} {aim.models:>6} {aim.precision:>8} {aim.rate:>13,.0f} {most:>9,.0f} "
             f"{range_of(step, aim.models) or 'not counted':>17} {shown}  {spent(found)}{verdict}"

@@ -22,12 +22,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import triton
 import triton.language as tl
@@ -37,6 +39,7 @@ from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.folder import folder
 from benchmarks.interleave import machine
 from benchmarks.prediction.shipped import shipped
 from grokfast.ops.configurations import LEAST_SHARED_BYTES, SHARED_BYTES
@@ -48,8 +51,8 @@ ALLOCATION = "--regAllocOptLevel=2"
 TRITONS_OPTIONS = [ALLOCATION] if ALLOCATION in inspect.getsource(nvidia_compiler) else []
 
 
-def compile_offline(config: dict[str, Any], capability: int, ptxas_options: Sequence[str] = ()) -> dict[str, Any]:
-    """A row of the table: what ptxas says of one configuration (keys of `shipped()`) on one compute capability.
+def compile_offline(config: dict[str, Any], capability: int) -> Any:
+    """One configuration (keys of `shipped()`) as Triton compiles it to PTX for one compute capability.
 
     As at a launch, pointers and the numbers in "aligned" are multiples of 16, and those in "ones" are known to be 1.
     A configuration with "capabilities" is launched on those only.
@@ -61,36 +64,49 @@ def compile_offline(config: dict[str, Any], capability: int, ptxas_options: Sequ
     options = {"num_warps": config["num_warps"], "num_stages": config.get("num_stages", 2), "enable_fp_fusion": True}
     options |= {"maxnreg": config["maxnreg"]} if "maxnreg" in config else {}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    found = resources(compiled, capability, ptxas_options)
-    about = {"kernel": config["name"], "from": fingerprint(config), "sm": capability, "warps": config["num_warps"]}
-    return {**about, **found}
+    with no_machine_code():
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@contextmanager
+def no_machine_code() -> Iterator[None]:
+    """Triton stops at PTX, and keeps what it made in a folder of its own."""
+    with mock.patch.object(nvidia_compiler.CUDABackend, "make_cubin", return_value=b""), triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(folder() / "triton")
+        yield
 
 
 def resources(compiled: Any, capability: int, ptxas_options: Sequence[str] = ()) -> dict[str, Any]:
     """What ptxas says of a compiled kernel: registers, bytes spilled and shared, and the loads of 16 bytes."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(compiled.asm["ptx"])
-        file.flush()
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", file.name]
-        said = subprocess.run(
-            [*command, *ptxas_options, "-o", "/dev/null"], capture_output=True, text=True, check=True
-        ).stderr
-    spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
-    registers = re.search(r"Used (\d+) registers", said)
-    if not spills or registers is None:
-        raise RuntimeError(f"ptxas said something unexpected of {compiled.metadata.name}: {said}")
+    registers, spilled = assemble(get_ptxas(capability).path, compiled.asm["ptx"], capability, ptxas_options)
     return {
-        "registers": int(registers[1]),
-        "spilled_bytes": sum(spills),
+        "registers": registers,
+        "spilled_bytes": spilled,
         "shared_bytes": compiled.metadata.shared,
         "shared_limit": SHARED_BYTES.get(capability, LEAST_SHARED_BYTES),
         "vector_loads": len(re.findall(r"ld\.global[^;]*v4", compiled.asm["ptx"])),
     }
 
 
+def assemble(ptxas: str, text: str, capability: int, options: Sequence[str] = ()) -> tuple[int, int]:
+    """Registers of a thread, and bytes that it spills and loads again, of a kernel in PTX."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(text)
+        file.flush()
+        command = [ptxas, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", file.name, *options]
+        said = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=False).stderr
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
+    registers = re.search(r"Used (\d+) registers", said)
+    if not spills or registers is None:
+        raise RuntimeError(f"{ptxas} said something unexpected: {said}")
+    return int(registers[1]), sum(spills)
+
+
 def _row(ptxas_options: Sequence[str], i: int, capability: int) -> dict[str, Any]:
-    return compile_offline(shipped()[i], capability, ptxas_options)
+    """Of the table."""
+    config = shipped()[i]
+    about = {"kernel": config["name"], "from": fingerprint(config), "sm": capability, "warps": config["num_warps"]}
+    return {**about, **resources(compile_offline(config, capability), capability, ptxas_options)}
 
 
 def fingerprint(config: dict[str, Any]) -> str:

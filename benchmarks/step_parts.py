@@ -137,30 +137,30 @@ def parts_of(name: str, steps: int) -> list[dict[str, Any]]:
     step, peak, copied = (statistics.median(own) for own in kinds.values())
     calls = [
         {
-            "call": call,
-            "ms": 1e3 * statistics.median(parts[call][0] for parts in all_parts),
+            "name": call,
+            "median_ms": 1e3 * statistics.median(parts[call][0] for parts in all_parts),
             "gflop": statistics.median(parts[call][1] for parts in all_parts) / 1e9,
         }
         for call in sorted({call for parts in all_parts for call in parts})
     ]
-    calls = sorted((own for own in calls if own["ms"] >= 0.05), key=lambda own: -float(own["ms"]))
+    calls = sorted((own for own in calls if own["median_ms"] >= 0.05), key=lambda own: -float(own["median_ms"]))
     gflops, counted = 2 * prod(square.shape) * 1024 / peak / 1e9, sum(own["gflop"] for own in calls)
     whole = {
-        "call": "step", "ms": 1e3 * step, "gflop": counted, "at_least_ms": 1e3 * counted / gflops,
+        "name": "step", "median_ms": 1e3 * step, "gflop": counted, "at_least_ms": 1e3 * counted / gflops,
         "peak_gflops": gflops, "copy_gbps": 2 * much.nbytes / copied / 1e9,
     }  # fmt: skip
-    rest = {"call": "the rest", "ms": 1e3 * step - sum(own["ms"] for own in calls), "gflop": 0.0}
-    return [whole, *calls, rest]
+    rest = {"name": "the rest", "median_ms": 1e3 * step - sum(own["median_ms"] for own in calls), "gflop": 0.0}
+    return [{**row, "ratio": row["median_ms"] / (1e3 * step)} for row in (whole, *calls, rest)]
 
 
 def said(name: str, step: dict[str, Any], *calls: dict[str, Any]) -> str:
     lines = [
-        f"{name}: {step['ms']:.2f} ms; products at the peak of {step['peak_gflops']:.0f} GFLOP/s at least "
+        f"{name}: {step['median_ms']:.2f} ms; products at the peak of {step['peak_gflops']:.0f} GFLOP/s at least "
         f"{step['at_least_ms']:.2f} ms; copies {step['copy_gbps']:.0f} GB/s"
     ]
     for row in calls:
-        rate = f"{row['gflop'] / row['ms'] * 1e3:8.0f} GFLOP/s" if row["gflop"] else ""
-        lines.append(f"  {row['call']:<28}{row['ms']:8.2f} ms {row['ms'] / step['ms']:6.0%}{rate}")
+        rate = f"{row['gflop'] / row['median_ms'] * 1e3:8.0f} GFLOP/s" if row["gflop"] else ""
+        lines.append(f"  {row['name']:<28}{row['median_ms']:8.2f} ms {row['ratio']:6.0%}{rate}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,8 @@ class Ceilings(NamedTuple):
     launch: what a launch takes in a CUDA graph that does nothing; cache: bytes of L2 that are in use again and again;
     memory, l2: of the whole GPU, and sustained: of memory what loads and stores reach; port: between one processor and
     L2; flops: of the products of each precision.
-    Of one processor: clock in Hz; issue: instructions of warps in a cycle; registers, threads and programs at once.
+    Of one processor: clock in Hz; issue: instructions of warps in a cycle; banks: bytes of shared memory in a cycle;
+    registers, threads and programs at once.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Ceilings(NamedTuple):
     flops: Mapping[str, float]
     clock: float
     issue: int = 4
+    banks: int = 128
     registers: int = 65536
     threads: int = 2048
     programs: int = 32
@@ -34,6 +36,11 @@ class Ceilings(NamedTuple):
     def instructions(self) -> float:
         """Of warps in a second, where every scheduler issues one in every cycle: no kernel executes more."""
         return self.processors * self.issue * self.clock
+
+    @property
+    def shared(self) -> float:
+        """Bytes of shared memory in a second, where every bank gives or takes 4 in every cycle."""
+        return self.processors * self.banks * self.clock
 
 
 # Datasheet: NVIDIA H200 Tensor Core GPU (SXM). TF32 and BF16 are given there with sparsity, which nothing here has.

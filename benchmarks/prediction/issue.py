@@ -1,4 +1,4 @@
-"""What a launch executes, and how long its instructions take to be issued: a limit, and what is likely.
+"""What a launch executes, and how fast its instructions are likely to be issued.
 
 An instruction of a warp takes a scheduler's slot, whatever it computes; a processor of a GPU has four slots a cycle.
 Counts are those of `benchmarks.count_instructions`: compiled kernels, executed on the CPU, in PTX.
@@ -27,11 +27,13 @@ LIKELY = 3.0, 2.0
 
 class Executed(NamedTuple):
     """What a launch executes for one of its models: instructions of warps; warps and registers (of a thread) of a
-    program."""
+    program; operations of tensor cores; bytes of shared memory."""
 
     instructions: int
     warps: int = 8
     registers: int = 255
+    products: int = 0
+    shared: int = 0
 
 
 def executed(
@@ -44,7 +46,8 @@ def executed(
         own = next((one for one in counted if launch.kernel and one.kernel == launch.kernel), None)
         if own is not None:
             counted.remove(own)
-            found[launch.name] = Executed(own.instructions, own.warps, HUNGRY if launch.flops else OTHERS)
+            registers = HUNGRY if launch.flops else OTHERS
+            found[launch.name] = Executed(own.instructions, own.warps, registers, own.products, own.shared)
     return found
 
 

@@ -49,7 +49,11 @@ def times(
     """Of each launch of a step that is repeated. executed: what each does for one of so many models, by name."""
     found = []
     for launch, memory in zip(step, served(step, int(ceilings.cache), ceilings.processors)):
+        one = executed.get(launch.name)
         multiplying = (launch.flops - launch.bf16) / ceilings.flops[precision] + launch.bf16 / ceilings.flops["bf16"]
+        if one is not None:  # padding, and what several warps compute, each for itself; of what kind is not counted
+            more = max(0, models * one.products - launch.flops)
+            multiplying += more / ceilings.flops["bf16" if launch.bf16 else precision]
         share = launch.slowest(ceilings.processors)
         unevenness = share * ceilings.processors
         whose = "one processor's " if unevenness > EVEN else ""
@@ -59,9 +63,10 @@ def times(
             f"{whose}products": unevenness * multiplying,
             "one processor's L2": share * launch.bytes / ceilings.port,
         }
-        starting, slower, one = launch.count * ceilings.launch, memory / ceilings.sustained, executed.get(launch.name)
+        starting, slower = launch.count * ceilings.launch, memory / ceilings.sustained
         best = worst = 0.0
         if one is not None:
+            parts[f"{whose}shared memory"] = unevenness * models * one.shared / ceilings.shared
             parts[f"{whose}instructions"] = issuing = unevenness * models * one.instructions / ceilings.instructions
             of_each = -(-launch.programs // ceilings.processors)  # programs, of which some may be at work at once
             warps = one.warps * min(issue.resident(one, ceilings) // one.warps, of_each)

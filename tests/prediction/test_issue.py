@@ -1,5 +1,6 @@
 """A launch takes no less than its instructions, at four a cycle, and is likely to take what few warps issue."""
 
+import dataclasses
 import json
 
 import pytest
@@ -62,6 +63,22 @@ def test_few_programs_issue_on_few_processors_and_have_few_warps():
     assert few.bound == "launch"
     assert few.likely[0] == pytest.approx(H200.launch + 4 * 2e-6)  # 4 warps: one instruction in a cycle
     assert many.likely[0] == pytest.approx(H200.launch + 4 / 3 * 1e-6)  # 16
+
+
+def test_the_shared_memory_and_repeated_products_are_limits():
+    useful = launch("a", flops=494_500_000)  # a microsecond of tf32
+    one = Executed(0, products=989_000_000)
+    found = times([useful], "tf32", H200, {"a": one})[0]
+    assert found.parts["products"] == pytest.approx(2e-6)
+    assert times([useful], "tf32", H200, {"a": one._replace(products=1)})[0].parts["products"] == pytest.approx(1e-6)
+    mixed = dataclasses.replace(useful, bf16=1)  # what is repeated may be of the faster ones
+    assert times([mixed], "tf32", H200, {"a": one})[0].parts["products"] == pytest.approx(1.5e-6, rel=1e-3)
+    in_a_microsecond = 132 * 128 * 1980
+    for programs, whose, taken in ((13_200, "", 3e-6), (66, "one processor's ", 6e-6)):
+        counted = {"a": Executed(0, shared=in_a_microsecond)}
+        found = times([launch("a", programs)], "tf32", H200, counted, models=3)[0]
+        assert found.parts[f"{whose}shared memory"] == pytest.approx(taken)
+        assert found.seconds == pytest.approx(H200.launch + taken)
 
 
 def test_memory_is_likely_to_be_slower_than_its_datasheet():

@@ -13,17 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
 from benchmarks.launches import Launch, taking
+from benchmarks.resources import no_machine_code
 from tests.ptx import machine
 from tests.ptx.parse import Kernel, parse
 
@@ -50,6 +49,7 @@ class Ran:
     barriers: int
     flops: int
     mma_flops: int
+    shared: int
 
 
 @dataclass
@@ -89,18 +89,10 @@ def kernel_of(launch: Launch, capability: int) -> tuple[Kernel, int, int]:
     if key not in _kernels:
         function = getattr(importlib.import_module(launch.module), launch.name)
         source = ASTSource(function, launch.signature, launch.constants, launch.attributes)
-        with _no_machine_code():
+        with no_machine_code():
             made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
         _kernels[key] = parse(made.asm["ptx"]), made.metadata.shared, 32 * made.metadata.num_warps
     return _kernels[key]
-
-
-@contextmanager
-def _no_machine_code() -> Iterator[None]:
-    """Triton stops at PTX, and keeps what it made in a folder of its own."""
-    with mock.patch.object(CUDABackend, "make_cubin", return_value=b""), triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(machine.folder() / "triton")
-        yield
 
 
 def _passed(launch: Launch, arguments: dict[str, Any]) -> tuple[list[int], list[Tensor]]:

@@ -44,6 +44,7 @@ struct Constant {  // in every lane of a register
 
 struct Counts {  // of a launch; `instructions` of warps, bytes of different addresses in each of them
     u64 instructions, loaded, stored, barriers, flops, mma_flops;
+    u64 shared;  // bytes, of turns of the shared memory, in each of which its 32 banks move 4
 };
 
 struct Launch {

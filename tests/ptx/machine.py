@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
+
+from benchmarks.folder import folder
 
 LANES = 32
 HERE = Path(__file__).parent
@@ -29,10 +30,11 @@ class Constant(ctypes.Structure):
 
 class Counts(ctypes.Structure):
     """Of a launch: instructions of warps; bytes of global memory, those that several lanes ask for once; barriers;
-    fp32 operations outside of matrix products, and in them."""
+    fp32 operations outside of matrix products, and in them; bytes of shared memory, 128 for each turn that it takes."""
 
     _fields_ = [
-        (name, ctypes.c_uint64) for name in ("instructions", "loaded", "stored", "barriers", "flops", "mma_flops")
+        (name, ctypes.c_uint64)
+        for name in ("instructions", "loaded", "stored", "barriers", "flops", "mma_flops", "shared")
     ]
 
 
@@ -61,15 +63,6 @@ def why_not() -> str:
 
 def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
-
-
-def folder() -> Path:
-    """For what is built, of this user alone."""
-    path = Path(tempfile.gettempdir()) / f"grokfast-ptx-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
-        raise PermissionError(f"{path} is somebody else's")
-    return path
 
 
 @functools.cache

@@ -91,6 +91,21 @@ static u64 different_bytes(const u64* addresses, u32 mask, u32 bytes) {
     return found;
 }
 
+// What an access of the shared memory takes at least: as many turns as a bank has different words of it.
+static u64 turns(const u64* addresses, u32 mask, u32 bytes) {
+    constexpr u32 WORD = 4, BANKS = 32;
+    u64 words[BANKS][LANES], most = 0;
+    u32 found[BANKS] = {};
+    for (int l = 0; l < LANES; l++)
+        for (u64 word = addresses[l] / WORD; mask >> l & 1 && word <= (addresses[l] + bytes - 1) / WORD; word++) {
+            u64* of_bank = words[word % BANKS];
+            u32& n = found[word % BANKS];
+            if (std::find(of_bank, of_bank + n, word) == of_bank + n) of_bank[n++] = word;
+            most = std::max<u64>(most, n);
+        }
+    return most * WORD * BANKS;
+}
+
 // Operands: the address, then the numbers. A register that is wider gets zeros, or the sign.
 template <bool SHARED>
 static void addresses_of(Warp& w, const Instruction& in, s32 slot, u64* found) {
@@ -114,7 +129,8 @@ static void load(Warp& w, const Instruction& in) {
             memcpy(to, from, std::min(in.size, in.width));
         }
     }
-    if (!SHARED) p.launch->counts.loaded += different_bytes(addresses, w.mask, bytes);
+    SHARED ? p.launch->counts.shared += turns(addresses, w.mask, bytes)
+           : p.launch->counts.loaded += different_bytes(addresses, w.mask, bytes);
 }
 
 template <bool SHARED>
@@ -134,7 +150,8 @@ static void store(Warp& w, const Instruction& in) {
         p.writes(w, in.line, SHARED, addresses[l], bytes, data);
         memcpy(to, data, bytes);
     }
-    if (!SHARED) p.launch->counts.stored += different_bytes(addresses, w.mask, bytes);
+    SHARED ? p.launch->counts.shared += turns(addresses, w.mask, bytes)
+           : p.launch->counts.stored += different_bytes(addresses, w.mask, bytes);
 }
 
 // Operands: the shared address, the global one, and how many bytes of it; zeros are the others. `width` is the offset
@@ -142,12 +159,13 @@ static void store(Warp& w, const Instruction& in) {
 static void copy(Warp& w, const Instruction& in) {
     Program& p = *w.program;
     const s32* at = operands(w, in);
-    u64 sources[LANES];
+    u64 sources[LANES], targets[LANES];
     p.now++;
     for (int l = 0; l < LANES; l++) {
         sources[l] = w.reg<u64>(at[1])[l] + in.width;
+        targets[l] = u32(w.reg<u32>(at[0])[l] + in.offset);
         if (!(w.mask >> l & 1)) continue;
-        Copy c{u32(w.reg<u32>(at[0])[l] + in.offset), u32(in.size), in.line, {}};
+        Copy c{u32(targets[l]), u32(in.size), in.line, {}};
         u32 n = in.n > 2 ? w.reg<u32>(at[2])[l] : in.size;
         if (n > u32(in.size)) throw Fault{"cp.async of " + std::to_string(n) + " bytes", in.line};
         if (n) {
@@ -162,6 +180,7 @@ static void copy(Warp& w, const Instruction& in) {
         w.open.push_back(c);
     }
     p.launch->counts.loaded += different_bytes(sources, w.mask, in.size);
+    p.launch->counts.shared += turns(targets, w.mask, in.size);
 }
 
 static void commit(Warp& w, const Instruction&) {
@@ -213,12 +232,13 @@ template <int TILES, bool TRANSPOSED>
 static void load_matrix(Warp& w, const Instruction& in) {
     Program& p = *w.program;
     const s32* at = operands(w, in);
-    u32 tile[8 * TILES];
+    u64 tile[LANES];
     for (int r = 0; r < 8 * TILES; r++) {
         tile[r] = w.reg<u32>(at[0])[r] + u32(in.offset);
         p.at(w, in, r, true, tile[r], 16);
         p.reads(w, in.line, true, tile[r], 16);
     }
+    p.launch->counts.shared += turns(tile, ALL >> (LANES - 8 * TILES), 16);
     for (int i = 0; i < TILES; i++)
         for (int l = 0; l < LANES; l++)
             for (int j = 0; j < 2; j++) {
@@ -231,9 +251,11 @@ template <int TILES, bool TRANSPOSED>
 static void store_matrix(Warp& w, const Instruction& in) {
     Program& p = *w.program;
     const s32* at = operands(w, in);
+    u64 tile[LANES];
     p.now++;
     for (int r = 0; r < 8 * TILES; r++) {
         u32 to = w.reg<u32>(at[0])[r] + u32(in.offset);
+        tile[r] = to;
         u16 row[8];
         for (int column = 0; column < 8; column++) {
             int first = TRANSPOSED ? column : r % 8, second = TRANSPOSED ? r % 8 : column;
@@ -243,6 +265,7 @@ static void store_matrix(Warp& w, const Instruction& in) {
         p.writes(w, in.line, true, to, 16, reinterpret_cast<u8*>(row));
         memcpy(place, row, 16);
     }
+    p.launch->counts.shared += turns(tile, ALL >> (LANES - 8 * TILES), 16);
 }
 
 void add_memory(std::vector<Operation>& all) {

@@ -31,13 +31,14 @@ PROJECT = [
     "transforms/test_clock.py::test_the_first_step_that_is_not_finite_is_noted[triton-1-nan]",
 ]
 HOPPER = [
+    "models/transformer/test_fused.py::test_the_heights_of_the_recipes_give_the_same_bits_alone_and_among_others",
     "ops/test_pair_step.py::test_precisions",
     "ops/test_mlp.py::test_low_precision_is_as_good_as_torch_at_it[tf32]",
 ]
 SMALL = ["ptx/test_compiled.py"]
 
 
-@pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 20)])
+@pytest.mark.parametrize(("capability", "tests", "at_least"), [(80, SMALL + PROJECT, 29), (90, SMALL + HOPPER, 21)])
 def test_they_pass_their_tests(capability, tests, at_least):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-n", "0", "-m", ""]

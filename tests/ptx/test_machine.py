@@ -164,13 +164,31 @@ st.global.b32 [%rd4], %r4;
 
 def test_a_copy_that_nobody_waits_for_has_not_come():
     x, y = torch.randn(32), torch.zeros(32)
-    assert run("mov.b32 %r3, 4;" + COPIED.format("cp.async.wait_group 0;"), x, y).findings == []
+    seen = run("mov.b32 %r3, 4;" + COPIED.format("cp.async.wait_group 0;"), x, y)
+    assert seen.findings == []
+    assert seen.launches[0].shared == 2 * 128  # there and back
     assert torch.equal(x, y)
     assert run("mov.b32 %r3, 0;" + COPIED.format("cp.async.wait_group 0;"), x[:0], y).findings == []
     assert not y.any()  # no bytes are read, zeros are written
     for no_wait in ("", "cp.async.wait_group 1;"):
         assert "waited for" in run("mov.b32 %r3, 4;" + COPIED.format(no_wait), x, y).findings[0]
         assert y.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("address", "bits", "turns"),
+    [
+        ("shl.b32 %r4, %r1, 2;", 32, 1),  # neighbours
+        ("shl.b32 %r4, %r1, 3;", 32, 2),  # every other word
+        ("shl.b32 %r4, %r1, 7;", 32, 32),  # one bank
+        ("mov.b32 %r4, 4;", 32, 1),  # one word
+        ("shl.b32 %r4, %r1, 3;", 64, 2),
+    ],
+)
+def test_the_shared_memorys_turns_are_those_of_its_busiest_bank(address, bits, turns):
+    load = "mov.b64 %rd3, 0;\nst.shared.b64 [%r4], %rd3;" if bits == 64 else "ld.shared.b32 %r3, [%r4];"
+    seen = run(f"{address}\n{load}", torch.zeros(32), shared=4096)
+    assert seen.launches[0].shared == 128 * turns
 
 
 def test_what_is_outside_or_not_aligned_ends_the_kernel():

@@ -51,6 +51,7 @@ static void multiply(Warp& w, const Instruction& in) {
     const s32* at = operands(w, in);
     const int n_out = in.size / 2;
     p.launch->counts.mma_flops += 2 * 16 * in.size * K;
+    p.launch->counts.shared += 32 * (in.count == 1 ? 16 : 0) + 32 * in.size / 4;  // its rows; columns, once for all four
     if (p.launch->only_counts) {
         for (int i = 0; i < n_out; i++) memset(w.reg<f32>(at[i]), 0, 4 * LANES);
         return;
