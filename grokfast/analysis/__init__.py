@@ -12,6 +12,7 @@ from grokfast.analysis.landscape import Segment, linear_mode_connectivity, local
 from grokfast.analysis.neighbourhoods import adversarial_accuracy, local_complexity
 from grokfast.analysis.neurons import NeuronFrequencies, neuron_frequencies
 from grokfast.analysis.norms import logit_scale, weight_norms
+from grokfast.analysis.patterns import Patterns, fit_patterns
 from grokfast.analysis.power_law import PowerLaw, UndeterminedError, fit_power_law
 from grokfast.analysis.precision import PrecisionRecall, precision_recall
 from grokfast.analysis.progress import ProgressMeasures, progress_measures
@@ -41,6 +42,7 @@ __all__ = [
     "LearningCoefficient",
     "MedianTime",
     "NeuronFrequencies",
+    "Patterns",
     "PhaseSum",
     "PowerLaw",
     "PrecisionRecall",
@@ -62,6 +64,7 @@ __all__ = [
     "effective_model_complexity",
     "effective_rank",
     "extract_idealized",
+    "fit_patterns",
     "fit_power_law",
     "gini",
     "gradient_symmetricity",

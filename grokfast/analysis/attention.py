@@ -75,7 +75,7 @@ def gradient_symmetricity(model: Any, task: Table | None = None, *, n_triples: i
 def distance_irrelevance(model: Any, task: Table | None = None) -> Tensor:
     """mean_d std_s M[s, d] / std M, [E] (section 4.1): small where a − b says much about the *correct* logit.
 
-    M[s, d] is the logit of the right answer at a + b = s and a − b = d mod p. About .2 of pizzas, .8 of clocks.
+    M[s, d] is the logit of the right answer at a + b = s and a − b = d mod p. Of the paper's pizza .17, its clock .85.
     Raises as attention_pictures does, and ValueError where the task is not addition mod p.
     """
     table, module = _table(model, task), module_of(model)

@@ -66,7 +66,7 @@ def double_descent(x: Any, test_error: Any, *, window: int = 1, significance: fl
 
     Raises TypeError or ValueError where an argument has the wrong type or shape, is not finite, or x does not ascend.
     """
-    at, curves = _numbers("x", x), _numbers("test_error", test_error)
+    at, curves = finite_numbers("x", x), finite_numbers("test_error", test_error)
     curves = curves[None] if curves.ndim == 1 else curves
     if at.ndim != 1 or curves.ndim != 2 or len(at) != curves.shape[1] or len(at) < 3 or not len(curves):
         raise ValueError(
@@ -113,7 +113,7 @@ def effective_model_complexity(n: Any, train_error: Any, *, epsilon: float = 0.0
     n [K], ascending; train_error [K] or [seeds, K]. None where not even n[0] is fitted; n[-1] says "at least so many".
     Raises TypeError or ValueError where an argument has the wrong type or shape, is not finite, or n does not ascend.
     """
-    rows, errors = _numbers("n", n), _numbers("train_error", train_error)
+    rows, errors = finite_numbers("n", n), finite_numbers("train_error", train_error)
     if rows.ndim != 1 or not len(rows) or errors.ndim not in (1, 2) or errors.shape[-1] != len(rows) or not errors.size:
         raise ValueError(f"n must be [K] and train_error [K] or [seeds, K], got {rows.shape} and {errors.shape}")
     if (np.diff(rows) <= 0).any():
@@ -123,7 +123,8 @@ def effective_model_complexity(n: Any, train_error: Any, *, epsilon: float = 0.0
     return float(rows[fitted[-1]]) if len(fitted) else None
 
 
-def _numbers(name: str, values: Any) -> np.ndarray:
+def finite_numbers(name: str, values: Any) -> np.ndarray:
+    """As float64. Raises TypeError or ValueError, which name the argument, where they are no finite numbers."""
     try:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:

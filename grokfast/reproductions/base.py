@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grokfast.reproductions.findings import Finding
@@ -12,12 +13,20 @@ from grokfast.training import Experiment, RunResult
 Runs = Mapping[str, Sequence[RunResult]]
 
 
+def crossings(runs: Sequence[RunResult]) -> tuple[list[float], list[float]]:
+    """Of each run the step at which it generalised, infinite where it did not, and how many it took."""
+    times = [math.inf if run.t_generalize is None else float(run.t_generalize) for run in runs]
+    return times, [float(run.steps) for run in runs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An experiment that is trained with so many seeds, from its own on."""
+    """An experiment that is trained with so many seeds, from its own on, with every combination of the values of
+    `axes`, dotted names, where it has some."""
 
     experiment: Experiment
     seeds: int
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def differences(self) -> dict[str, Any]:
         """What it has otherwise than its preset, by dotted name, as JSON values."""
@@ -40,8 +49,7 @@ class Version:
         """With so many seeds of every arm; None: as it is."""
         if seeds is None:
             return self
-        arms = {name: Arm(experiment=arm.experiment, seeds=seeds) for name, arm in self.arms.items()}
-        return Version(expectation=self.expectation, arms=arms, compare=self.compare)
+        return replace(self, arms={name: replace(arm, seeds=seeds) for name, arm in self.arms.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

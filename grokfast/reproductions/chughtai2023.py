@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from grokfast.reproductions.base import Arm, Reproduction, Runs, Version
+from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, crossings
 from grokfast.reproductions.findings import Finding, Published
 from grokfast.reproductions.verdicts import same_times, share_within
 from grokfast.training import Experiment
@@ -38,8 +38,7 @@ def compare(runs: Runs) -> list[Finding]:
     """One log-rank test a group: the significance is shared."""
     return [
         same_times(
-            [math.inf if run.t_generalize is None else run.t_generalize for run in found],
-            [run.steps for run in found], published(group), significance=0.05 / len(runs),
+            *crossings(found), published(group), significance=0.05 / len(runs),
             what=f"{group}, {GROUPS[group][2]:.0%} of the pairs", quantity="steps to 99% test accuracy",
         )
         for group, found in runs.items()

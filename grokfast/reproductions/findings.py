@@ -91,7 +91,8 @@ class Finding:
 
     def _number(self, value: float) -> str:
         if not math.isfinite(value):
-            return "never" if value == math.inf else "unknown"
+            infinite = "never" if self.unit == "steps" else "∞"
+            return infinite if value == math.inf else "unknown"
         return {"share": f"{value:.4f}", "steps": f"{value:,.0f}", "number": f"{value:.3g}"}[self.unit]
 
 

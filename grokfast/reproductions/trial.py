@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,14 @@ class Trial:
         for arm in self.version.arms.values():
             device = resolve_device(arm.experiment.device).type
             step = estimate([arm.experiment.override({"device": device})], device).seconds_per_step
-            total += step * arm.experiment.schedule.steps * -(-arm.seeds // workers)
+            runs = arm.seeds * math.prod(map(len, arm.axes.values()))
+            total += step * arm.experiment.schedule.steps * -(-runs // workers)
         return total
 
     def plans(self, runner: Runner | None = None) -> Iterator[tuple[str, PlannedSweep]]:
         """The sweep of each arm, stored when its turn comes."""
         for name, arm in self.version.arms.items():
-            yield name, plan(arm.experiment, {}, seeds=arm.seeds, store=self.root, runner=runner)
+            yield name, plan(arm.experiment, dict(arm.axes), seeds=arm.seeds, store=self.root, runner=runner)
 
     def conclude(self, results: dict[str, SweepResult]) -> Outcome:
         """Compare the trained sweeps, by arm, with what was published; write JSON and picture.
@@ -99,7 +101,8 @@ class Trial:
                 name: {
                     "preset": arm.experiment.name,
                     "differs": arm.differences(),
-                    "seeds": [run.experiment.seed for run in runs[name]],
+                    **({"axes": {axis: [*values] for axis, values in arm.axes.items()}} if arm.axes else {}),
+                    "seeds": [*dict.fromkeys(run.experiment.seed for run in runs[name])],
                     "seconds": round(sum(run.seconds for run in runs[name]), 1),
                 }
                 for name, arm in version.arms.items()

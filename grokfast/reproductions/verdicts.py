@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from grokfast.reproductions.findings import Finding, Published, Verdict
 
-CONFIDENCE = 0.95
+CONFIDENCE, RESAMPLES = 0.95, 10_000
 
 
 def same_mean(values: Sequence[float], published: Published, *, margin: float, **words: Any) -> Finding:
@@ -79,7 +80,8 @@ def same_times(
     times: steps, infinite where a run did not cross in the `followed` steps. published.values: likewise, of runs that
     were followed as long as the longest of them. Refuted where the log-rank test (Mantel 1966) tells both apart at
     `significance`; else reproduced where the quotient of the geometric means, after Welch on logarithms, is surely
-    within `factor`; where a run did not cross that interval is not known.
+    within `factor`; where a run did not cross that interval is not known. One published run says nothing of how they
+    scatter: there is no log-rank test then, and the interval is that of ours alone, after Student.
     """
     from scipy import stats
 
@@ -90,17 +92,65 @@ def same_times(
     crossed, others = np.isfinite(ours), np.isfinite(theirs)
     t = np.where(crossed, ours, followed)
     s = np.where(others, theirs, theirs[others].max(initial=0))
-    p = log_rank(t, crossed, s, others)
+    p = log_rank(t, crossed, s, others) if len(s) > 1 else math.nan
     median, low, high = median_time(t, crossed), math.nan, math.nan
-    if crossed.all() and others.all() and min(len(t), len(s)) > 1:
-        found = stats.ttest_ind(np.log(t), np.log(s), equal_var=False).confidence_interval(CONFIDENCE)
-        low, high = math.exp(found.low), math.exp(found.high)
+    if crossed.all() and others.all() and len(t) > 1:
+        if len(s) > 1:
+            found = stats.ttest_ind(np.log(t), np.log(s), equal_var=False).confidence_interval(CONFIDENCE)
+            low, high = math.exp(found.low), math.exp(found.high)
+        else:
+            low, high = map(math.exp, _interval(np.log(t / s))[1:])
     verdict = "refuted" if p < significance else _verdict(low, high, 1 / factor, factor)
-    interval = "" if math.isnan(low) else f"; quotient {low:.2f} to {high:.2f}"
+    interval = "" if math.isnan(low) else f"quotient {low:.2f} to {high:.2f}"
+    test = "; ".join(filter(None, ("log-rank" if len(s) > 1 else "", interval)))
     return Finding(
         claim=f"the same times, quotient {1 / factor:g} to {factor:g}", published=published, values=tuple(times),
-        estimate=median.median, low=median.low, high=median.high, test=f"log-rank{interval}", p=p, unit="steps",
+        estimate=median.median, low=median.low, high=median.high, test=test, p=p, unit="steps",
         verdict=verdict, **words,
+    )  # fmt: skip
+
+
+def sooner(
+    times: Sequence[float],
+    followed: Sequence[float],
+    others: Sequence[float],
+    others_followed: Sequence[float],
+    *,
+    least: float = 1.0,
+    significance: float = 0.05,
+    published: Published | None = None,
+    **words: Any,
+) -> Finding:
+    """Whether runs cross at least `least` times sooner than others of here: the quotient of the medians, the others' to
+    theirs, and its bootstrap interval over runs; reproduced only where the log-rank test tells both apart, too.
+
+    times, others: steps, infinite where a run did not cross in the steps that it was followed. One of the others that
+    did not counts as if it had crossed at its last step: the quotient is then at least what is said, and high infinite.
+    """
+    from grokfast.analysis.times import log_rank
+    from grokfast.seeds import generator
+
+    ours, theirs = np.array(times, dtype=np.float64), np.array(others, dtype=np.float64)
+    crossed, others_crossed = np.isfinite(ours), np.isfinite(theirs)
+    theirs = np.where(others_crossed, theirs, others_followed)
+    p = log_rank(np.where(crossed, ours, followed), crossed, theirs, others_crossed)
+    draws = generator(0, "bootstrap")
+
+    def medians(t: np.ndarray) -> np.ndarray:
+        rows = torch.randint(len(t), (RESAMPLES, len(t)), generator=draws).numpy()
+        return np.asarray(np.quantile(t[rows], 0.5, axis=1, method="inverted_cdf"))
+
+    quotients = medians(theirs) / medians(ours)
+    low = float(np.quantile(quotients, (1 - CONFIDENCE) / 2))
+    high = float(np.quantile(quotients, (1 + CONFIDENCE) / 2)) if others_crossed.all() else math.inf
+    middle = np.quantile(theirs, 0.5, method="inverted_cdf")
+    verdict = _verdict(low, high, least, math.inf)
+    return Finding(
+        claim=f"at least {least:g} times sooner" if least > 1 else "sooner", published=published,
+        values=tuple((middle / ours).tolist()),
+        estimate=float(middle / np.quantile(ours, 0.5, method="inverted_cdf")), low=low, high=high,
+        test="bootstrap of medians, log-rank", p=p, unit="number",
+        verdict="undecided" if verdict == "reproduced" and not p < significance else verdict, **words,
     )  # fmt: skip
 
 
@@ -130,6 +180,18 @@ def control(values: Sequence[float], **words: Any) -> Finding:
     return Finding(
         claim="", published=None, values=tuple(values), estimate=mean, low=low, high=high, test="", verdict="control",
         **words,
+    )  # fmt: skip
+
+
+def control_times(times: Sequence[float], followed: Sequence[float], **words: Any) -> Finding:
+    """When runs cross, without a claim: the median of Kaplan and Meier, as those that did not cross count, too."""
+    from grokfast.analysis import median_time
+
+    t = np.array(times, dtype=np.float64)
+    median = median_time(np.where(np.isfinite(t), t, followed), np.isfinite(t))
+    return Finding(
+        claim="", published=None, values=tuple(times), estimate=median.median, low=median.low, high=median.high,
+        test="", unit="steps", verdict="control", **words,
     )  # fmt: skip
 
 

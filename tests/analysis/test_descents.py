@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from grokfast.analysis import double_descent, effective_model_complexity
+from grokfast.reproductions.davies2023 import flow, smallest_norm_error
 from grokfast.tasks import RandomFeaturesTask, TwoScaleTask
-from tests.tasks.test_double_descent import flow, smallest_norm_error
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -51,6 +51,19 @@ def test_runs_are_stored_sweeps_that_are_not_trained_twice(ours, tmp_path):
     assert last_verdict("ours", tmp_path).startswith("reproduced: of 1 claim 1 reproduced, 20")
 
 
+def test_an_arm_may_have_axes(tmp_path):
+    arm = Arm(experiment=SMALL, seeds=1, axes={"optimizer.weight_decay": (0.0, 1.0)})
+    version = Version(expectation="", arms={"one": arm}, compare=compare).with_seeds(2)
+    trial = Trial(
+        reproduction=Reproduction(name="ours", paper="", title="", full=version, quick=version), root=tmp_path
+    )
+    ((_, planned),) = trial.plans()
+    outcome = trial.conclude({"one": planned.train()})
+    assert len(outcome.findings[0].values) == 4
+    assert outcome.record["arms"]["one"]["axes"] == {"optimizer.weight_decay": [0.0, 1.0]}
+    assert outcome.record["arms"]["one"]["seeds"] == [0, 1]
+
+
 def test_the_command_says_what_was_found_and_lists_it(ours, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["reproduce", "ours", "--quick", "--out", str(tmp_path), "--processes", "1", "--json"]) == 0

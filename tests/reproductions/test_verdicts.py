@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from grokfast.reproductions import Published, Summary
-from grokfast.reproductions.verdicts import control, mean_within, same_mean, same_times, share_within
+from grokfast.reproductions.verdicts import (
+    control,
+    control_times,
+    mean_within,
+    same_mean,
+    same_times,
+    share_within,
+    sooner,
+)
 
 WORDS = {"what": "one", "quantity": "test accuracy"}
 PUBLISHED = Published(value=0.9, source="table 1")
@@ -80,10 +88,53 @@ def test_times_are_those_of_the_published_runs(times, verdict):
     assert found.plain()["published"]["values"] == [9500, 10_000, 11_000, 11_500]
 
 
+@pytest.mark.parametrize(
+    ("times", "verdict"),
+    [
+        ([900, 1000, 1100], "reproduced"), ([3000, 3100, 2900], "refuted"), ([900, 1900, 4000], "undecided"),
+        ([900, 1000, math.inf], "undecided"), ([math.inf] * 5, "undecided"),  # nothing is known of one run's scatter
+    ],
+)  # fmt: skip
+def test_of_one_published_run_the_times_are_within_a_factor(times, verdict):
+    found = same_times(times, [5000] * len(times), Published(value=1000, source="", values=(1000,)), **WORDS)
+    assert found.verdict == verdict
+    assert math.isnan(found.p)
+
+
+SOON, LATE = [900, 1000, 1100, 1050, 950], [4000, 4200, 4100, 3900, 4300]
+
+
+@pytest.mark.parametrize(
+    ("times", "others", "least", "verdict"),
+    [
+        (SOON, LATE, 1, "reproduced"),
+        (LATE, SOON, 1, "refuted"),
+        (SOON, LATE, 3, "reproduced"),
+        (SOON, LATE, 9, "refuted"),
+        (SOON, [math.inf] * 5, 4, "reproduced"),  # followed for 5,000 steps
+        (SOON, [math.inf] * 5, 9, "undecided"),  # they may take longer
+        ([math.inf] * 5, LATE, 1, "refuted"),
+        ([900, 5000, 4000], [1000, 3000, 4500], 1, "undecided"),
+        (SOON[:1], LATE[:1], 1, "undecided"),  # the log-rank test sees nothing in two runs
+    ],
+)
+def test_sooner_than_others(times, others, least, verdict):
+    found = sooner(times, [5000] * len(times), others, [5000] * len(others), least=least, **WORDS)
+    assert found.verdict == verdict
+    assert (found.high == math.inf) == (math.inf in others)
+    assert ("∞" in found.words()["here, 95%"]) == (math.inf in others)
+
+
 def test_a_run_that_did_not_cross_is_never_in_words():
     published = Published(value=100, source="", values=(90, 110))
     found = same_times([math.inf, math.inf], [1000, 1000], published, **WORDS)
     assert found.words()["here, 95%"].startswith("never")
+
+
+def test_the_time_of_a_control_counts_those_that_did_not_cross():
+    found = control_times([1000, 1100, math.inf, math.inf, 1200], [5000] * 5, **WORDS)
+    assert (found.estimate, found.verdict, found.high) == (1200, "control", math.inf)
+    assert control_times([math.inf] * 3, [5000] * 3, **WORDS).estimate == math.inf
 
 
 def test_all_claims_together_are_refuted_where_one_is_and_reproduced_where_all_are():

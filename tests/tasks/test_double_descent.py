@@ -6,16 +6,8 @@ import torch
 from grokfast import Experiment, train
 from grokfast.losses import MSE
 from grokfast.models import MLPConfig
+from grokfast.reproductions.davies2023 import flow, smallest_norm_error
 from grokfast.tasks import DigitsTask, RandomFeaturesTask, TwoScaleTask
-
-
-def flow(data, times):
-    """Test errors of gradient flow on half the mean squared training error, from 0, by the SVD of the features."""
-    x, y = data.train.inputs.double(), data.train.targets.double()
-    u, s, v = torch.linalg.svd(x / len(x) ** 0.5, full_matrices=False)
-    own = u.T @ y / len(x) ** 0.5
-    found = [v.T @ ((1 - (-t * s**2).exp()) / s)[:, None].mul(own) for t in times]
-    return torch.stack([(data.test.inputs.double() @ w - data.test.targets).square().mean() for w in found])
 
 
 def test_two_scales_and_who_has_noise():
@@ -83,12 +75,6 @@ def test_a_linear_model_goes_the_way_of_the_flow():
 def test_what_is_out_of_range_is_refused(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
-
-
-def smallest_norm_error(data):
-    """Share of test images that the least squares solution of smallest norm has wrong."""
-    weights = torch.linalg.pinv(data.train.inputs.double(), rtol=1e-10) @ torch.eye(10).double()[data.train.targets]
-    return ((data.test.inputs.double() @ weights).argmax(1) != data.test.targets).double().mean().item()
 
 
 class TestRandomFeatures:
