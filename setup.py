@@ -107,7 +107,7 @@ def ninja_file(cxx: list[str], target: Path, objects: Path, toolkit: Path | None
     lines += ["  depfile = $out.d\n  deps = gcc"]
     lines += [f"rule link\n  command = {shlex.join(cxx)} $in {shlex.join(link)} -o $out"]
     outputs = []
-    for source in CPU_SOURCES + (CUDA_SOURCES if toolkit else []):
+    for source in (CUDA_SOURCES if toolkit else []) + CPU_SOURCES:  # an nvcc that fails does so at once
         output = objects / (source.replace("/", "_") + ".o")
         rule = "cuda" if source.endswith(".cu") else "cxx"
         lines.append(f"build {escape(output)}: {rule} {escape(ROOT.resolve() / source)}")

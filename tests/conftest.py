@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow a busy machine down 10 times
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # which share the cores, as does what they start
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ if hasattr(signal, "SIGHUP"):
 # Gates that take long and change seldom: kernels as compiled and in every order, whole runs, builds. Paths from here.
 SLOW = (
     "csrc/test_cuda_build.py", "docs/test_tour.py", "ptx/test_kernels.py", "training/test_whole_runs.py",
-    "test_build.py", "test_kernel_launches.py", "test_kernel_resources.py", "test_races.py",
+    "test_build.py", "test_distributions.py", "test_kernel_launches.py", "test_kernel_resources.py", "test_races.py",
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tomllib
 from pathlib import Path
 
@@ -129,27 +128,6 @@ def test_a_wheel_without_a_compiler_installs(source):
     assert not built(source / "there")[1]["extension"]
     assert python(source / "there", STEP) == ["-0.5", "False", "None"]
     assert {path.name for path in (source / "there" / "grokfast" / "report" / "templates").iterdir()} == TEMPLATES
-
-
-def test_a_source_distribution_has_the_templates_of_pages(source):
-    command = [sys.executable, "setup.py", "-q", "sdist"]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    (path,) = (source / "dist").glob("*.tar.gz")
-    with tarfile.open(path) as archive:
-        names = [Path(name) for name in archive.getnames()]
-    assert {name.name for name in names if name.parent.name == "templates"} == TEMPLATES
-
-
-def test_without_cuda_the_extension_has_none(source):
-    if shutil.which("c++") is None and shutil.which("g++") is None and "CXX" not in os.environ:
-        pytest.skip("needs a C++ compiler")
-    done = build(source, GROKFAST_CUDA="0")
-    assert done.returncode == 0, done.stderr
-    libraries, note = built(source)
-    assert len(libraries) == 1
-    assert note == {"extension": True, "cuda": False, "why": "GROKFAST_CUDA=0"}
-    assert python(source, STEP) == ["-0.5", "True", "False"]
 
 
 def test_cuda_on_demand_fails_without_nvcc(source):

@@ -98,6 +98,7 @@ def test_what_cannot_be_compared_does_not_stop_the_others(monkeypatch, tmp_path,
     assert gpu_gradients.main() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux only")
 def test_what_ensembles_launch_is_compiled_in_processes(tmp_path):
     pytest.importorskip("triton")
@@ -153,6 +154,7 @@ def test_the_build_is_without_cuda_where_it_cannot_be_with(monkeypatch, capsys):
 MISSING = ("tyro", "expecttest", "polars", "ruff", "mypy", "importlinter")  # on a common GPU image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tests", [False, True])
 def test_all_of_it_is_imported_where_only_common_packages_are(tests):
     """A GPU image has torch, Triton and pytest; what is only for the command line or for clients it need not have."""

@@ -11,6 +11,8 @@ from grokfast.cli import main
 TINY = ["--set", "task.p=13", "model.width=16", "schedule.steps=30", "device=cpu"]
 FEW = ["--arms", "decay,l2", "--arms", "skips,curriculum"]
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):

@@ -16,6 +16,8 @@ TINY = Experiment.preset("quick").override(
     }
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture
 def run(tmp_path, set_threads):

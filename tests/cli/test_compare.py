@@ -17,6 +17,8 @@ TINY = ["--set", "task.p=11", "model.width=16", "criteria.generalize=train", "de
 SMALL = [*TINY, "--steps", "60", "--arms", "mse", "--arms", "lion,paper-ema", "--budget", "2", "--tuning-seeds", "1"]
 SMALL += ["--seeds", "2"]
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):

@@ -24,6 +24,7 @@ def begun(command, out, ignoring=None):
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=prepare)
     while not (out / "grokfast.sqlite").exists():
         assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
     with RunStore(out, create=False) as store:
         while not (runs := store.list()) or not all(len(store.curves(run.run_id)["step"]) for run in runs):
             assert process.poll() is None, process.stderr.read()

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_a_sweep_says_what_it_will_do_and_what_happened(swept, out):
         assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("here")
 def test_the_same_command_again_and_resume_do_nothing_twice(swept, out, capsys):
     summary, _ = swept
     with RunStore(out, create=False) as store:
@@ -66,6 +68,7 @@ def test_the_same_command_again_and_resume_do_nothing_twice(swept, out, capsys):
         assert store.table(summary["sweep_id"])["run_id"].tolist() == before
 
 
+@pytest.mark.usefixtures("here")
 def test_a_sweep_from_a_file(out, tmp_path, capsys):
     path = tmp_path / "mine.toml"
     path.write_text("[experiment]\ntask.p = 13\nmodel.width = 16\n[grid]\nseed = '0:2:3'\n[sweep]\nzip = true\n")
@@ -77,6 +80,7 @@ def test_a_sweep_from_a_file(out, tmp_path, capsys):
     assert "phase diagram" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("here")
 def test_seeds_of_a_range_are_exact(out, capsys):
     seeds = [1000000000001, 2000000000003]
     grid = f"seed={seeds[0]}:{seeds[1]}:2"
@@ -85,6 +89,7 @@ def test_seeds_of_a_range_are_exact(out, capsys):
         assert [run.config["seed"] for run in store.list()] == seeds[::-1]
 
 
+@pytest.mark.usefixtures("here")
 def test_filters_are_compared_in_a_sweep(out, capsys):
     grid = ["--grid", "filter.lamb=1,2", "filter=ema,ma"]
     assert main(["sweep", "quick", *grid, *TINY, "--steps", "20", "--json", "--out", str(out)]) == 0
@@ -176,8 +181,10 @@ def wait_for_a_checkpoint_to_be_possible(out):
             with RunStore(out, create=False) as store:
                 if len(store.all_curves()["step"]):
                     return
+        time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_that_fails_is_said_and_is_the_exit_status(out, capsys, monkeypatch):
     make = engine.make_groups
     monkeypatch.setattr(engine, "make_groups", lambda *a, **k: [replace(g, backend="nonsense") for g in make(*a, **k)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from grokfast.cli import main
 from grokfast.store import RunStore
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -58,9 +59,10 @@ def test_an_example_is_short(example):
     ],
     ids=lambda words: words[-1],
 )
-def test_an_example_alone(words, tmp_path):
-    done("run", "quick", *words, "--task.p" if "--task" not in words else "--task.n", "7", "--steps", "12", "--out",
-         str(tmp_path))  # fmt: skip
+def test_an_example_alone(words, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)  # as `python -m grokfast` there has it
+    size = ["--task.p" if "--task" not in words else "--task.n", "7", "--steps", "12"]
+    assert main(["run", "quick", *words, *size, "--out", str(tmp_path)]) == 0
     run, curves, weights = only_run(tmp_path)
     assert run.status == "finished"
     assert curves["step"].tolist() == [0, 10, 12]

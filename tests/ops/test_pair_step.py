@@ -176,16 +176,16 @@ def test_rows_may_be_common_to_all_models(engine):
 
 
 def test_every_model_has_the_bits_that_it_has_alone_however_the_chunks_are_shared(triton, monkeypatch):
-    case = Case(p=7, width=20, n=270)
+    case = Case(p=7, width=20, n=140)
     step = case.step()
-    assert step.splits == 3
+    assert step.splits == 2
     together = run(case, step)
     assert all(map(torch.equal, run(case, step), together))
     monkeypatch.setattr(plan, "n_splits", lambda *sizes: 1)  # as for a large ensemble
     assert case.step().splits == 1
     assert all(map(torch.equal, run(case), together))
     for e in range(2):
-        alone = Case(p=7, width=20, n=270, models=1)
+        alone = Case(p=7, width=20, n=140, models=1)
         alone.tokens, alone.targets = case.tokens[e : e + 1], case.targets[e : e + 1]
         for own, other in zip(alone.model.parameters(), case.model.parameters()):
             own.data.copy_(other[e : e + 1])
@@ -261,10 +261,10 @@ def test_a_model_that_is_not_finite_spoils_no_other(triton):
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("adamw", None), ("sgd", 24)])
-def test_twenty_steps_with_the_optimizers_launch_follow_the_plain_ones(name, batch_size, triton, judge):
+def test_six_steps_with_the_optimizers_launch_follow_the_plain_ones(name, batch_size, triton, judge):
     """fp64 autograd and plain PyTorch; the yardstick is the same in fp32."""
     g = torch.Generator().manual_seed(2)
-    batches = [None if batch_size is None else torch.randint(31, (2, batch_size), generator=g) for _ in range(20)]
+    batches = [None if batch_size is None else torch.randint(31, (2, batch_size), generator=g) for _ in range(6)]
     configs = [find("optimizer", name)(lr=lr, weight_decay=0.1) for lr in (1e-3, 3e-3)]
 
     def train(engine, dtype):

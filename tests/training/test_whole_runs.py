@@ -14,6 +14,12 @@ from grokfast import Experiment, train
 SMALL = Experiment.preset("quick").override(
     {"task.train_fraction": 0.8, "schedule.eval_every": 10, "schedule.stop_after": 30}
 )
+EMBEDDED = Experiment.preset("d30").override(
+    {
+        "task.group": "D12", "task.train_fraction": 0.7, "model.width": 128, "model.embed": 32, "model.bias": False,
+        "schedule.eval_every": 10, "schedule.stop_after": 30,
+    }
+)  # fmt: skip
 
 
 def moments(experiment, seeds, engine):
@@ -48,12 +54,16 @@ def test_what_differs_is_noticed_and_rounding_is_not():
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"task.p": 29, "model.width": 128}, {"task.p": 17, "model.width": 64, "model.activation": "square"}],
-    ids=["relu", "square"],
+    "experiment",
+    [
+        SMALL.override({"task.p": 29, "model.width": 128}),
+        SMALL.override({"task.p": 17, "model.width": 64, "model.activation": "square"}),
+        EMBEDDED,
+    ],
+    ids=["relu", "square", "embedded"],
 )
-def test_small_runs_grok_when_plain_pytorch_does(change):
-    check_moments(SMALL.override(change), seeds=7)
+def test_small_runs_grok_when_plain_pytorch_does(experiment):
+    check_moments(experiment, seeds=7)
 
 
 @pytest.mark.gpu

@@ -76,12 +76,3 @@ def test_the_kernels_say_that_they_do_not_have_it():
 def test_bad_embeddings_are_refused():
     with pytest.raises(ValueError, match="embed must be at least 1, got 0"):
         PairMLPConfig(embed=0)
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("preset", ["d30", "a5"])
-def test_groups_generalise_within_their_bounds(preset, seed):
-    """Bounds have slack: d30 is measured at 560 to 680 steps, a5 at 2,850 to 4,150."""
-    run = train(Experiment.preset(preset).override({"seed": seed, "device": "cpu"}))
-    assert run.t_memorize < 200
-    assert run.t_memorize < run.t_generalize < {"d30": 1200, "a5": 8000}[preset]
