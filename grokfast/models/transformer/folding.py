@@ -132,7 +132,8 @@ def unfold(
     torch.mm(out[units:].T, of_logits.T, out=to["w_out"])
     of_out = of_base.T @ (own if "b_o" not in w else own + w["b_o"])  # [W, d]
     of_out[units:].addmm_(of_logits.T, w["w_out"].T)
-    of_own = of_base @ out  # [Q, d]
+    # MKL splits the sum of a single row over threads: other bits on another number of them.
+    of_own = of_base @ out if len(of_base) > 1 else (of_base.T * out).sum(0, keepdim=True)  # [Q, d]
     if "b_o" in w:
         torch.sum(of_own, 0, out=to["b_o"])
     if "b_in" in w:
