@@ -4,7 +4,7 @@ python -m benchmarks.compare_filters FOUND [--store DIR] [--picture FILE] [--out
 
 FOUND is the compare.json, or its folder, of
 
-    grokfast compare grokfast --arms paper-ema,paper-ma,ema,ma --budget 12 --tuning-seeds 2 --steps 1500
+    grokfast compare grokfast --arms paper-ema,paper-ma,ema,ma --budget 12 --tuning-seeds 2 --seeds 4 --steps 1500
 
 The paper's baseline, Adam without decay, takes longer; its runs are those in the store, of any seed, of
 

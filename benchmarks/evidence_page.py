@@ -17,7 +17,7 @@ COMMANDS = {  # of results that do not say it
     "cpu-optimizer-passive": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_optimizer",
     "cpu-sweep": "python -m benchmarks.bench_sweep --cells 12",
     "cpu-transformer-nanda": "python -m benchmarks.bench_transformer --presets nanda",
-    "grokfast": "grokfast run grokfast, and the other lines of docs/speed.md",
+    "grokfast": "python -m benchmarks.compare_filters found --store runs --out benchmarks/results/grokfast.json",
     "kernel-compilers": "python -m benchmarks.compilers",
     "kernel-instructions": "python -m benchmarks.count_instructions --out benchmarks/results/kernel-instructions.json",
     "kernel-resources": "python -m benchmarks.resources",
@@ -61,6 +61,8 @@ def _body(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield from _compared(result["tasks"])
     elif "findings" in result:
         yield from _found(result)
+    elif "groups" in result:
+        yield from _beside(result["groups"])
     elif name == "recipes":
         yield "Seed by seed in [recipes.md](recipes.md)."
     elif name == "kernel-resources":
@@ -104,6 +106,19 @@ def _compared(tasks: list[dict[str, Any]]) -> Iterator[str]:
                 )
 
     yield from _table(("task", "arm", "generalised, 95%", "median step", "× tuned AdamW, 95%"), rows())
+
+
+def _beside(groups: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Medians of each group's arms, published and here; what the picture says of them."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for group, arms in groups.items():
+            for arm in arms:
+                published = "" if arm["published"] is None else f"{arm['published']:,}"
+                median = arm["median"][0]
+                yield group, arm["name"], published, "not reached" if median is None else f"{median:,.0f}", arm["said"]
+
+    yield from _table(("group", "arm", "published, one seed", "median step", "said of it"), rows())
 
 
 def _found(result: Mapping[str, Any]) -> Iterator[str]:
