@@ -1,3 +1,4 @@
+// The products of products.h, made of the kernels of active.h.
 #include "products.h"
 
 #include <algorithm>
@@ -53,8 +54,8 @@ void add_product(const float* x, const uint64_t* masks, int64_t rows, int64_t un
   const Kernels& with = kernels();
   for (int64_t k = 0; k < n_words; ++k)
     in_blocks(columns, with.most, [&](int64_t vectors, int64_t column) {
-      const Marked m{std::min(MARKED, units - k * MARKED), masks + k, n_words, x + k * MARKED, x_stride, w + k * MARKED * stride + column, stride,
-                     out + column, stride};
+      const Marked m{std::min(MARKED, units - k * MARKED), masks + k, n_words, x + k * MARKED, x_stride,
+                     w + k * MARKED * stride + column, stride, out + column, stride};
       with.add_marked[vectors - 1](m, rows);
     });
 }

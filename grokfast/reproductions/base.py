@@ -19,6 +19,11 @@ def crossings(runs: Sequence[RunResult]) -> tuple[list[float], list[float]]:
     return times, [float(run.steps) for run in runs]
 
 
+def generalised(runs: Sequence[RunResult]) -> list[bool]:
+    """Whether each run did."""
+    return [run.t_generalize is not None for run in runs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """An experiment that is trained with so many seeds, from its own on, with every combination of the values of

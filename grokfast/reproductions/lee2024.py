@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, crossings
+from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, crossings, generalised
 from grokfast.reproductions.findings import Finding, Published
 from grokfast.reproductions.verdicts import control, control_times, same_times, share_within, sooner
 from grokfast.training import Experiment
@@ -40,7 +40,7 @@ def compare(runs: Runs) -> list[Finding]:
     )
     found.append(
         share_within(
-            [run.t_generalize is not None for run in runs["adam"]], high=0.5, claim="at most half of them",
+            generalised(runs["adam"]), high=0.5, claim="at most half of them",
             what=f"{NAMES['adam']}, within 20,000 steps", quantity="share of runs that are there",
             published=Published(value=0.0, source=f"{SOURCE}: 39,890 iterations of Adam"),
         )
@@ -67,11 +67,11 @@ def compare_quick(runs: Runs) -> list[Finding]:
     share = "share of runs that are there"
     return [
         share_within(
-            [run.t_generalize is not None for run in runs["ema"]], 0.1, claim="not never", quantity=share,
+            generalised(runs["ema"]), 0.1, claim="not never", quantity=share,
             what=f"{NAMES['ema']}, within 2,000 steps",
         ),
         share_within(
-            [run.t_generalize is not None for run in runs["adam"]], high=0.9, claim="not always", quantity=share,
+            generalised(runs["adam"]), high=0.9, claim="not always", quantity=share,
             what=f"{NAMES['adam']}, within 1,600 steps",
         ),
     ]  # fmt: skip

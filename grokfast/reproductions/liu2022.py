@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from grokfast.reproductions.base import Arm, Reproduction, Runs, Version
+from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, generalised
 from grokfast.reproductions.findings import Finding, Published
 from grokfast.reproductions.verdicts import control, mean_within, share_within
 from grokfast.training import Experiment, RunResult
@@ -31,7 +31,7 @@ def compare(runs: Runs) -> list[Finding]:
         ),
         *(
             share_within(
-                [run.t_generalize is not None for run in _cell(runs, DECAY, share)], low, high, quantity=GENERALISE,
+                generalised(_cell(runs, DECAY, share)), low, high, quantity=GENERALISE,
                 claim="most" if low else "few", what=f"decay {DECAY:g}, {share:.0%} of the pairs",
                 published=Published(value=float(low > 0), source=f"{SOURCE}: a critical training set size"),
             )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grokfast.reproductions.base import Arm, Reproduction, Runs, Version
+from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, generalised
 from grokfast.reproductions.findings import Finding, Published
 from grokfast.reproductions.verdicts import control, mean_within, share_within
 from grokfast.seeds import generator
@@ -64,7 +64,7 @@ def compare(runs: Runs) -> list[Finding]:
     few, rest = [own.few for own in ends], [own.rest for own in ends]
     return [
         share_within(
-            [run.t_generalize is not None for run in found], 0.5, claim="most, within 300 epochs", quantity="share",
+            generalised(found), 0.5, claim="most, within 300 epochs", quantity="share",
             what="runs that generalise", published=Published(value=1.0, source=f"{SOURCE}: they generalise perfectly"),
         ),
         mean_within(

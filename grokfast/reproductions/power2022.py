@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, crossings
+from grokfast.reproductions.base import Arm, Reproduction, Runs, Version, crossings, generalised
 from grokfast.reproductions.findings import Finding
 from grokfast.reproductions.verdicts import control_times, mean_within, share_within, sooner
 from grokfast.training import Experiment
@@ -29,7 +29,7 @@ def compare(runs: Runs) -> list[Finding]:
     ]
     found = [
         share_within(
-            [run.t_generalize is not None for run in runs["half"]], 0.5, claim="most, within 6,000 steps",
+            generalised(runs["half"]), 0.5, claim="most, within 6,000 steps",
             what="runs that divide, 50% of the pairs", quantity="share",
         ),
         mean_within(
@@ -58,11 +58,11 @@ def compare_quick(runs: Runs) -> list[Finding]:
     share = "share of runs that divide"
     return [
         share_within(
-            [run.t_generalize is not None for run in runs["most"]], 0.1, claim="not never", quantity=share,
+            generalised(runs["most"]), 0.1, claim="not never", quantity=share,
             what="70% of the pairs, decay 1, within 2,000 steps",
         ),
         share_within(
-            [run.t_generalize is not None for run in runs["no decay"]], high=0.9, claim="not always", quantity=share,
+            generalised(runs["no decay"]), high=0.9, claim="not always", quantity=share,
             what="50% of the pairs, no decay, within 2,000 steps",
         ),
     ]  # fmt: skip

@@ -129,6 +129,25 @@ def test_any_number_of_threads_gives_the_same_bits(activation, tokens, monkeypat
         assert all(map(torch.equal, results[0], other))
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.2, 0.5])
+def test_rows_that_are_looked_through_and_rows_that_are_not_have_the_same_bits(zeros, compiled):
+    """AVX-512 adds up to 128 columns of two full rows at once, AVX2 up to 48: what one passes over the other adds."""
+    own, inputs = made(150, [70, 130, 97])
+    inputs = torch.where(torch.rand(inputs.shape, generator=torch.Generator().manual_seed(3)) < zeros, 0, inputs + 3)
+    before, results = compiled.active_isa(), []
+    for isa in compiled.active_isas():
+        if isa == "baseline":  # where multiplications are not fused
+            continue
+        compiled.use_active_isa(isa)
+        to = like(own)
+        found = cpu.gradient(own, to, inputs, answers(150, 97, ""), activation="gelu", loss=Loss("cross_entropy"))
+        results.append([torch.tensor(found), *tensors(to)])
+    compiled.use_active_isa(before)
+    if len(results) < 2:
+        pytest.skip("needs AVX-512, and AVX2")
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_without_gradients_loss_and_accuracy_are_the_same_bits(loss):
     own, inputs = made(100, [40, 70, 1 if loss == "signs" else 11])

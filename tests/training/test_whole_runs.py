@@ -66,6 +66,15 @@ def test_small_runs_grok_when_plain_pytorch_does(experiment):
     check_moments(experiment, seeds=7)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("preset", ["d30", "a5"])
+def test_groups_generalise_within_their_bounds(preset, seed):
+    """Bounds have slack: d30 is measured at 560 to 680 steps, a5 at 2,850 to 4,150."""
+    run = train(Experiment.preset(preset).override({"seed": seed, "device": "cpu"}))
+    assert run.t_memorize < 200
+    assert run.t_memorize < run.t_generalize < {"d30": 1200, "a5": 8000}[preset]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("products", ["ieee", "tf32x3", "tf32"])
 def test_quick_groks_when_plain_pytorch_does(products):
