@@ -45,6 +45,16 @@ def active_backward(hidden: Tensor, grad: Tensor, weights: Tensor, x: Tensor | N
     return 2 * int(hidden.count_nonzero()) * (2 * grad.shape[1] + (0 if x is None else x.shape[1]))
 
 
+def folded_rows_forward(*given: Any) -> int:
+    to_logits, hidden = given[7:9]
+    return active_forward(hidden, to_logits)
+
+
+def folded_rows_backward(*given: Any) -> int:
+    hidden, to_logits, grad = given[10:13]
+    return active_backward(hidden, grad, to_logits, None)
+
+
 def pair_rows(w_a: Tensor, w_b: Tensor, b_in: Any, weight: Tensor, bias: Any, a: Tensor, *_: Any) -> int:
     return 3 * 2 * len(a) * weight.numel()
 
@@ -60,7 +70,8 @@ def linear(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
 
 
 COUNTED: dict[str, Callable[..., int]] = {
-    own.__name__: own for own in (active_forward, active_backward, pair_rows, mlp_rows)
+    own.__name__: own
+    for own in (active_forward, active_backward, folded_rows_forward, folded_rows_backward, pair_rows, mlp_rows)
 }
 
 

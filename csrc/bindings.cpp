@@ -199,6 +199,14 @@ MixedRows mixed_of(py::handle tables, py::handle scores, py::handle base, py::ha
   return {t.data, s.data, b.data, k.data, q.data, k[0], k[1], n_keys, s[0], heads, units, width, common, rate};
 }
 
+Readers readers_of_all(const MixedRows& m, py::handle start, py::handle items) {
+  const int64_t n = m.rows * m.slots;
+  const Readers readers = readers_of("readers of keys", start, items, m.n_keys, n);
+  if ((n > 0 && !readers.items) || readers.start[0] != 0 || readers.start[m.n_keys] != n)
+    throw py::value_error("readers of keys must be of all of them");
+  return readers;
+}
+
 void bind_operations(py::module_& m) {
   m.def("pair_embed_forward", [](py::handle w_a, py::handle w_b, py::handle bias, py::handle a, py::handle b,
                                  py::handle out, int activation, int threads) {
@@ -480,16 +488,49 @@ void bind_operations(py::module_& m) {
     view<float>("grad_hidden", grad_hidden, {rows.rows, rows.units});
     const auto rest = view<float>("grad_linear", grad_linear, {rows.rows, rows.width - rows.units});
     const auto kept = view<float>("weights", weights, {rows.rows, rows.slots, rows.heads});
-    const int64_t n = rows.rows * rows.slots;
-    const Readers readers = readers_of("readers of keys", start, items, rows.n_keys, n);
-    if ((n > 0 && !readers.items) || readers.start[0] != 0 || readers.start[rows.n_keys] != n)
-      throw py::value_error("readers of keys must be of all of them");
+    const Readers readers = readers_of_all(rows, start, items);
     const auto of_tables = view<float>("grad_tables", grad_tables, {rows.heads, rows.n_keys, rows.width});
     const auto of_scores = view<float>("grad_scores", grad_scores, {rows.n_queries, rows.n_keys, rows.heads});
     const auto of_base = view<float>("grad_base", grad_base, {rows.n_queries, rows.width});
     const Unlocked unlocked(threads);
     mixed_rows_backward(rows, readers, kept.data, h.data, rest.data, of_tables.data, of_scores.data, of_base.data,
                         threads);
+  });
+  m.def("folded_rows_forward", [](py::handle tables, py::handle scores, py::handle base, py::handle keys,
+                                  py::handle query, int64_t common, float rate, py::handle to_logits, py::handle hidden,
+                                  py::handle logits, py::handle weights, int threads) {
+    const auto w = view<float>("to_logits", to_logits, {any, any});
+    const MixedRows rows = mixed_of(tables, scores, base, keys, query, w[0], common, rate);
+    view<float>("to_logits", to_logits, {rows.units, rows.width - rows.units});
+    const auto h = view<float>("hidden", hidden, {rows.rows, rows.units});
+    const auto out = view<float>("logits", logits, {rows.rows, w[1]});
+    const auto kept = view<float>("weights", weights, {rows.rows, rows.slots, rows.heads});
+    const Unlocked unlocked(threads);
+    mixed_rows_forward(rows, h.data, out.data, kept.data, threads, w.data);
+  });
+  m.def("folded_rows_backward", [](py::handle tables, py::handle scores, py::handle base, py::handle keys,
+                                   py::handle query, int64_t common, float rate, py::handle start, py::handle items,
+                                   py::handle weights, py::handle hidden, py::handle to_logits,
+                                   py::handle grad_logits, py::handle scratch, py::handle grad_tables,
+                                   py::handle grad_scores, py::handle grad_base, py::handle grad_to_logits) {
+    const auto w = view<float>("to_logits", to_logits, {any, any});
+    const MixedRows rows = mixed_of(tables, scores, base, keys, query, w[0], common, rate);
+    view<float>("to_logits", to_logits, {rows.units, rows.width - rows.units});
+    const auto h = view<float>("hidden", hidden, {rows.rows, rows.units});
+    const auto grad = view<float>("grad_logits", grad_logits, {rows.rows, w[1]});
+    const auto kept = view<float>("weights", weights, {rows.rows, rows.slots, rows.heads});
+    const Readers readers = readers_of_all(rows, start, items);
+    const auto room = view<float>("scratch", scratch, {any, rows.rows, 64});
+    const auto of_tables = view<float>("grad_tables", grad_tables, {rows.heads, rows.n_keys, rows.width});
+    const auto of_scores = view<float>("grad_scores", grad_scores, {rows.n_queries, rows.n_keys, rows.heads});
+    const auto of_base = view<float>("grad_base", grad_base, {rows.n_queries, rows.width});
+    const auto of_products = view<float>("grad_to_logits", grad_to_logits, {rows.units, w[1]});
+    const int threads = int(room[0]);
+    if (threads < 1) throw py::value_error("scratch must be of one thread at least");
+    const Unlocked unlocked(threads);
+    const FoldedUnits folded{h.data, w.data, of_products.data, room.data};
+    mixed_rows_backward(rows, readers, kept.data, nullptr, grad.data, of_tables.data, of_scores.data, of_base.data,
+                        threads, &folded);
   });
 }
 

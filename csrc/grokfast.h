@@ -230,12 +230,20 @@ struct MixedRows {
   int64_t rows, slots, n_keys, n_queries, heads, units, width, common;  // common: a key, or -1
   float rate;
 };
-// hidden [rows, units], linear [rows, width - units], weights w [rows, slots, heads].
-void mixed_rows_forward(const MixedRows& m, float* hidden, float* linear, float* weights, int threads);
+// hidden [rows, units], linear [rows, width - units], weights w [rows, slots, heads]. to_logits: null, or
+// [units, width - units] as active_products_fit takes it; then linear receives linear + hidden to_logits, and hidden what
+// the backward pass needs of it, 64 units of all rows and then the next 64.
+void mixed_rows_forward(const MixedRows& m, float* hidden, float* linear, float* weights, int threads,
+                        const float* to_logits = nullptr);
+struct FoldedUnits {
+  const float *hidden, *to_logits;  // of the forward pass
+  float *grad_to_logits, *scratch;  // scratch [threads, rows, 64]
+};
 // From the gradients of the relu's input and of linear those of tables, scores and base; readers: of the flat keys.
+// folded: null, or instead of the first of these what it is made of.
 void mixed_rows_backward(const MixedRows& m, const Readers& readers, const float* weights, const float* grad_hidden,
                          const float* grad_linear, float* grad_tables, float* grad_scores, float* grad_base,
-                         int threads);
+                         int threads, const FoldedUnits* folded = nullptr);
 
 #if defined(GROKFAST_WITH_CUDA)
 int cuda_device_count();

@@ -1,12 +1,13 @@
 // Rows mixed of tables' rows by attention: the forward and backward pass of what is linear in a one-layer transformer
 // without LayerNorm, whose tables go straight to the units of its MLP and to its logits. Columns are taken 64 at a time,
-// for all rows: so many of every table stay in the second cache, and each thread sums what nobody else does. Every sum
-// has one order: the same bits for any number of threads.
+// for many rows: so many of every table stay in the second cache, where folded rows go on from units to logits and come
+// back, and each thread sums what nobody else does. Every sum has one order: the same bits for any number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "active.h"
 #include "vector_math.h"
 
 namespace grokfast {
@@ -15,7 +16,7 @@ namespace {
 constexpr int LANES = 16, VECTORS = 4;
 constexpr int64_t BLOCK = LANES * VECTORS;  // columns
 constexpr int64_t PIECE = 64;               // rows whose base is summed by itself: a sum of sums rounds less
-constexpr int64_t CHUNK = 512;              // rows that one thread takes at a time in the forward
+constexpr int64_t CHUNK = 256;              // rows, or readers, that a thread takes at a time
 
 typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4)));  // what the processor lacks is split up
 
@@ -35,16 +36,19 @@ GF_INLINE Lanes load(const float* x) {
 
 GF_INLINE void store(float* x, Lanes lanes) { std::memcpy(x, &lanes, sizeof(Lanes)); }
 
-// Columns [at, at + n) of tables and base, which are columns [of_out, ...) of out, whose rows are `stride` floats apart.
+// Columns [at, at + n) of tables and base, which begin at out + of_out, where rows are `stride` floats apart.
 struct Columns {
   int64_t at, n, of_out, stride;
   bool is_hidden;
 };
 
-std::vector<Columns> columns_of(const MixedRows& m) {
+// Blocked units: all rows of 64 of them, then of the next 64.
+std::vector<Columns> columns_of(const MixedRows& m, bool is_blocked = false) {
   std::vector<Columns> found;
-  for (int64_t at = 0; at < m.units; at += BLOCK)
-    found.push_back({at, std::min(BLOCK, m.units - at), at, m.units, true});
+  for (int64_t at = 0; at < m.units; at += BLOCK) {
+    const int64_t n = std::min(BLOCK, m.units - at);
+    found.push_back({at, n, is_blocked ? at * m.rows : at, is_blocked ? n : m.units, true});
+  }
   for (int64_t at = m.units; at < m.width; at += BLOCK)
     found.push_back({at, std::min(BLOCK, m.width - at), at - m.units, m.width - m.units, false});
   return found;
@@ -267,16 +271,23 @@ GF_CLONES void back(const MixedRows& m, const Readers& readers, const Columns& c
 
 // The gradient of w, [rows, slots, heads], of the dots of all columns.
 void gather_dots(const MixedRows& m, const Readers& readers, const std::vector<Columns>& columns, const float* dots,
-                 float* grad_weights) {
-  std::fill_n(grad_weights, m.rows * m.slots * m.heads, 0.f);
-  for (const Columns& c : columns) {
-    for (int64_t first = 0, heads = 0; first < m.heads; first += heads) {
-      heads = heads_at_a_time(m, c, first);
-      const float* own = dots + first * room(m, 1);
-      for (int64_t at = 0; at < m.rows * m.slots; ++at)
-        for (int64_t h = 0; h < heads; ++h) grad_weights[readers.items[at] * m.heads + first + h] += own[at * heads + h];
+                 float* grad_weights, int threads) {
+  const int64_t n = m.rows * m.slots;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t begin = 0; begin < n; begin += CHUNK) {
+    const int64_t end = std::min(n, begin + CHUNK);
+    const float* of_columns = dots;
+    for (int64_t at = begin; at < end; ++at) std::fill_n(grad_weights + readers.items[at] * m.heads, m.heads, 0.f);
+    for (const Columns& c : columns) {
+      for (int64_t first = 0, heads = 0; first < m.heads; first += heads) {
+        heads = heads_at_a_time(m, c, first);
+        const float* own = of_columns + first * room(m, 1);
+        for (int64_t at = begin; at < end; ++at)
+          for (int64_t h = 0; h < heads; ++h)
+            grad_weights[readers.items[at] * m.heads + first + h] += own[at * heads + h];
+      }
+      of_columns += room_of_all(m);
     }
-    dots += room_of_all(m);
   }
 }
 
@@ -303,40 +314,69 @@ void back_scores(const MixedRows& m, const float* weights, const float* grad_wei
   }
 }
 
+void check_folded(const MixedRows& m) {
+  if (!active_products_fit(m.width - m.units, m.units))
+    throw std::invalid_argument("no such number of units or classes is folded");
+}
+
 }  // namespace
 
-void mixed_rows_forward(const MixedRows& m, float* hidden, float* linear, float* weights, int threads) {
-  const std::vector<Columns> columns = columns_of(m);
-  const int64_t chunks = (m.rows + CHUNK - 1) / CHUNK, n_columns = int64_t(columns.size());
+void mixed_rows_forward(const MixedRows& m, float* hidden, float* linear, float* weights, int threads,
+                        const float* to_logits) {
+  if (to_logits) check_folded(m);
+  const std::vector<Columns> columns = columns_of(m, to_logits != nullptr);
+  const int64_t classes = m.width - m.units, teams = std::max(threads, 1);
+  const int64_t chunks = std::max<int64_t>(1, (m.rows + CHUNK * teams - 1) / (CHUNK * teams)) * teams;
+  const active::Kernels& with = active::kernels();
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<float> buffer(3 * m.heads);
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < chunks; ++i)
-      attend(m, i * CHUNK, std::min(m.rows, (i + 1) * CHUNK), weights, buffer.data());
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < n_columns * chunks; ++i) {
-      const Columns& c = columns[i / chunks];
-      const int64_t begin = i % chunks * CHUNK;
-      mix(m, c, begin, std::min(m.rows, begin + CHUNK), weights, c.is_hidden ? hidden : linear);
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t begin = m.rows * i / chunks, end = m.rows * (i + 1) / chunks;
+      attend(m, begin, end, weights, buffer.data());
+      for (const Columns& c : columns)  // what is linear first: logits are added to it
+        if (!c.is_hidden) mix(m, c, begin, end, weights, linear);
+      for (const Columns& c : columns) {
+        if (!c.is_hidden) continue;
+        mix(m, c, begin, end, weights, hidden);
+        if (to_logits)
+          with.add_products(classes / LANES, hidden + c.of_out + begin * c.n, end - begin, c.n,
+                            to_logits + c.at * classes, linear + begin * classes, classes);
+      }
     }
   }
 }
 
 void mixed_rows_backward(const MixedRows& m, const Readers& readers, const float* weights, const float* grad_hidden,
                          const float* grad_linear, float* grad_tables, float* grad_scores, float* grad_base,
-                         int threads) {
-  const std::vector<Columns> columns = columns_of(m);
-  const int64_t n_columns = int64_t(columns.size());
+                         int threads, const FoldedUnits* folded) {
+  if (folded) check_folded(m);
+  const std::vector<Columns> columns = columns_of(m, folded != nullptr);
+  const int64_t n_columns = int64_t(columns.size()), teams = std::min<int64_t>(threads, n_columns);
+  const int64_t classes = m.width - m.units;
   std::vector<float> dots(n_columns * room_of_all(m)), grad_weights(m.rows * m.slots * m.heads);
+  const active::Kernels& with = active::kernels();
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
-  for (int64_t i = 0; i < n_columns; ++i) {
-    const Columns& c = columns[i];
+  for (int64_t team = 0; team < teams; ++team) {
     std::vector<float> piece(m.n_queries * BLOCK);
-    back(m, readers, c, weights, c.is_hidden ? grad_hidden : grad_linear, grad_tables, grad_base,
-         dots.data() + i * room_of_all(m), piece.data());
+    for (int64_t i = team; i < n_columns; i += teams) {
+      Columns c = columns[i];
+      const float* grad = c.is_hidden ? grad_hidden : grad_linear;
+      if (folded && c.is_hidden) {
+        float* of_units = folded->scratch + team * m.rows * BLOCK;
+        float* of_products = folded->grad_to_logits + c.at * classes;
+        std::fill_n(of_products, c.n * classes, 0.f);
+        const ActiveBackward block{folded->hidden + c.of_out, grad_linear, folded->to_logits + c.at * classes, nullptr,
+                                   of_units, of_products, nullptr, nullptr, m.rows, c.n, 0, classes};
+        with.backward_units(block, 0, c.n);
+        grad = of_units;
+        c.of_out = 0;
+      }
+      back(m, readers, c, weights, grad, grad_tables, grad_base, dots.data() + i * room_of_all(m), piece.data());
+    }
   }
-  gather_dots(m, readers, columns, dots.data(), grad_weights.data());
+  gather_dots(m, readers, columns, dots.data(), grad_weights.data(), threads);
   back_scores(m, weights, grad_weights.data(), grad_scores);
 }
 

@@ -99,6 +99,16 @@ FUNCTIONS = {
         "grad_hidden": floats(N, H), "grad_linear": floats(N, C - H), "grad_tables": floats(2, 3, C),
         "grad_scores": floats(A, 3, 2), "grad_base": floats(A, C), "threads": 1,
     },
+    "folded_rows_forward": {
+        **MIXED, "to_logits": floats(H, C - H), "hidden": floats(N, H), "logits": floats(N, C - H),
+        "weights": floats(N, S, 2), "threads": 1,
+    },
+    "folded_rows_backward": {
+        **MIXED, "start": READERS["start_k"], "items": READERS["items_k"], "weights": floats(N, S, 2),
+        "hidden": floats(N, H), "to_logits": floats(H, C - H), "grad_logits": floats(N, C - H),
+        "scratch": floats(1, N, 64), "grad_tables": floats(2, 3, C), "grad_scores": floats(A, 3, 2),
+        "grad_base": floats(A, C), "grad_to_logits": floats(H, C - H),
+    },
 }  # fmt: skip
 TENSORS = [(name, key) for name, given in FUNCTIONS.items() for key, t in given.items() if isinstance(t, torch.Tensor)]
 NUMBERS = [(name, key) for name, given in FUNCTIONS.items() for key, n in given.items() if type(n) is int]
@@ -140,7 +150,7 @@ LONGER = {
     "sum_readers": ("x", "items"), "sum_rows": ("x",), "add_rows": ("table",),
     "residual_norm_forward": ("skip",), "residual_norm_backward": ("along",),
     "gathered_attention_forward": ("q", "kv"), "gathered_attention_backward": ("items", "items_k"),
-    "mixed_rows_backward": ("items",),
+    "mixed_rows_backward": ("items",), "folded_rows_backward": ("items", "scratch"),
 }  # fmt: skip
 FIRST = (
     "x",
@@ -160,6 +170,12 @@ FIRST = (
     "a",
     "keys",
 )
+
+
+def test_units_and_classes_that_do_not_fit_the_registers_are_refused(compiled):
+    narrow = {"tables": floats(2, 3, 20), "base": floats(A, 20), "to_logits": floats(H, 4), "logits": floats(N, 4)}
+    with pytest.raises(ValueError, match="no such number of units or classes"):
+        call(compiled, "folded_rows_forward", **narrow)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -200,7 +216,7 @@ def test_numbers_have_bounds(function, argument, number, compiled):
         ("gathered_attention_forward", "query"), ("gathered_attention_forward", "keys"),
         ("gathered_attention_backward", "start"), ("gathered_attention_backward", "items_k"),
         ("mixed_rows_forward", "keys"), ("mixed_rows_forward", "query"), ("mixed_rows_backward", "start"),
-        ("mixed_rows_backward", "items"),
+        ("mixed_rows_backward", "items"), ("folded_rows_backward", "start"), ("folded_rows_backward", "items"),
     ],
 )  # fmt: skip
 def test_indices_that_were_changed_since_they_were_checked_are_refused(function, argument, compiled):

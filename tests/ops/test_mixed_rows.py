@@ -70,6 +70,51 @@ def test_bits_do_not_depend_on_threads(case, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
 
 
+FOLDED = {  # the last columns are logits here
+    "as nanda": CASES["as nanda"],
+    "a block that is not whole, three heads": (300, 3, 17, 5, 3, 80, 112, None, 1.0),
+    "one row": (1, 1, 1, 1, 1, 16, 16, None, 0.5),
+}
+
+
+def folded_by_reference(tensors, to_logits, keys, query, common, rate, units, slope, dtype):
+    tensors = [t.to(dtype).requires_grad_() for t in (*tensors, to_logits)]
+    mixed = mixed_rows(*tensors[:3], keys, query, common, rate)
+    logits = mixed[:, units:] + mixed[:, :units].relu() @ tensors[3]
+    return [logits.detach(), *torch.autograd.grad(logits, tensors, slope.to(dtype))]
+
+
+def folded_by_extension(tensors, to_logits, keys, query, common, rate, units, slope, threads):
+    rows = cpu.Mixture(*tensors, RowIndex.trusted(keys, tensors[0].shape[1]), query, common, rate)
+    hidden, logits = torch.full((len(keys), units), torch.nan), torch.full_like(slope, torch.nan)
+    kept = cpu.folded_forward(rows, to_logits, hidden, logits)
+    scratch = torch.full((threads, len(keys), 64), torch.nan)
+    grads = tuple(torch.full_like(t, torch.nan) for t in (*tensors, to_logits))
+    cpu.folded_backward(rows, kept, slope, scratch, grads)
+    return [logits, *grads]
+
+
+@pytest.mark.parametrize("case", FOLDED)
+def test_folded_rows_are_within_twice_the_error_of_torch_on_any_number_of_threads(case, isa, monkeypatch):
+    *_, units, classes, common, rate = FOLDED[case]
+    tensors, keys, query, slope = problem(*FOLDED[case])
+    to_logits, slope = (
+        torch.randn(units, classes, generator=torch.Generator().manual_seed(1)),
+        slope[:, units:].contiguous(),
+    )
+    given = tensors, to_logits, keys, query, common, rate, units, slope
+    exact, torchs = (folded_by_reference(*given, dtype) for dtype in (torch.float64, torch.float32))
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(cpu.Mixture, "threads", lambda self, n=threads: n)
+        found.append(folded_by_extension(*given, threads))
+    for ours, theirs, true in zip(found[0], torchs, exact):
+        error, bound = ((t - true).abs().max().item() for t in (ours, theirs))
+        assert error <= 2 * bound + 4 * torch.finfo(torch.float32).eps * true.abs().max().item()
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
 def test_gradients_of_the_reference():
     tensors, keys, query, _ = problem(6, 2, 4, 3, 2, 3, 2, 1, 0.7)
     tensors = [t.double().requires_grad_() for t in tensors]

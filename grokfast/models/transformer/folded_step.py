@@ -11,13 +11,12 @@ from torch import Tensor
 from grokfast import backend
 from grokfast.models.base import OPERATIONS, Spec
 from grokfast.models.runs import Runs
-from grokfast.models.transformer.folding import Folded, FoldedRows, fold, unfold
+from grokfast.models.transformer.folding import FoldedRows, fold, unfold
 from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan
 from grokfast.models.transformer.planned_cpu import Written
 from grokfast.ops.mixed_rows import cpu as mixed_rows
 from grokfast.ops.products import product
-from grokfast.ops.rows import threads_for
 
 
 class FoldedStep(Written):
@@ -28,7 +27,7 @@ class FoldedStep(Written):
     def __init__(self, runs: Runs, plans: dict[str, list[Plan]] | None = None) -> None:
         super().__init__(runs, plans)
         self._whole: dict[tuple[str, int], tuple[FoldedRows, Tensor]] = {}
-        self._held: dict[tuple[str, int, int], Tensor] = {}
+        self._held: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def keep(self, models: Sequence[int]) -> FoldedStep:
         return FoldedStep(self.runs, {split: [plans[i] for i in models] for split, plans in self.plans.items()})
@@ -67,16 +66,27 @@ class FoldedStep(Written):
             folded.tables, folded.scores, folded.base, rows.keys, rows.query, rows.common, self.config.attention_rate
         )
         n, units, padded = len(targets), self.config.d_mlp, folded.tables.shape[2] - self.config.d_mlp
-        hidden, linear = self._room("hidden", n, units), self._room("linear", n, padded)
-        weights = mixed_rows.forward(mixture, hidden, linear)
-        logits = self._logits(hidden, linear, folded)
+        hidden, logits = self._room("hidden", n, units), self._room("logits", n, padded)
+        kept = None
+        if _only_active(units, padded):
+            kept = mixed_rows.folded_forward(mixture, folded.to_logits, hidden, logits)
+        else:
+            weights = mixed_rows.forward(mixture, hidden, logits)
+            logits = product(hidden, folded.to_logits.T, skip=logits)
         of_logits = None if grad is None else self._room("of_logits", n, padded)
         loss, accuracy = self._classify(e, logits, targets, of_logits)
         if grad is None or of_logits is None:
             return loss, accuracy
-        of_hidden, of_products = self._through_hidden(hidden, of_logits, folded)
         to = torch.empty_like(folded.tables), torch.empty_like(folded.scores), torch.empty_like(folded.base)
-        mixed_rows.backward(mixture, weights, of_hidden, of_logits, to)
+        of_products = torch.empty_like(folded.to_logits)
+        if kept is not None:
+            scratch = self._room("scratch", mixture.threads(), n, 64)
+            mixed_rows.folded_backward(mixture, kept, of_logits, scratch, (*to, of_products))
+        else:
+            of_hidden = product(of_logits, folded.to_logits)
+            of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0)
+            torch.mm(hidden.T, of_logits, out=of_products)
+            mixed_rows.backward(mixture, weights, of_hidden, of_logits, to)
         unfold(self.config, self.weights[e], rows, folded, (*to, of_products), self._named(grad[e]))
         return loss, accuracy
 
@@ -91,34 +101,17 @@ class FoldedStep(Written):
             self._whole[split, e] = found
         return found
 
-    def _room(self, name: str, n_rows: int, width: int) -> Tensor:
-        """[n_rows, width], zeros at first, to write to: memory that comes anew from the system costs more."""
-        key = name, n_rows, width
+    def _room(self, name: str, *shape: int) -> Tensor:
+        """Zeros at first, to write to: memory that comes anew from the system costs more."""
+        key = (name, shape)
         if key not in self._held:
-            self._held[key] = self.runs.flat.new_zeros(n_rows, width)
+            self._held[key] = self.runs.flat.new_zeros(shape)
         return self._held[key]
 
-    def _logits(self, hidden: Tensor, linear: Tensor, folded: Folded) -> Tensor:
-        if not _only_active(hidden, linear):
-            return product(hidden, folded.to_logits.T, skip=linear)
-        out, threads = self._room("logits", *linear.shape), threads_for(hidden, linear.shape[1])
-        backend.load_extension().active_forward(hidden, folded.to_logits, None, linear, out, threads)
-        return out
 
-    def _through_hidden(self, hidden: Tensor, of_logits: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
-        """The gradients of the relu's input and of M."""
-        if not _only_active(hidden, of_logits):
-            of_hidden = product(of_logits, folded.to_logits)
-            return torch.ops.aten.threshold_backward(of_hidden, hidden, 0), hidden.T @ of_logits
-        of_hidden, of_products = self._room("of_hidden", *hidden.shape), torch.empty_like(folded.to_logits)
-        tensors = hidden, of_logits, folded.to_logits, None, of_hidden, of_products, None, None
-        backend.load_extension().active_backward(*tensors, threads_for(hidden, 2 * of_logits.shape[1]))
-        return of_hidden, of_products
-
-
-def _only_active(hidden: Tensor, logits: Tensor) -> bool:
-    """Whether the extension multiplies the hidden layer where it is active."""
-    return backend.load_extension().active_products_fit(logits.shape[1], hidden.shape[1])
+def _only_active(units: int, n_logits: int) -> bool:
+    """Whether the extension takes units to logits and back, where they are active, while they are in the cache."""
+    return backend.load_extension().active_products_fit(n_logits, units)
 
 
 def work(config: TransformerConfig, plan: Plan, batch: int, n_outputs: int) -> tuple[int, int]:

@@ -102,14 +102,13 @@ def fold(config: TransformerConfig, w: Mapping[str, Tensor], rows: FoldedRows) -
     unembedding = w["unembedding"]
     out = torch.cat([w["w_in"], unembedding, unembedding.new_zeros(-len(unembedding) % PADDING, d)])
     inner = w["w_o"].T @ out.T
+    v, of_common = _from_common(v, rows)
     tables = v @ inner.view(heads, d // heads, -1)
     base = (own if "b_o" not in w else own + w["b_o"]) @ out.T
     if "b_in" in w:
         base = base + torch.cat([w["b_in"], out[units:] @ w["b_out"]])
-    if rows.common is not None:
-        common = tables[:, rows.common].clone()  # [H, W]
-        base = base + _share(config, rows) * common.sum(0)
-        tables = tables.sub_(common[:, None])
+    if of_common is not None:
+        base = base + _share(config, rows) * (of_common[:, None] * inner).sum(0)
     to_logits = w["w_out"].T @ out[units:].T
     return Folded(x, qkv, out, inner, tables.contiguous(), scores.contiguous(), base.contiguous(), to_logits)
 
@@ -122,13 +121,11 @@ def unfold(
     grads: tuple[Tensor, Tensor, Tensor, Tensor],
     to: Mapping[str, Tensor],
 ) -> None:
-    """Write the gradients of the parameters to `to`, of those of tables, scores, base and M. The first is changed."""
+    """Write the gradients of the parameters to `to`, of those of tables, scores, base and M."""
     of_tables, of_scores, of_base, of_logits = grads
     d, heads, units = config.d_model, config.n_heads, config.d_mlp
     x, out, total = folded.x, folded.out, of_base.sum(0)  # [W]
     own = x[rows.first :]
-    if rows.common is not None:
-        torch.sub(_share(config, rows) * total, of_tables.sum(1), out=of_tables[:, rows.common])
     torch.mm(out[units:].T, of_logits.T, out=to["w_out"])
     of_out = of_base.T @ (own if "b_o" not in w else own + w["b_o"])  # [W, d]
     of_out[units:].addmm_(of_logits.T, w["w_out"].T)
@@ -143,8 +140,13 @@ def unfold(
     q, k, v = _of_heads(folded.qkv, heads)
     of_qkv = torch.zeros_like(folded.qkv)
     of_q, of_k, of_v = _of_heads(of_qkv, heads)
+    v, of_common = _from_common(v, rows)
     of_v.copy_(of_tables @ folded.inner.view(heads, d // heads, -1).mT)
     of_inner = (v.mT @ of_tables).view(d, -1)  # [d, W]
+    if of_common is not None:
+        share = _share(config, rows) * total
+        of_v[:, rows.common] = (folded.inner * share).sum(1).view(heads, -1) - of_v.sum(1)
+        of_inner.addr_(of_common, share)
     torch.mm(out.T, of_inner.T, out=to["w_o"])
     of_out.addmm_(of_inner.T, w["w_o"].T)
     g = of_scores.permute(2, 0, 1) / math.sqrt(d // heads)  # [H, Q, K]
@@ -170,6 +172,14 @@ def unfold(
 def _of_heads(qkv: Tensor, heads: int) -> list[Tensor]:
     """[K, 3d] as queries, keys and values [H, K, d_head], views."""
     return [part.unflatten(1, (heads, -1)).transpose(0, 1) for part in qkv.chunk(3, 1)]
+
+
+def _from_common(v: Tensor, rows: FoldedRows) -> tuple[Tensor, Tensor | None]:
+    """Values [H, K, d_head] counted from those of the common key, and these [d]; as they are where there is none."""
+    if rows.common is None:
+        return v, None
+    common = v[:, rows.common].clone()
+    return v - common[:, None], common.flatten()
 
 
 def _sum_readers(x: Tensor, index: RowIndex, out: Tensor) -> None:

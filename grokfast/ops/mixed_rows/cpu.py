@@ -38,6 +38,28 @@ def forward(rows: Mixture, hidden: Tensor, linear: Tensor) -> Tensor:
     return weights
 
 
+class Kept(NamedTuple):
+    """Of folded rows' forward pass: the softmax, the relu's output in an order of its own, and to_logits [units, C]."""
+
+    weights: Tensor
+    hidden: Tensor
+    to_logits: Tensor
+
+
+def folded_forward(rows: Mixture, to_logits: Tensor, hidden: Tensor, logits: Tensor) -> Kept:
+    """Write logits [R, C], the mixed columns beyond the units and the relu's output times to_logits; hidden [R, units]
+    is room for what `folded_backward` needs."""
+    weights = hidden.new_empty(*rows.keys.shape, len(rows.tables))
+    backend.load_extension().folded_rows_forward(*rows.arguments, to_logits, hidden, logits, weights, rows.threads())
+    return Kept(weights, hidden, to_logits)
+
+
+def folded_backward(rows: Mixture, kept: Kept, grad: Tensor, scratch: Tensor, to: tuple[Tensor, ...]) -> None:
+    """Write the gradients of tables, scores, base and to_logits to `to`, from that of the logits.
+    scratch: [threads, R, 64]."""
+    backend.load_extension().folded_rows_backward(*rows.arguments, *rows.keys.readers, *kept, grad, scratch, *to)
+
+
 def backward(
     rows: Mixture, weights: Tensor, grad_hidden: Tensor, grad_linear: Tensor, to: tuple[Tensor, Tensor, Tensor]
 ) -> None:
