@@ -11,7 +11,8 @@ from benchmarks.prediction.work import Launch
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import SIDE, Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.ops.read_rows.readers import ROWS, n_slots
+from grokfast.ops.read_rows.kernels import programs
+from grokfast.ops.read_rows.readers import Known, n_slots
 from grokfast.ops.rows import PairIndex
 
 
@@ -45,7 +46,7 @@ def cost(step: TransformerStep, n_batch: int | None = None) -> list[Launch]:
         count.choose(n_batch)
         for i, layer in enumerate(rows.layers, 1):
             if layer.keys.index.stride(0) != 0:
-                count.read_tokens(i)
+                count.read_tokens(i, layer.keys.known)
         if not isinstance(rows.pairs, PairIndex):
             count.pairs(step.plan.own_positions(n_batch))
     count.enter()
@@ -84,8 +85,9 @@ class _Count:
         part.store("chosen", n * (2 * INDEX + 2))
         self.add("choose", "choose_kernel", 1, part)
 
-    def read_tokens(self, i: int) -> None:
-        """The index of a level's rows, and who reads each row of the table: every program looks through all of it."""
+    def read_tokens(self, i: int, known: Known | None) -> None:
+        """The index of a level's rows, and who reads each row of the table, unless it is known: every program looks
+        through all of the index that is open."""
         level, table = self.levels[i], self.levels[i - 1].n_rows
         reads = level.n_rows * level.seq_len
         part = Part()
@@ -94,11 +96,15 @@ class _Count:
         part.load("tokens", reads * INDEX)
         part.store(f"keys {i}", (reads + level.n_rows) * INDEX)
         self.add(f"keys {i}", "read_tokens_kernel", -(-level.n_rows // 256), part)
-        part, programs = Part(), -(-(table + 1) // ROWS)
+        looking, copying = programs(reads, table, known)
+        seen = reads if known is None else reads // known.columns[0] * known.columns[1]
+        part = Part()
         part.phase()
-        part.load(f"keys {i}", reads * INDEX, programs * reads * INDEX)
+        part.load(f"keys {i}", seen * INDEX, looking * seen * INDEX)
+        if known is not None:
+            part.load(f"known readers {i}", (reads - known.first_item + 2 * (table - known.first)) * INDEX)
         part.store(f"readers {i}", (reads + 2 * table) * INDEX)
-        self.add(f"readers {i}", "group_readers_kernel", programs, part)
+        self.add(f"readers {i}", "group_readers_kernel", looking + copying, part)
 
     def pairs(self, own_positions: int) -> None:
         """Tokens, the pairs of each position that is no table, all pairs, their readers: small launches of torch's."""
@@ -108,11 +114,11 @@ class _Count:
         part.load("tokens", n * INDEX)
         part.store("pairs", 2 * n * INDEX)
         self.add("pairs", "", -(-n // 256), part, count=3 + own_positions)
-        part, programs = Part(), -(-(keys + 1) // ROWS)
+        part, looking = Part(), programs(n, keys)[0]
         part.phase()
-        part.load("pairs", 2 * n * INDEX, 2 * programs * n * INDEX)
+        part.load("pairs", 2 * n * INDEX, 2 * looking * n * INDEX)
         part.store("readers of pairs", 2 * (n + 2 * keys) * INDEX)
-        self.add("readers of pairs", "group_readers_kernel", 2 * programs, part)
+        self.add("readers of pairs", "group_readers_kernel", 2 * looking, part)
 
     def enter(self) -> None:
         tile, d, n, part = self.tiles["enter"], self.config.d_model, self.levels[0].n_rows, Part()

@@ -21,7 +21,7 @@ TASKS: dict[str, Experiment] = {
             "schedule.steps": 1200, "schedule.eval_every": 10,
         }
     ),
-    "a5": Experiment.preset("a5").override({"schedule.steps": 4500}),
+    "a5": Experiment.preset("a5").override({"schedule.steps": 3000}),
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ COMPARISONS = {
             "plain", "adam", "paper-ema", "paper-ma", "ema", "ma", "orthograd", "norm-clip", "lion", "muon",
             "schedule-free", "mse",
         ),
-        budget=12, tuning=2, seeds=8,
+        budget=10, tuning=2, seeds=8,
     ),
 }  # fmt: skip
 

@@ -72,6 +72,7 @@ def test_an_example_alone(words, tmp_path, monkeypatch):
         assert ((curves["test_confidence"] > 0) & (curves["test_confidence"] <= 1)).all()
 
 
+@pytest.mark.slow
 def test_all_five_killed_and_resumed_have_the_bits_of_an_uninterrupted_run(tmp_path):
     words = [*ALL, "--schedule.stop-after", "100000", "--steps", "600", "--checkpoint-every", "0"]
     done("run", "quick", *words, "--out", str(tmp_path / "whole"))
@@ -104,6 +105,7 @@ def test_a_run_whose_part_is_missing_says_so(tmp_path):
     assert "task 'my_task:Below' is not there: No module named 'my_task'" in " ".join(process.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_console_script_finds_parts_in_the_current_directory(tmp_path):
     script = Path(sys.executable).with_name("grokfast")
     if not script.exists():
@@ -122,6 +124,7 @@ def test_the_console_script_finds_parts_in_the_current_directory(tmp_path):
     assert "2/2 done" in swept.stdout, swept.stderr
 
 
+@pytest.mark.slow
 def test_all_five_in_a_sweep_on_two_processes(tmp_path):
     said = done(
         "sweep", "quick", *ALL, "--steps", "20", "--processes", "2", "--out", str(tmp_path), "--grid",

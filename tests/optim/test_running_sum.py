@@ -45,6 +45,7 @@ def rounding(window, largest):
     return 5 * 2 * window * window * largest * torch.finfo(torch.float32).eps / 2
 
 
+@pytest.mark.slow
 def test_the_sum_does_not_drift_in_a_hundred_thousand_steps(path, set_threads):
     set_threads(1)
     size, window, steps = 67, 7, 100_000

@@ -11,11 +11,12 @@ from grokfast.ops.read_rows.readers import CHUNK
 def shipped() -> list[dict[str, Any]]:
     """Configurations at a usual size and at odd ones, for the offline check of registers and spills."""
     readers, numbers = ["p_start", "p_items", "p_slots"], ["n_slots", "start_model"]
+    known = [name.replace("p_", "p_known_") for name in readers]
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
         "group": (
             group_readers_kernel,
-            ["p_index", *readers],
-            ["size", "n_rows", "n_slots", "index_model"],
+            ["p_index", *readers, *known],
+            ["size", "n_rows", "n_slots", "index_model", "n_open", "n_starts", "first_known"],
         ),
         "readers": (
             sum_readers_kernel,
@@ -29,7 +30,7 @@ def shipped() -> list[dict[str, Any]]:
         kernel, pointers, integers = kernels[name]
         tile = configuration(name, d)
         warps = tile.pop("num_warps")
-        signature = {p: "*i64" if p in ("p_index", *readers) else "*fp32" for p in pointers} | dict.fromkeys(
+        signature = {p: "*i64" if p in ("p_index", *readers, *known) else "*fp32" for p in pointers} | dict.fromkeys(
             integers, "i32"
         )
         configs.append(
@@ -37,7 +38,7 @@ def shipped() -> list[dict[str, Any]]:
                 "name": f"read_rows {name}, {d}" if d else f"read_rows {name}",
                 "kernel": kernel,
                 "signature": signature,
-                "constants": {"CHUNK": CHUNK, **tile, **({"D": d} if d else {})},
+                "constants": {"CHUNK": CHUNK, **tile, **({"D": d} if d else {"S": 4, "C": 3})},
                 "aligned": [n for n in ("out_model", "out_row") if n in integers and d % 16 == 0],
                 "num_warps": warps,
             }

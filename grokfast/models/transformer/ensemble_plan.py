@@ -13,7 +13,8 @@ from grokfast import checks
 from grokfast.models.transformer.model import TransformerConfig
 from grokfast.models.transformer.plan import Plan, _Layout, _Sources
 from grokfast.ops.batch import read_tokens
-from grokfast.ops.read_rows import EnsembleIndex, take
+from grokfast.ops.read_rows import EnsembleIndex, known_readers, take
+from grokfast.ops.read_rows.readers import Known
 from grokfast.ops.rows import PairIndex
 
 
@@ -213,10 +214,17 @@ class _DeviceSources:
         self.n_rows = sources.n_rows
         self.table = by_model(sources.table)  # [E, N, T]
         self.own = None if sources.own is None else sources.own.contiguous().to(self.table.device)  # [B, T]
+        # Tables of the first positions, rows of the batch of the others: who reads the latter is known.
+        self.n_shared = next((t for t, shared in enumerate(sources.shared) if not shared), len(sources.shared))
+        self.first_own = 0 if any(sources.shared[self.n_shared :]) else [*sources.offsets, self.n_rows][self.n_shared]
+        self._known: dict[tuple[int, int], Known | None] = {}
 
     def read(
         self, keys: Tensor, own: Tensor, batch: Tensor, first: int, causal: bool
     ) -> tuple[EnsembleIndex, EnsembleIndex]:
         """Keys and own rows of these table rows, and then of rows `batch` [E, B] at the positions from `first` on."""
         found = read_tokens(keys, own, self.table, self.own, batch, first, causal)
-        return EnsembleIndex(found[0], self.n_rows), EnsembleIndex(found[1], self.n_rows)
+        which = len(keys), first
+        if which not in self._known:
+            self._known[which] = known_readers(found[0][:1], self.n_rows, self.first_own, self.n_shared)
+        return EnsembleIndex(found[0], self.n_rows, self._known[which]), EnsembleIndex(found[1], self.n_rows)

@@ -150,8 +150,10 @@ def unfold(
     torch.mm(out.T, of_inner.T, out=to["w_o"])
     of_out.addmm_(of_inner.T, w["w_o"].T)
     g = of_scores.permute(2, 0, 1) / math.sqrt(d // heads)  # [H, Q, K]
-    of_q[:, rows.first :] = g @ k
-    of_k.copy_(g.mT @ q[:, rows.first :])
+    q = q[:, rows.first :]
+    is_single = q.shape[1] == 1  # products of a single row or column cost more than they do
+    of_q[:, rows.first :] = (g.mT * k).sum(1, keepdim=True) if is_single else g @ k
+    of_k.copy_(g.mT * q if is_single else g.mT @ q)
     torch.mm(of_qkv.T, x, out=to["w_qkv"])
     if "b_qkv" in w:
         torch.sum(of_qkv, 0, out=to["b_qkv"])

@@ -234,7 +234,7 @@ class _Sources:
     def __init__(self, ids: Tensor, sizes: list[int], shared: list[bool], batch_size: int) -> None:
         counts = [n if is_shared else batch_size for n, is_shared in zip(sizes, shared)]
         self.offsets = [sum(counts[:t]) for t in range(len(counts))]
-        self.n_rows = sum(counts)
+        self.n_rows, self.shared = sum(counts), shared
         is_shared, offsets = torch.tensor(shared), torch.tensor(self.offsets)
         self.table = torch.where(is_shared, ids + offsets, 0)  # [N, T]
         self.own: Tensor | None = None

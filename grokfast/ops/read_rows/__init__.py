@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast.ops import dispatch, rows
-from grokfast.ops.read_rows.readers import CHUNK, Readers, n_slots, slot
+from grokfast.ops.read_rows.readers import CHUNK, Known, Readers, n_slots, slot
 
 LOOK = 1 << 24  # comparisons of rows with entries of an index up to which looking for readers beats sorting them
 
@@ -19,13 +19,14 @@ class EnsembleIndex:
     """index [E, R], or [E, R, S] for up to S rows each, into tables of `n_rows` rows; -1 for none.
 
     In [E, R, S] the rows that are read come first, at least one of them. Right by construction: nothing is checked, as
-    that would wait for the device. An index that all models share, expanded to E, is kept and grouped once.
+    that would wait for the device. An index that all models share, expanded to E, is kept and grouped once. known: of
+    whose rows the readers need not be looked for.
     """
 
-    def __init__(self, index: Tensor, n_rows: int) -> None:
+    def __init__(self, index: Tensor, n_rows: int, known: Known | None = None) -> None:
         own = index[:1] if index.stride(0) == 0 else index
         self.index = own.contiguous().expand(index.shape)
-        self.n_rows = n_rows
+        self.n_rows, self.known = n_rows, known
 
     @property
     def shape(self) -> torch.Size:
@@ -35,7 +36,7 @@ class EnsembleIndex:
     def readers(self) -> Readers:
         """Made once; of an index that is made in a CUDA graph, there."""
         own = self.index[:1] if self.index.stride(0) == 0 else self.index
-        readers = group_readers(own.flatten(1), self.n_rows)
+        readers = group_readers(own.flatten(1), self.n_rows, self.known)
         return Readers(*(t.expand(len(self.index), -1) for t in (readers.start, readers.items, readers.slots)))
 
 
@@ -82,13 +83,25 @@ def sum_readers(x: Tensor, index: EnsembleIndex) -> Tensor:
     return kernels.sum_readers(x.contiguous(), index.readers, out)
 
 
-def group_readers(index: Tensor, n_rows: int) -> Readers:
+def group_readers(index: Tensor, n_rows: int, known: Known | None = None) -> Readers:
     """The readers of an index [E, M] with -1 for none, for the kernels, by operations of fixed shapes."""
-    if index.shape[1] * n_rows > LOOK:
+    if index.shape[1] * (n_rows if known is None else known.first) > LOOK:
         return sort_readers(index, n_rows)
     from grokfast.ops.read_rows import kernels
 
-    return kernels.group_readers(index, n_rows)
+    return kernels.group_readers(index, n_rows, known)
+
+
+def known_readers(index: Tensor, n_rows: int, first: int, n_columns: int) -> Known | None:
+    """What the readers of this index [1, R, S] tell of every other one whose rows from `first` on are read where this
+    one's are, and whose other rows in the first n_columns columns only, where this one has as many; None: nothing."""
+    if not 0 < first < n_rows:
+        return None
+    places = index.flatten(1)
+    last = sort_readers(torch.where(places < 0, n_rows, places), n_rows + 1)  # which has those that read none behind
+    slots = last.slots[:, :-1]
+    readers = Readers(last.start[:, :-1].contiguous(), last.items, torch.where(slots < n_rows, slots, -1))
+    return Known(first, (index.shape[2], n_columns), readers, int(readers.start[0, first]))
 
 
 def sort_readers(index: Tensor, n_rows: int) -> Readers:

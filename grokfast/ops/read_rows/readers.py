@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
+
+Place = TypeVar("Place", int, Tensor)
 
 ROWS = 3  # whose readers one program of the kernel looks for
 CHUNK = 64  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
@@ -26,7 +29,24 @@ class Readers:
     slots: Tensor
 
 
-def slot(start: Tensor, row: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Known:
+    """What every batch's index [E, M] into a table has in common: who reads the rows from `first` on.
+
+    Attributes:
+        first: rows before it are read in the first columns[1] of columns[0] columns of the index only, the others not
+            there.
+        readers: of one such index, E = 1.
+        first_item: where the items of row `first` begin.
+    """
+
+    first: int
+    columns: tuple[int, int]
+    readers: Readers
+    first_item: int
+
+
+def slot(start: Place, row: Place) -> Place:
     """The first slot of a row: ⌈n / CHUNK⌉ chunks of each row before it are never more than this leaves room for."""
     return start // CHUNK + row
 
