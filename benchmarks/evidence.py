@@ -113,6 +113,16 @@ def figures(results: Mapping[str, Any]) -> Iterator[Figure]:
     yield figure("README.md", "cpu-optimizer", ratio(ours), words=r"([\d.]+ ×) torch's fused AdamW at 10 M")
     yield figure("README.md", "cpu-optimizer", ratio(loop), words=r"where the plain loop costs ([\d.]+ ×)")
 
+    for name in results["cpu-transforms"]["sections"]:
+        transform, _, size = name.rpartition(", ")
+        if transform in ("EGD", "Nuclear"):
+            continue
+        together = transform.count(",") > 0
+        row = "`OrthoGrad`, `EMA`, `NormClip` together" if together else f"`{transform}`"
+        ours = timed("cpu-transforms", name, f"GrokFast(AdamW, {transform})")
+        column = "227k parameters, 12 tensors" if size.startswith("227k") else "10 M, 150 tensors"
+        yield figure("docs/transforms.md", "cpu-transforms", f"{ours['ratio']:.2f}", row, column)
+
     # Imports, modules of one's own, sweeps, the store.
     imported = results["cpu-import"]["sections"]["15 fresh processes each"][1]["median_ms"]
     yield figure("docs/speed.md", "cpu-import", f"{imported:.0f}", words=r"its wrapper add ([\d.]+) ms")

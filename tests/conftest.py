@@ -27,16 +27,33 @@ if hasattr(signal, "SIGHUP"):
 
 # Gates that take long and change seldom: kernels as compiled and in every order, whole runs, builds. Paths from here.
 SLOW = (
-    "csrc/test_cuda_build.py", "docs/test_tour.py", "ptx/test_kernels.py", "training/test_whole_runs.py",
-    "test_build.py", "test_distributions.py", "test_kernel_launches.py", "test_kernel_resources.py", "test_races.py",
+    "csrc/test_cuda_build.py", "docs/test_tour.py", "ptx/test_kernels.py", "test_build.py", "test_distributions.py",
+    "test_gpu_report.py", "test_kernel_launches.py", "test_kernel_resources.py", "test_races.py",
+    "training/test_whole_runs.py",
 )  # fmt: skip
+# Tests whose every case takes long, as steps in Triton's interpreter and processes do: one case of each is not slow.
+# Those of the whole file, or with this word in their name.
+ONE_OF_EACH = {
+    "cli/test_streams.py": "", "models/transformer/test_fused.py": "", "models/transformer/test_planned_step.py": "",
+    "optim/test_distributed.py": "", "optim/test_launches.py": "", "test_backend.py": "",
+    "training/test_forks.py": "triton", "training/test_fused_training.py": "", "training/test_kills.py": "",
+    "transforms/test_flat.py": "triton", "transforms/test_spans.py": "triton",
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
+    seen = set()
     for item in items:
-        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).as_posix() in SLOW:
+        if not item.path.is_relative_to(TESTS):
+            continue
+        path = item.path.relative_to(TESTS).as_posix()
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        is_one = path in ONE_OF_EACH and case and ONE_OF_EACH[path] in case
+        if path in SLOW or (is_one and (path, item.originalname) in seen):
             item.add_marker(pytest.mark.slow)
+        if is_one:
+            seen.add((path, item.originalname))
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ COMPARISONS = {
             "plain", "adam", "paper-ema", "paper-ma", "ema", "ma", "orthograd", "norm-clip", "lion", "muon",
             "schedule-free", "mse",
         ),
-        budget=10, tuning=2, seeds=8,
+        budget=12, tuning=2, seeds=8,
     ),
 }  # fmt: skip
 

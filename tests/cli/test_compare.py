@@ -89,6 +89,7 @@ def wait(process, out, is_so):
 signals = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 
+@pytest.mark.slow
 @signals
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
     process = begun(tmp_path, "criteria.threshold=1.0", "task.label_noise=0.5", "--steps", "1000000")

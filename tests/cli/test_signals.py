@@ -52,6 +52,7 @@ def test_five_times_ctrl_c_within_a_tenth_of_a_second_saves(tmp_path, command):
     check_saved(process, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_goes_saves(tmp_path):
     process = begun("sweep", tmp_path)
     process.send_signal(signal.SIGHUP)

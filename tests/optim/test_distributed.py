@@ -35,7 +35,7 @@ def test_two_processes_arrive_where_one_does(check, filter, tmp_path):
     run(check, filter, tmp_path)
 
 
-@pytest.mark.parametrize("filter", ["ema", pytest.param("ma", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("filter", ["ema", "ma"])
 def test_a_distributed_checkpoint_is_resharded(filter, tmp_path):
     for world in (2, 1, 2):
         run("checkpoint", filter, tmp_path, world)

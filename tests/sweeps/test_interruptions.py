@@ -63,6 +63,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(tmp_path, undisturbed):
     assert watch.progress.counts() == {"finished": 2}
 
 
+@pytest.mark.slow
 @linux
 def test_a_group_that_kills_every_worker_is_given_up_and_the_rest_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "RETRIES", 1)
@@ -93,6 +94,7 @@ sweep(Experiment.from_dict(eval(sys.argv[2])), {"seed": [0, 1]}, store=sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_kill_9_of_everything_and_resume_is_undisturbed(tmp_path, undisturbed):
     command = [sys.executable, "-c", KILLED, str(tmp_path), repr(LONG.to_dict())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -145,6 +147,7 @@ def killed_at_birth(monkeypatch, which):
     return born
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_before_they_are_ready_are_replaced(tmp_path, monkeypatch, undisturbed):
     born = killed_at_birth(monkeypatch, lambda number: number in (1, 2, 4))
     watch = Watch()
@@ -153,6 +156,7 @@ def test_workers_that_are_killed_before_they_are_ready_are_replaced(tmp_path, mo
     assert watch.progress.counts() == {"finished": 2}
 
 
+@pytest.mark.slow
 def test_a_place_where_no_worker_lives_leaves_its_work_to_the_others(tmp_path, monkeypatch, undisturbed):
     environments = [{**processes.ONE_THREAD, "HERE": str(number)} for number in range(2)]
     monkeypatch.setattr(Processes, "_environments", lambda self, groups: environments)

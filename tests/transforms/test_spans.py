@@ -126,14 +126,8 @@ def test_each_model_has_its_transforms_while_they_are_on(filter, configs):
     assert not torch.allclose(trained(always, configs)[0], expected, rtol=1e-3)
 
 
-# In the interpreter a step takes a tenth of a second: one filter stands for the others there.
-ENGINES = [(engine, filter) for engine in ("auto", "reference", "triton") for filter in FILTERS]
-SLOW = [("triton", filter) for filter in FILTERS if filter != "ema"]
-
-
-@pytest.mark.parametrize(
-    ("engine", "filter"), [pytest.param(*own, marks=pytest.mark.slow if own in SLOW else ()) for own in ENGINES]
-)
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("engine", ["auto", "reference", "triton"])
 def test_every_engine_follows_and_resumes_to_the_same_bits(engine, filter):
     if engine == "triton":
         pytest.importorskip("triton")
