@@ -156,22 +156,30 @@ def _compared(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iter
               "lion": "Lion", "mse": "squared error instead of cross entropy"}  # fmt: skip
     rows = {"add-mlp": "a + b mod 97, MLP", "mul-mlp": "a · b mod 97, MLP", "mul-decoder": "a · b mod 53, decoder",
             "a5": "composition in A5, MLP"}  # fmt: skip
-    for name in ("compare", "compare-a5-decoder"):
-        for task in results[name]["tasks"]:
-            row = rows.get(task["task"])
-            for arm in task["arms"]:
-                median = arm["t_generalize"][0]
-                steps = f">{task['steps']:,}" if median is None else f"{median:,.0f}"
-                cell = partial(figure, "docs/compare.md", name, row=arm["arm"], under=task["task"])
-                yield cell(steps, column="median step", words=r"^(>?[\d,]+)")
-                if arm["arm"] == "plain":
-                    if row:
-                        yield figure("README.md", name, steps, row, words=r"AdamW: ([\d,]+) steps")
-                    continue
-                yield cell(arm["speedup"]["text"], column="× tuned AdamW")
-                if row and arm["arm"] in chosen:
-                    times = arm["speedup"]["text"].split(" ")[0].replace("<", "< ")
-                    yield figure("README.md", name, f"{times} ×", row, chosen[arm["arm"]])
+    for task in results["compare"]["tasks"]:
+        row = rows.get(task["task"])
+        for arm in task["arms"]:
+            median = arm["t_generalize"][0]
+            steps = f">{task['steps']:,}" if median is None else f"{median:,.0f}"
+            cell = partial(figure, "docs/compare.md", "compare", row=arm["arm"], under=task["task"])
+            yield cell(steps, column="median step", words=r"^(>?[\d,]+)")
+            if arm["arm"] == "plain":
+                if row:
+                    yield figure("README.md", "compare", steps, row, words=r"AdamW: ([\d,]+) steps")
+                continue
+            yield cell(arm["speedup"]["text"], column="× tuned AdamW")
+            if row and arm["arm"] in chosen:
+                times = arm["speedup"]["text"].split(" ")[0].replace("<", "< ")
+                yield figure("README.md", "compare", f"{times} ×", row, chosen[arm["arm"]])
+    for task in results["compare-a5-decoder"]["tasks"]:
+        found = {arm["arm"]: arm for arm in task["arms"]}
+        times = found["ema"]["speedup"]["text"].replace("0.", ".").replace(" [", " × [")
+        if task["task"] == "mul-decoder":
+            median = f"{found['plain']['t_generalize'][0]:,.0f}"
+            yield figure("docs/compare.md", "compare-a5-decoder", median, words=r"a median of ([\d,]+) steps for AdamW")
+            yield figure("docs/compare.md", "compare-a5-decoder", times, words=r"AdamW and (\S+ × \[[^\]]*\]) for EMA")
+        else:
+            yield figure("docs/compare.md", "compare-a5-decoder", times, words=r"there EMA is (\S+ × \[[^\]]*\])")
 
 
 def _recipes(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iterator[Figure]:
