@@ -11,8 +11,7 @@ from benchmarks.prediction.work import Launch
 from grokfast.models.transformer.fused import layout
 from grokfast.models.transformer.fused.layout import SIDE, Level, padded
 from grokfast.models.transformer.planned_step import TransformerStep
-from grokfast.ops.read_rows.kernels import programs
-from grokfast.ops.read_rows.readers import Known, n_slots
+from grokfast.ops.read_rows.readers import ROWS, Known, n_slots
 from grokfast.ops.rows import PairIndex
 
 
@@ -96,13 +95,14 @@ class _Count:
         part.load("tokens", reads * INDEX)
         part.store(f"keys {i}", (reads + level.n_rows) * INDEX)
         self.add(f"keys {i}", "read_tokens_kernel", -(-level.n_rows // 256), part)
-        looking, copying = programs(reads, table, known)
-        seen = reads if known is None else reads // known.columns[0] * known.columns[1]
+        looking, seen, copying = -(-(table + 1) // ROWS), reads, 0
         part = Part()
         part.phase()
-        part.load(f"keys {i}", seen * INDEX, looking * seen * INDEX)
         if known is not None:
-            part.load(f"known readers {i}", (reads - known.first_item + 2 * (table - known.first)) * INDEX)
+            is_open = known.blocks[:, 0] >= 0
+            looking, seen, copying = int(is_open.sum()), level.n_rows, int((~is_open).sum())
+            part.load(f"known readers {i}", 3 * int((known.blocks[:, 3] - known.blocks[:, 1])[~is_open].sum()) * INDEX)
+        part.load(f"keys {i}", reads * INDEX, looking * seen * INDEX)
         part.store(f"readers {i}", (reads + 2 * table) * INDEX)
         self.add(f"readers {i}", "group_readers_kernel", looking + copying, part)
 
@@ -114,7 +114,7 @@ class _Count:
         part.load("tokens", n * INDEX)
         part.store("pairs", 2 * n * INDEX)
         self.add("pairs", "", -(-n // 256), part, count=3 + own_positions)
-        part, looking = Part(), programs(n, keys)[0]
+        part, looking = Part(), -(-(keys + 1) // ROWS)
         part.phase()
         part.load("pairs", 2 * n * INDEX, 2 * looking * n * INDEX)
         part.store("readers of pairs", 2 * (n + 2 * keys) * INDEX)

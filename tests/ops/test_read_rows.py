@@ -37,32 +37,29 @@ def test_readers_are_in_order_and_each_chunk_has_its_slot(case, group, poisoned)
         assert torch.equal(readers.slots[e], expected)
 
 
-@pytest.mark.parametrize(("rows", "n_shared"), [(5, 1), (90, 2), (190, 3)])
-def test_what_every_batch_reads_alike_is_not_looked_for(rows, n_shared, poisoned):
-    columns, n_tables = 4, 7 * n_shared
-    own = torch.arange(rows)[:, None] + rows * torch.arange(columns - n_shared) + n_tables
-    n_rows = n_tables + rows * (columns - n_shared)
+@pytest.mark.parametrize(
+    ("rows", "is_open"), [(5, [True, True]), (90, [True, False, True, False]), (190, [False, True])]
+)
+def test_only_what_batches_read_differently_is_looked_for(rows, is_open, poisoned):
+    sizes = [7 if own else rows for own in is_open]
+    begin = [sum(sizes[:t]) for t in range(len(sizes))]
+    n_rows = sum(sizes)
 
     def batch(n_models):
-        tables = torch.randint(7, (n_models, rows, n_shared)) + 7 * torch.arange(n_shared)
-        index = torch.cat([tables, own.expand(n_models, -1, -1)], 2)
-        index[:, : rows // 3, n_shared:] = -1  # these read of tables alone, in every batch
+        columns = [
+            torch.randint(7, (n_models, rows)) if own else torch.arange(rows).expand(n_models, -1) for own in is_open
+        ]
+        index = torch.stack(columns, 2) + torch.tensor(begin)
+        index[:, : rows // 3, -1] = -1  # these read less, in every batch
         return index.to(DEVICE)
 
-    known = known_readers(batch(1), n_rows, n_tables, n_shared)
+    known = known_readers(batch(1), begin, n_rows, is_open)
     index = batch(2).flatten(1)
     found, expected = kernels.group_readers(index, n_rows, known), kernels.group_readers(index, n_rows)
-    assert sum(kernels.programs(index.shape[1], n_rows, known)) < kernels.programs(index.shape[1], n_rows)[0]
     n_items = int(expected.start[0, -1])
     assert torch.equal(found.start, expected.start)
     assert torch.equal(found.slots, expected.slots)
     assert torch.equal(found.items[:, :n_items], expected.items[:, :n_items])
-
-
-def test_where_all_is_open_or_nothing_nothing_is_known():
-    index = indices(1, 20, 4).view(1, 5, 4)
-    assert known_readers(index, 4, 4, 4) is None
-    assert known_readers(index, 4, 0, 0) is None
 
 
 def gathered(index, n_rows, d, backend, dtype=torch.float32):

@@ -15,8 +15,8 @@ def shipped() -> list[dict[str, Any]]:
     kernels: dict[str, tuple[Any, list[str], list[str]]] = {
         "group": (
             group_readers_kernel,
-            ["p_index", *readers, *known],
-            ["size", "n_rows", "n_slots", "index_model", "n_open", "n_starts", "first_known"],
+            ["p_index", *readers, "p_blocks", *known],
+            ["size", "n_rows", "n_slots", "index_model"],
         ),
         "readers": (
             sum_readers_kernel,
@@ -30,15 +30,15 @@ def shipped() -> list[dict[str, Any]]:
         kernel, pointers, integers = kernels[name]
         tile = configuration(name, d)
         warps = tile.pop("num_warps")
-        signature = {p: "*i64" if p in ("p_index", *readers, *known) else "*fp32" for p in pointers} | dict.fromkeys(
-            integers, "i32"
-        )
+        signature = {
+            p: "*i64" if p in ("p_index", "p_blocks", *readers, *known) else "*fp32" for p in pointers
+        } | dict.fromkeys(integers, "i32")
         configs.append(
             {
                 "name": f"read_rows {name}, {d}" if d else f"read_rows {name}",
                 "kernel": kernel,
                 "signature": signature,
-                "constants": {"CHUNK": CHUNK, **tile, **({"D": d} if d else {"S": 4, "C": 3})},
+                "constants": {"CHUNK": CHUNK, **tile, **({"D": d} if d else {"S": 4, "KNOWN": True})},
                 "aligned": [n for n in ("out_model", "out_row") if n in integers and d % 16 == 0],
                 "num_warps": warps,
             }

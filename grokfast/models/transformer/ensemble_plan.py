@@ -102,7 +102,7 @@ class EnsemblePlan:
         if batch is None:
             if self._all_rows is None:
                 every = torch.arange(self.n_rows, device=self.device).expand(self.n_models, -1)
-                self._all_rows = self._layout(self.n_rows).rows(every)
+                self._all_rows = self._layout(self.n_rows).rows(every, changes=False)
             return self._all_rows
         if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
             raise TypeError(f"batch must be an int64 tensor, got {getattr(batch, 'dtype', type(batch).__name__)}")
@@ -158,16 +158,17 @@ class _EnsembleLayout:
             own = EnsembleIndex(keys[..., -1], sources.n_rows)  # of the last position
             self.last_table = EnsembleLayer(EnsembleIndex(keys, sources.n_rows), own)
 
-    def rows(self, batch: Tensor) -> EnsembleRows:
+    def rows(self, batch: Tensor, *, changes: bool = True) -> EnsembleRows:
+        """changes: whether it is one of many batches, whose readers are looked for in each."""
         n_layers = self.config.n_layers
         layers: list[EnsembleLayer] = []
         if n_layers > 1:
-            layers.append(self._inner("before", batch))
+            layers.append(self._inner("before", batch, changes))
         if n_layers > 2:
-            layers += [self._inner("after", batch)] * (n_layers - 2)
+            layers += [self._inner("after", batch, changes)] * (n_layers - 2)
         output = None
         if self.last_table is None:
-            layers.append(self._last(batch))
+            layers.append(self._last(batch, changes))
         else:
             assert self.output is not None
             layers.append(self.last_table)
@@ -186,19 +187,20 @@ class _EnsembleLayout:
         ]
         return torch.cat(parts, 1)
 
-    def _inner(self, name: str, batch: Tensor) -> EnsembleLayer:
+    def _inner(self, name: str, batch: Tensor, changes: bool) -> EnsembleLayer:
         """A layer that computes every position, from the rows that enter the first layer or from prefixes."""
         if name in self.static:
             return self.static[name]
         sources = self.before if name == "before" else self.after
-        keys, own = sources.read(*self.of_tables[name], batch, self.n_tables, self.config.causal)
+        keys, own = sources.read(*self.of_tables[name], batch, self.n_tables, self.config.causal, changes)
         return EnsembleLayer(keys, own if name == "before" else None)
 
-    def _last(self, batch: Tensor) -> EnsembleLayer:
+    def _last(self, batch: Tensor, changes: bool) -> EnsembleLayer:
         """The layer that computes the last position only."""
         sources = self.before if self.config.n_layers == 1 else self.after
         none = self.of_tables["before"]
-        return EnsembleLayer(*sources.read(none[0][:0], none[1][:0], batch, len(self.pairs) - 1, self.config.causal))
+        tables, own, last = none[0][:0], none[1][:0], len(self.pairs) - 1
+        return EnsembleLayer(*sources.read(tables, own, batch, last, self.config.causal, changes))
 
     def _tables_only(self, name: str) -> EnsembleLayer:
         """The same where every position is a table: one for all batches."""
@@ -214,17 +216,16 @@ class _DeviceSources:
         self.n_rows = sources.n_rows
         self.table = by_model(sources.table)  # [E, N, T]
         self.own = None if sources.own is None else sources.own.contiguous().to(self.table.device)  # [B, T]
-        # Tables of the first positions, rows of the batch of the others: who reads the latter is known.
-        self.n_shared = next((t for t, shared in enumerate(sources.shared) if not shared), len(sources.shared))
-        self.first_own = 0 if any(sources.shared[self.n_shared :]) else [*sources.offsets, self.n_rows][self.n_shared]
-        self._known: dict[tuple[int, int], Known | None] = {}
+        self.begin, self.is_table = sources.offsets, sources.shared
+        self._known: dict[tuple[int, int], Known] = {}
 
     def read(
-        self, keys: Tensor, own: Tensor, batch: Tensor, first: int, causal: bool
+        self, keys: Tensor, own: Tensor, batch: Tensor, first: int, causal: bool, changes: bool
     ) -> tuple[EnsembleIndex, EnsembleIndex]:
         """Keys and own rows of these table rows, and then of rows `batch` [E, B] at the positions from `first` on."""
         found = read_tokens(keys, own, self.table, self.own, batch, first, causal)
-        which = len(keys), first
-        if which not in self._known:
-            self._known[which] = known_readers(found[0][:1], self.n_rows, self.first_own, self.n_shared)
-        return EnsembleIndex(found[0], self.n_rows, self._known[which]), EnsembleIndex(found[1], self.n_rows)
+        which = len(keys), first  # rows of a batch's own are read alike in every batch, and tables as often
+        if changes and which not in self._known:
+            self._known[which] = known_readers(found[0][:1], self.begin, self.n_rows, self.is_table)
+        known = self._known[which] if changes else None
+        return EnsembleIndex(found[0], self.n_rows, known), EnsembleIndex(found[1], self.n_rows)

@@ -56,7 +56,7 @@ def memory(
         held += _readers(every)
     else:
         n, rows = n_batch, plan.rows(tokens.new_zeros(1, n_batch))
-        held += layout + INDEX * n * 2 * seq_len
+        held += layout + INDEX * n * 2 * seq_len + _known(rows)
         passing = _indices(rows) + _readers(rows) + 6 * INDEX * n
     if not plan.shares_output(n):
         return Memory(held + _scratch(model, rows, n, n_parameters, precision), passing, measure)
@@ -124,6 +124,12 @@ def _indices(rows: EnsembleRows) -> int:
     """Bytes of who reads whom."""
     used = (rows.output, *(index for layer in rows.layers for index in (layer.keys, layer.own)))
     return INDEX * (2 * _entering(rows) + sum(index.index.numel() for index in used if index is not None))
+
+
+def _known(rows: EnsembleRows) -> int:
+    """Bytes of what batches' readers have in common."""
+    known = [layer.keys.known for layer in rows.layers if layer.keys.known is not None]
+    return sum(t.nbytes for one in known for t in (one.blocks, *vars(one.readers).values()))
 
 
 def _readers(rows: EnsembleRows) -> int:

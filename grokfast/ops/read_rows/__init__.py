@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from grokfast.ops import dispatch, rows
-from grokfast.ops.read_rows.readers import CHUNK, Known, Readers, n_slots, slot
+from grokfast.ops.read_rows.readers import CHUNK, ROWS, Known, Readers, n_slots, slot
 
 LOOK = 1 << 24  # comparisons of rows with entries of an index up to which looking for readers beats sorting them
 
@@ -85,23 +86,27 @@ def sum_readers(x: Tensor, index: EnsembleIndex) -> Tensor:
 
 def group_readers(index: Tensor, n_rows: int, known: Known | None = None) -> Readers:
     """The readers of an index [E, M] with -1 for none, for the kernels, by operations of fixed shapes."""
-    if index.shape[1] * (n_rows if known is None else known.first) > LOOK:
+    if index.shape[1] * n_rows > LOOK * (1 if known is None else known.columns):
         return sort_readers(index, n_rows)
     from grokfast.ops.read_rows import kernels
 
     return kernels.group_readers(index, n_rows, known)
 
 
-def known_readers(index: Tensor, n_rows: int, first: int, n_columns: int) -> Known | None:
-    """What the readers of this index [1, R, S] tell of every other one whose rows from `first` on are read where this
-    one's are, and whose other rows in the first n_columns columns only, where this one has as many; None: nothing."""
-    if not 0 < first < n_rows:
-        return None
+def known_readers(index: Tensor, begin: Sequence[int], n_rows: int, is_open: Sequence[bool]) -> Known:
+    """What the readers of this index [1, R, S] tell of others: its column t reads rows from begin[t] on, up to the next
+    column's, and is the same in all of them unless it is open; then as many read those rows."""
     places = index.flatten(1)
     last = sort_readers(torch.where(places < 0, n_rows, places), n_rows + 1)  # which has those that read none behind
     slots = last.slots[:, :-1]
     readers = Readers(last.start[:, :-1].contiguous(), last.items, torch.where(slots < n_rows, slots, -1))
-    return Known(first, (index.shape[2], n_columns), readers, int(readers.start[0, first]))
+    blocks: list[tuple[int, int, int, int]] = []
+    for t, (first, end) in enumerate(zip(begin, [*begin[1:], n_rows])):
+        if is_open[t]:
+            blocks += [(t, first, row, end) for row in range(first, end, ROWS)]
+        else:
+            blocks.append((-1, first, first, end))
+    return Known(index.shape[2], torch.tensor(blocks, device=index.device), readers)
 
 
 def sort_readers(index: Tensor, n_rows: int) -> Readers:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from grokfast.ops.kernels import launch
-from grokfast.ops.read_rows.readers import CHUNK, ROWS, Known, Readers, n_slots, slot
+from grokfast.ops.read_rows.readers import CHUNK, ROWS, Known, Readers, n_slots
 
 OWN = tl.constexpr(ROWS)  # rows of a program of group_readers_kernel
 BITS, MOST = tl.constexpr(10), tl.constexpr(1023)  # in which each row's readers of a tile are counted, and the most
@@ -26,80 +26,88 @@ def chunk_of(p_start, p_slots, i_slot, i_model, start_model, slots_model, CHUNK:
 
 
 @triton.jit
-def _ones(p_index, i, size, first, BM: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
-    """BM places from the i-th on, in the first C of S columns: which, what the index has there less the program's first
-    row, where its row's number begins among the bits (anybody else's: where nobody looks), and a one there."""
-    places = i + tl.arange(0, BM)
-    is_place = places < size
-    if C < S:
-        places = places // C * S + places % C
-    row = (tl.load(p_index + places, mask=is_place, other=-1).to(tl.int32) - first).to(tl.uint32)
-    bits = tl.minimum(row, OWN) * BITS
-    return places, row, bits, tl.full([BM], 1, tl.uint32) << bits
+def _ones(p_index, i, n, begin, before, BM: tl.constexpr, S: tl.constexpr):
+    """Of a column of the index, n long, BM entries from the i-th on: where they lie, the rows counted from `begin`, and
+    from the program's first, where its number begins among the bits (others': where nobody looks), a one there."""
+    i_rows = i + tl.arange(0, BM)
+    row = (tl.load(p_index + i_rows * S, mask=i_rows < n, other=-1).to(tl.int32) - begin).to(tl.uint32)
+    own = row - before
+    bits = tl.minimum(own, OWN) * BITS
+    return i_rows * S, row, own, bits, tl.full([BM], 1, tl.uint32) << bits
 
 
 @triton.jit
-def _copy(p_from, p_to, begin, end, i, BM: tl.constexpr):
-    """Entries [begin, end) of one tensor to another, the i-th BM of them."""
-    places = begin + i * BM + tl.arange(0, BM)
-    tl.store(p_to + places, tl.load(p_from + places, mask=places < end), mask=places < end)
+def _copy(p_from, p_to, begin, end, BM: tl.constexpr):
+    for i in range(begin, end, BM):
+        places = i + tl.arange(0, BM)
+        tl.store(p_to + places, tl.load(p_from + places, mask=places < end), mask=places < end)
 
 
 @triton.jit
 def group_readers_kernel(
-    p_index, p_start, p_items, p_slots, p_known_start, p_known_items, p_known_slots, size, n_rows, n_slots, index_model,
-    n_open, n_starts, first_known, CHUNK: tl.constexpr, BM: tl.constexpr, S: tl.constexpr, C: tl.constexpr,
+    p_index, p_start, p_items, p_slots, p_blocks, p_known_start, p_known_items, p_known_slots, size, n_rows, n_slots,
+    index_model, CHUNK: tl.constexpr, BM: tl.constexpr, S: tl.constexpr, KNOWN: tl.constexpr,
 ):  # fmt: skip
     """Some rows' readers: counts what comes before and what is theirs, and then writes it where it belongs.
 
-    A few rows are counted in one number, a few bits each: so a warp looks at each place twice for all of them. Only the
-    first n_open rows are looked for, in the first C of S columns, and the first n_starts starts; what lies behind, from
-    item `first_known` on, is copied by the other programs.
+    A few rows are counted in one number, a few bits each: so a warp looks at each place twice for all of them. Where
+    some is known, a line of p_blocks says: the column of the index that reads a program's rows, the first row of that
+    column, the program's first, and the column's end; or, without a column, whose readers are copied.
     """
     i_own, i_model = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_index += i_model * index_model
     p_start += i_model * (n_rows + 1)
     p_items += i_model * size
     p_slots += i_model * n_slots
-    n_looking = (n_starts + OWN - 1) // OWN
-    if i_own < n_looking:
-        first, places_of_all = i_own * OWN, size // S * C
+    if KNOWN:
+        p_blocks += i_own * 4
+        column, begin = tl.load(p_blocks).to(tl.int32), tl.load(p_blocks + 1).to(tl.int32)
+        first, end = tl.load(p_blocks + 2).to(tl.int32), tl.load(p_blocks + 3).to(tl.int32)
+        base, n_starts = tl.load(p_known_start + begin).to(tl.int32), end
+        if i_own == 0:
+            tl.store(p_start + n_rows, tl.load(p_known_start + n_rows))
+    else:
+        column, begin, first, end, base, n_starts = 0, 0, i_own * OWN, n_rows, 0, n_rows + 1
+    if column >= 0:
+        p_index += column
+        n, n_before = size // S, (first - begin).to(tl.uint32)
         numbers = tl.arange(0, 4)
         before, count = tl.zeros([BM], tl.int32), tl.zeros([4], tl.int32)
-        for i in range(0, places_of_all, BM):
-            _, row, _, ones = _ones(p_index, i, places_of_all, first, BM, S, C)
-            before += ((row + first).to(tl.uint32) < first.to(tl.uint32)).to(tl.int32)
+        for i in range(0, n, BM):
+            _, row, _, _, ones = _ones(p_index, i, n, begin, n_before, BM, S)
+            before += (row < n_before).to(tl.int32)
             total = tl.sum(ones, 0)
             count += ((total >> (numbers * BITS).to(tl.uint32)) & MOST).to(tl.int32)
-        start = tl.sum(before, 0) + tl.cumsum(count, 0) - count
+        start = base + tl.sum(before, 0) + tl.cumsum(count, 0) - count
         rows = first + numbers
-        is_row = (rows < n_open) & (numbers < OWN)
+        is_row = (rows < end) & (numbers < OWN)
         tl.store(p_start + rows, start.to(tl.int64), mask=(rows < n_starts) & (numbers < OWN))
         first_slot = start // CHUNK + rows
         last = (start + count) // CHUNK + rows + 1  # of the slots that are its own, used or not
         last = tl.where(rows == n_rows - 1, n_slots, last)
-        end = first_slot + (count + CHUNK - 1) // CHUNK
+        last_used = first_slot + (count + CHUNK - 1) // CHUNK
         for i in range(0, tl.max(tl.where(is_row, last - first_slot, 0), 0), 8):
             slots = first_slot[:, None] + i + tl.arange(0, 8)[None, :]
-            value = tl.where(slots < end[:, None], rows[:, None], -1)
+            value = tl.where(slots < last_used[:, None], rows[:, None], -1)
             mask = (slots < last[:, None]) & is_row[:, None]
             tl.store(p_slots + slots, value.to(tl.int64), mask=mask)
         at_0 = tl.sum(tl.where(numbers == 0, start, 0), 0)
         at_1, at_2 = at_0 + tl.sum(tl.where(numbers == 0, count, 0), 0), tl.sum(tl.where(numbers == 2, start, 0), 0)
-        for i in range(0, places_of_all, BM):
-            places, row, bits, ones = _ones(p_index, i, places_of_all, first, BM, S, C)
+        for i in range(0, n, BM):
+            places, _, own, bits, ones = _ones(p_index, i, n, begin, n_before, BM, S)
             rank = ((tl.cumsum(ones, 0) >> bits) & MOST).to(tl.int32)
-            at = tl.where(row == 0, at_0, tl.where(row == 1, at_1, at_2)) + rank - 1
-            tl.store(p_items + at, places.to(tl.int64), mask=row < OWN)
+            at = tl.where(own == 0, at_0, tl.where(own == 1, at_1, at_2)) + rank - 1
+            tl.store(p_items + at, (places + column).to(tl.int64), mask=own < OWN)
             found = tl.sum(ones, 0)
             at_0 += (found & MOST).to(tl.int32)
             at_1 += ((found >> BITS) & MOST).to(tl.int32)
             at_2 += ((found >> (2 * BITS)) & MOST).to(tl.int32)
     else:
-        i = i_own - n_looking
-        _copy(p_known_start, p_start, n_open, n_rows + 1, i, BM)
-        _copy(p_known_items, p_items, first_known, size, i, BM)
-        _copy(p_known_slots, p_slots, first_known // CHUNK + n_open, n_slots, i, BM)
+        last_item = tl.load(p_known_start + end).to(tl.int32)
+        last_slot = tl.where(end == n_rows, n_slots, last_item // CHUNK + end)
+        _copy(p_known_start, p_start, begin, end, BM)
+        _copy(p_known_items, p_items, base, last_item, BM)
+        _copy(p_known_slots, p_slots, base // CHUNK + begin, last_slot, BM)
 
 
 @triton.jit
@@ -158,30 +166,20 @@ def configuration(kernel: str, d: int = 1) -> dict[str, int]:
 
 
 def group_readers(index: Tensor, n_rows: int, known: Known | None = None) -> Readers:
-    """The readers of an index [E, M] with -1 for none, each looked for by its row, unless it is `known`."""
+    """The readers of an index [E, M] with -1 for none, each looked for by its row, as far as it is not `known`."""
     index = index.contiguous()
     n_models, size = index.shape
     start, items, slots = (index.new_empty(n_models, n) for n in (n_rows + 1, size, n_slots(size, n_rows)))
-    tile = configuration("group")
-    columns, n_open, template = (1, 1), (n_rows, n_rows + 1, size), (start, items, slots)
-    if known is not None:
-        columns, template = known.columns, tensors(known.readers)
-        n_open = known.first, known.first, known.first_item
+    if known is None:
+        programs, columns, given = triton.cdiv(n_rows + 1, ROWS), 1, (start, start, items, slots)
+    else:
+        programs, columns, given = len(known.blocks), known.columns, (known.blocks, *tensors(known.readers))
     launch(
-        group_readers_kernel, (sum(programs(size, n_rows, known)), n_models),
-        index, start, items, slots, *template, size, n_rows, slots.shape[1], index.stride(0), *n_open,
-        CHUNK=CHUNK, S=columns[0], C=columns[1], **tile,
+        group_readers_kernel, (programs, n_models),
+        index, start, items, slots, *given, size, n_rows, slots.shape[1], index.stride(0),
+        CHUNK=CHUNK, S=columns, KNOWN=known is not None, **configuration("group"),
     )  # fmt: skip
     return Readers(start, items, slots)
-
-
-def programs(size: int, n_rows: int, known: Known | None = None) -> tuple[int, int]:
-    """How many of a model's programs look for readers in an index of so many places, and how many copy the rest."""
-    if known is None:
-        return triton.cdiv(n_rows + 1, ROWS), 0
-    first_slot = slot(known.first_item, known.first)
-    most = max(n_rows + 1 - known.first, size - known.first_item, n_slots(size, n_rows) - first_slot)
-    return triton.cdiv(known.first, ROWS), triton.cdiv(most, configuration("group")["BM"])
 
 
 def sum_readers(x: Tensor, readers: Readers, out: Tensor) -> Tensor:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
-
-Place = TypeVar("Place", int, Tensor)
 
 ROWS = 3  # whose readers one program of the kernel looks for
 CHUNK = 64  # readers whose sum is one program's work: a row that all read must not keep one program busy for long
@@ -31,22 +28,21 @@ class Readers:
 
 @dataclass(frozen=True)
 class Known:
-    """What every batch's index [E, M] into a table has in common: who reads the rows from `first` on.
+    """What every batch's index [E, R, S] into a table of rows for each of S columns has in common.
 
     Attributes:
-        first: rows before it are read in the first columns[1] of columns[0] columns of the index only, the others not
-            there.
-        readers: of one such index, E = 1.
-        first_item: where the items of row `first` begin.
+        columns: S.
+        blocks: [n, 4] int64, what each program of the kernel does: a column, its first row, the first of ROWS that the
+            program looks for, and the column's end; -1 instead of a column whose readers are the same in every batch.
+        readers: of one such index, E = 1; every batch's has as many of each column.
     """
 
-    first: int
-    columns: tuple[int, int]
+    columns: int
+    blocks: Tensor
     readers: Readers
-    first_item: int
 
 
-def slot(start: Place, row: Place) -> Place:
+def slot(start: Tensor, row: Tensor) -> Tensor:
     """The first slot of a row: ⌈n / CHUNK⌉ chunks of each row before it are never more than this leaves room for."""
     return start // CHUNK + row
 
