@@ -15,7 +15,7 @@ same line, the median of ratios of rounds that took turns.
 COMMANDS = {  # of results that do not say it
     "cpu-layers-passive": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_layers",
     "cpu-optimizer-passive": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_optimizer",
-    "cpu-parts-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.step_parts --steps 20",
+    "cpu-parts-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.step_parts",
     "cpu-sweep": "python -m benchmarks.bench_sweep --cells 12",
     "cpu-training-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_training --rounds 60",
     "cpu-transformer-nanda": "python -m benchmarks.bench_transformer --presets nanda",
