@@ -32,7 +32,7 @@ SLOW = (
     "training/test_whole_runs.py",
 )  # fmt: skip
 # Tests whose every case takes long, as steps in Triton's interpreter and processes do: one case of each is not slow.
-# Those of the whole file, or with this word in their name.
+# Those of the whole file, or with this word in their name. On a GPU kernels are fast, and tried whole.
 ONE_OF_EACH = {
     "cli/test_streams.py": "", "models/transformer/test_fused.py": "", "models/transformer/test_planned_step.py": "",
     "optim/test_distributed.py": "", "optim/test_launches.py": "", "test_backend.py": "",
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items):
             continue
         path = item.path.relative_to(TESTS).as_posix()
         case = item.callspec.id if hasattr(item, "callspec") else ""
-        is_one = path in ONE_OF_EACH and case and ONE_OF_EACH[path] in case
+        is_one = path in ONE_OF_EACH and case and ONE_OF_EACH[path] in case and not torch.cuda.is_available()
         if path in SLOW or (is_one and (path, item.originalname) in seen):
             item.add_marker(pytest.mark.slow)
         if is_one:
