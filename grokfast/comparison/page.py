@@ -26,8 +26,8 @@ def notes(task: TaskResult) -> list[str]:
     contest, experiment = task.contest, task.contest.experiment
     n, first, last = len(contest.entries[BASE].points), contest.final_seed, contest.final_seed + contest.seeds - 1
     return [
-        f"Search: {n} points of each arm's space, the untuned one among them, runs of each: {contest.tuning}; for tuned "
-        f"AdamW as for all others. The least median step wins. Then seeds {first} to {last}. Arms as published "
+        f"Search: {n} points of each arm's space, the untuned one among them, runs of each: {contest.tuning}; for "
+        f"tuned AdamW as for all others. The least median step wins. Then seeds {first} to {last}. Arms as published "
         "are not searched.",
         f"At most {experiment.schedule.steps:,} steps. Generalised: {experiment.criteria.threshold:.0%} of "
         f"{experiment.criteria.generalize}. A run that had not by then is censored there, in medians (Kaplan and "
