@@ -17,6 +17,7 @@ COMMANDS = {  # of results that do not say it
     "cpu-optimizer-passive": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_optimizer",
     "cpu-parts-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.step_parts",
     "cpu-sweep": "python -m benchmarks.bench_sweep --cells 12",
+    "cpu-training-avx2": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_training",
     "cpu-training-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_training --rounds 60",
     "cpu-transformer-nanda": "python -m benchmarks.bench_transformer --presets nanda",
     "cpu-transformer-xeon": "OMP_WAIT_POLICY=passive python -m benchmarks.bench_transformer",
