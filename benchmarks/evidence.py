@@ -171,15 +171,14 @@ def _compared(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iter
             if row and arm["arm"] in chosen:
                 times = arm["speedup"]["text"].split(" ")[0].replace("<", "< ")
                 yield figure("README.md", "compare", f"{times} ×", row, chosen[arm["arm"]])
-    for task in results["compare-a5-decoder"]["tasks"]:
-        found = {arm["arm"]: arm for arm in task["arms"]}
-        times = found["ema"]["speedup"]["text"].replace("0.", ".").replace(" [", " × [")
-        if task["task"] == "mul-decoder":
-            median = f"{found['plain']['t_generalize'][0]:,.0f}"
-            yield figure("docs/compare.md", "compare-a5-decoder", median, words=r"a median of ([\d,]+) steps for AdamW")
-            yield figure("docs/compare.md", "compare-a5-decoder", times, words=r"AdamW and (\S+ × \[[^\]]*\]) for EMA")
-        else:
-            yield figure("docs/compare.md", "compare-a5-decoder", times, words=r"there EMA is (\S+ × \[[^\]]*\])")
+    of_decoder = {arm["arm"]: arm for arm in results["compare-decoder"]["tasks"][0]["arms"]}
+    say = partial(figure, "docs/compare.md", "compare-decoder")
+    yield say(f"{of_decoder['plain']['t_generalize'][0]:,.0f}", words=r"a median of ([\d,]+) steps for AdamW")
+    for arm, words in {
+        "ema": r"AdamW and (\S+ × \[[^\]]*\]) for EMA",
+        "mse": r"(\S+ × \[[^\]]*\]) for squared error",
+    }.items():
+        yield say(of_decoder[arm]["speedup"]["text"].replace(" [", " × ["), words=words)
 
 
 def _recipes(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iterator[Figure]:

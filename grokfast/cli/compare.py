@@ -60,7 +60,7 @@ def compare_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 
         Args:
             tasks: quick, a5, mul-mlp, ..., presets of grokfast run and small ones; default quick, or the preset's.
-            preset: cpu: four tasks, twelve arms and a budget for two cores and an hour.
+            preset: cpu: four tasks, ten arms and a budget for two cores and an hour.
             budget: runs of each arm's search, a multiple of the tuning seeds; default 24.
             tuning_seeds: seeds of each point of the search; default 3.
             seeds: fresh ones, for the chosen point of each arm; default 8.

@@ -40,8 +40,7 @@ COMPARISONS = {
     "cpu": Preset(
         tasks=("add-mlp", "mul-mlp", "mul-decoder", "a5"),
         arms=(
-            "plain", "adam", "paper-ema", "paper-ma", "ema", "ma", "orthograd", "norm-clip", "lion", "muon",
-            "schedule-free", "mse",
+            "plain", "adam", "paper-ema", "paper-ma", "ema", "ma", "orthograd", "norm-clip", "muon", "mse",
         ),
         budget=6, tuning=1, seeds=8,  # points rather than seeds: where a point fails, it does on every seed
     ),
