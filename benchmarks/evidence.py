@@ -171,14 +171,21 @@ def _compared(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iter
             if row and arm["arm"] in chosen:
                 times = arm["speedup"]["text"].split(" ")[0].replace("<", "< ")
                 yield figure("README.md", "compare", f"{times} ×", row, chosen[arm["arm"]])
-    of_decoder = {arm["arm"]: arm for arm in results["compare-decoder"]["tasks"][0]["arms"]}
-    say = partial(figure, "docs/compare.md", "compare-decoder")
-    yield say(f"{of_decoder['plain']['t_generalize'][0]:,.0f}", words=r"a median of ([\d,]+) steps for AdamW")
-    for arm, words in {
-        "ema": r"AdamW and (\S+ × \[[^\]]*\]) for EMA",
-        "mse": r"(\S+ × \[[^\]]*\]) for squared error",
-    }.items():
-        yield say(of_decoder[arm]["speedup"]["text"].replace(" [", " × ["), words=words)
+    for name, task, arm, words in (
+        ("compare-two-seeds", "mul-decoder", "plain", r"a median of ([\d,]+) steps for AdamW"),
+        ("compare-two-seeds", "mul-decoder", "ema", r"AdamW and (\S+ × \[[^\]]*\]) for EMA"),
+        ("compare-two-seeds", "mul-decoder", "mse", r"(\S+ × \[[^\]]*\]) for squared error"),
+        ("compare-two-seeds", "mul-mlp", "schedule-free", r"schedule-free AdamW takes ([\d,]+) steps of mul-mlp"),
+        ("compare-a5-decoder", "mul-decoder", "plain", r"with them the median is ([\d,]+) steps"),
+        ("compare-a5-decoder", "mul-decoder", "ema", r"and EMA (\S+ × \[[^\]]*\]) as soon"),
+        ("compare-a5-decoder", "a5", "ema", r"there EMA is (\S+ × \[[^\]]*\])"),
+    ):
+        arms = next(one["arms"] for one in results[name]["tasks"] if one["task"] == task)
+        found = next(one for one in arms if one["arm"] == arm)
+        times = "" if found["speedup"] is None else found["speedup"]["text"].replace(" [", " × [")
+        says_median = arm in ("plain", "schedule-free")
+        text = f"{found['t_generalize'][0]:,.0f}" if says_median else times
+        yield figure("docs/compare.md", name, text, words=words)
 
 
 def _recipes(results: Mapping[str, Any], figure: Callable[..., Figure]) -> Iterator[Figure]:

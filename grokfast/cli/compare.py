@@ -60,7 +60,7 @@ def compare_command(args: Sequence[str]) -> Callable[..., Callable[[], int]]:
 
         Args:
             tasks: quick, a5, mul-mlp, ..., presets of grokfast run and small ones; default quick, or the preset's.
-            preset: cpu: four tasks, ten arms and a budget for two cores and an hour.
+            preset: cpu: four tasks, ten arms and a budget for two cores.
             budget: runs of each arm's search, a multiple of the tuning seeds; default 24.
             tuning_seeds: seeds of each point of the search; default 3.
             seeds: fresh ones, for the chosen point of each arm; default 8.
@@ -208,7 +208,7 @@ def _plan(contests: Sequence[Contest], workers: int) -> int:
             )
         total += seconds
         screen.say(
-            f"{one.experiment.name}: {len(one.entries)} arms, {one.tuning} tuning seeds of "
+            f"{one.experiment.name}: {len(one.entries)} arms, {one.tuning} tuning seed{'s' * (one.tuning > 1)} of "
             f"{len(one.entries[BASE].points)} points, {one.seeds} final seeds, {steps:,} steps at most: "
             f"{duration(seconds)} of one core if no run generalised."
         )

@@ -26,9 +26,9 @@ def notes(task: TaskResult) -> list[str]:
     contest, experiment = task.contest, task.contest.experiment
     n, first, last = len(contest.entries[BASE].points), contest.final_seed, contest.final_seed + contest.seeds - 1
     return [
-        f"Search: {n} points of each arm's space, the untuned one among them, runs of each: {contest.tuning}; for "
-        f"tuned AdamW as for all others. The least median step wins. Then seeds {first} to {last}. Arms as published "
-        "are not searched.",
+        f"Search: {n} points of each arm's space, the untuned one among them, on {contest.tuning} "
+        f"seed{'s' * (contest.tuning > 1)}: as many runs for tuned AdamW as for all others. The least median step "
+        f"wins. Then seeds {first} to {last}. Arms as published are not searched.",
         f"At most {experiment.schedule.steps:,} steps. Generalised: {experiment.criteria.threshold:.0%} of "
         f"{experiment.criteria.generalize}. A run that had not by then is censored there, in medians (Kaplan and "
         "Meier's), quotients and tests alike; >, < and ∞: a median was not reached.",

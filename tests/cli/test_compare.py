@@ -62,7 +62,7 @@ def test_it_says_all_that_a_reader_needs_and_resumed_the_same(compare, tmp_path)
 def test_a_plan_stores_nothing(compare, tmp_path):
     said = compare("quick", "mul-mlp", *SMALL, "--dry-run").out
     assert not (tmp_path / "runs").exists()
-    for word in ("quick: 5 arms, 1 tuning seeds of 2 points, 2 final seeds, 60 steps at most", "mul-mlp: 5 arms"):
+    for word in ("quick: 5 arms, 1 tuning seed of 2 points, 2 final seeds, 60 steps at most", "mul-mlp: 5 arms"):
         assert word in said
     assert "optimizer.lr 0.002 to 0.05, log" in said
     assert "in all at most" in said
